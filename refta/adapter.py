@@ -1,0 +1,125 @@
+"""`adapt`, `merge`, `save`, `load`: a method on a model, in place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from refta import registry
+from refta.errors import SettingError
+from refta.sites import Stack, find_stacks
+from refta.stacking import Attached, Run
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_HEAD = re.compile(r"^(classifier|score|lm_head|head|qa_outputs|classification_head|cls_classifier|distillation_classifier)(\.|$)")
+_SITELESS = ("full", "head")
+
+
+@dataclass
+class Adapted:
+    """A model with a method on it: `sites` are the adapted modules' names, `trainable_parameters` counts the adapter alone."""
+
+    model: nn.Module
+    method: str
+    order: str | None
+    settings: Any
+    targets: list[str]
+    sites: list[str]
+    trainable_parameters: int
+    stacks: list[Stack]
+    notes: list[str] = field(default_factory=list)
+    attached: Attached | None = None
+
+    @property
+    def slice_ranks(self) -> dict[str, tuple[int, ...]]:
+        """R_j of every stack of a method that has slices, by the stack's name."""
+        return dict(self.attached.stacks) if self.attached else {}
+
+
+def adapt(  # noqa: PLR0913  (the settings of every method pass here)
+    model: nn.Module,
+    method: str,
+    *,
+    targets: Sequence[str] = ("query", "value"),
+    order: str | None = None,
+    train_head: bool | None = None,
+    adapter_dtype: str | torch.dtype | None = None,
+    slice_ranks: dict[str, Sequence[int]] | None = None,
+    progress: Callable[[str], None] | None = None,
+    stored: dict[str, torch.Tensor] | None = None,
+    **settings: Any,
+) -> Adapted:
+    """The model, changed in place: everything frozen but the method's adapter and the classification head.
+
+    targets: roles (query, key, value, qkv, output, gate, up, down) or ends of module paths. order: one of the method's orders.
+    train_head: by default a classification head is trained, a language model's is not. slice_ranks: per stack, for models without values. stored: a file's tensors instead of a decomposition (`load` gives them).
+    Raises SettingError for what does not fit, before the model is touched.
+    """
+    module = registry.method(method)
+    chosen = registry.settings(method, settings)
+    _check_order(method, order)
+    if getattr(model, "_refta_method", None):
+        raise SettingError(f"the model already carries '{model._refta_method}'; merge it, or adapt a fresh model")
+    stacks = [] if method in _SITELESS else find_stacks(model, list(targets))
+    for stack in stacks:
+        module.network(chosen, stack.shape())
+    head = _head_parameters(model, train_head)
+    everything = list(model.parameters())
+    for parameter in everything:
+        parameter.requires_grad_(False)
+    dtype = DTYPES[adapter_dtype] if isinstance(adapter_dtype, str) else adapter_dtype
+    attached = module.attach(model, stacks, chosen, Run(order, dtype, slice_ranks or {}, progress, stored))
+    for parameter in [*head, *attached.parameters]:
+        parameter.requires_grad_(True)
+    model._refta_method = method  # type: ignore[assignment]
+    own = {id(parameter): parameter.numel() for parameter in attached.parameters}
+    run_order = order or (module.ORDERS[0] if module.ORDERS else None)
+    return Adapted(model, method, run_order, chosen, list(targets), attached.sites, sum(own.values()), stacks, attached.notes, attached)
+
+
+def _check_order(method: str, order: str | None) -> None:
+    orders = registry.orders(method)
+    if order is not None and order not in orders:
+        there = f"there are {', '.join(orders)}" if orders else f"'{method}' has none"
+        raise SettingError(f"order: unknown order '{order}' of '{method}'; {there}")
+
+
+def _head_parameters(model: nn.Module, train_head: bool | None) -> list[nn.Parameter]:
+    """The head's parameters that are to be trained: a classification head's by default, none of a language model's."""
+    language = "lm_head" in dict(model.named_children())
+    if train_head is False or (train_head is None and language):
+        return []
+    head = [parameter for name, parameter in model.named_parameters() if _HEAD.match(name)]
+    if train_head and not head:
+        raise SettingError(f"train_head: {type(model).__name__} has no head that is known by name")
+    return head
+
+
+def merge(adapted: Adapted) -> nn.Module:
+    """The model with the adapter folded into its weights: plain layers again, the output unchanged."""
+    if adapted.attached is None:
+        raise SettingError(f"'{adapted.method}' has nothing to merge")
+    adapted.attached.merge()
+    adapted.attached = None
+    adapted.model._refta_method = None  # type: ignore[assignment]
+    return adapted.model
+
+
+def save(adapted: Adapted, path: str | Path) -> None:
+    """Write the adapter to a safetensors file (see refta/files.py)."""
+    from refta import files  # noqa: PLC0415
+
+    files.save(adapted, Path(path))
+
+
+def load(model: nn.Module, path: str | Path, *, order: str | None = None) -> Adapted:
+    """The model with the adapter of a file on it; raises SettingError where the file is for another model."""
+    from refta import files  # noqa: PLC0415
+
+    return files.load(model, Path(path), order=order)

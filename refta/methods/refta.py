@@ -1,0 +1,79 @@
+"""ReFTA: the principal components of a stack of layers, trained; the residual frozen (CVPR 2026; refta.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from refta.errors import SettingError
+from refta.network import Network, Operand, Order
+from refta.registry import whole_number
+from refta.shapes import StackShape
+from refta.transforms import NAMES as TRANSFORMS
+
+SUMMARY = "principal components of a mode-3 transformed stack of layers, as features (CVPR 2026)"
+
+_FOLD = ("x", (("A", "u"), "B"))
+_ORDERS = {
+    "shared": Order(((("x", "B"), "u"), "A")),
+    "slices": Order((("x", "B"), "A"), mode="slices"),
+    "reconstruct": Order(_FOLD),
+    "reconstruct_recompute": Order(_FOLD, mode="recompute"),
+    "reconstruct_stack": Order(_FOLD, mode="stack"),
+}
+_ALIASES = {"published": "shared", "features": "shared"}
+ORDERS = (*_ORDERS, *_ALIASES, "auto")
+Convention = Literal["exact", "public_code"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """ReFTA's settings: `rank` R per stack; `transform` a name or Φ; `convention: public_code` reads Φ transposed, as the public code does."""
+
+    rank: int = 8
+    transform: Any = "dct"
+    convention: Convention = "exact"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        whole_number("rank", self.rank)
+        if isinstance(self.transform, str) and self.transform not in TRANSFORMS:
+            raise SettingError(f"transform: unknown name '{self.transform}'; there are {', '.join(TRANSFORMS)}, or a K × K orthogonal matrix")
+        if self.convention not in get_args(Convention):
+            raise SettingError(f"convention: '{self.convention}'; there are {', '.join(get_args(Convention))}")
+        if isinstance(self.dropout, bool) or not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
+            raise SettingError(f"dropout: {self.dropout!r}; it must be a number from 0 up to, not including, 1")
+
+
+def assumed_slice_ranks(rank: int, layers: int) -> tuple[int, ...]:
+    """R_j spread as evenly as can be: G = min(K, R) slices, for when the weights are not at hand; 15 over 4 is (4, 4, 4, 3)."""
+    return tuple(rank // layers + (j < rank % layers) for j in range(layers))
+
+
+def network(settings: Settings, shape: StackShape) -> Network:
+    """ReFTA's update `td,rd,r,nr->tn` at one layer: x, B and β, u = Φ[k, slice of each component] (frozen), A."""
+    _check_rank(settings, shape)
+    ranks = shape.slice_ranks or assumed_slice_ranks(settings.rank, shape.layers)
+    beta = (Operand("beta", "r"),) if shape.bias else ()
+    operands = (
+        Operand("B", "rd", constant="beta" if shape.bias else None),
+        *beta,
+        Operand("u", "r", trainable=False, shared=False),
+        Operand("A", "nr"),
+    )
+    return Network({**shape.sizes, "r": settings.rank}, operands, _ORDERS, _ALIASES, tuple(rank for rank in ranks if rank))
+
+
+def _check_rank(settings: Settings, shape: StackShape) -> None:
+    largest = shape.layers * min(shape.rows, shape.columns + shape.bias)
+    if settings.rank > largest:
+        raise SettingError(
+            f"rank: {settings.rank}; the {shape.layers} {shape.role} layers of {shape.rows} × {shape.columns} have at most {largest} components"
+        )
+
+
+def attach(model, stacks, settings: Settings, run):
+    """The adapter on the model: every stack decomposed, every site an AdaptedLinear on the residual."""
+    from refta.stacking import attach_refta  # noqa: PLC0415  (torch)
+
+    return attach_refta(model, stacks, settings, run)

@@ -1,0 +1,158 @@
+"""Which linears of a model are adapted: roles → modules, grouped into stacks of equal shape."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from refta.errors import SettingError
+from refta.shapes import StackShape
+
+ROLES = ("query", "key", "value", "qkv", "output", "gate", "up", "down")  # in the order of a layer's forward
+
+# Last parts of a module's path, by role; the first rule that fits wins. Names as in transformers 5 (and 4): ViT, DeiT, DINOv2, BEiT,
+# Swin, BERT, RoBERTa, DeBERTa, ELECTRA, ALBERT, DistilBERT, T5, BART, OPT, GPT-2, GPT-J, GPT-NeoX, Falcon, BLOOM, MPT, Llama, Mistral,
+# Qwen, Gemma, Phi, ModernBERT, CLIP, SigLIP, Wav2Vec2.
+_ATTENTION = r"(attention|attn|self_attn|self_attention|encoder_attn|SelfAttention|EncDecAttention|mixer)"
+_RULES = tuple(
+    (role, re.compile(rf"(^|\.){pattern}$"))
+    for role, pattern in (
+        ("query", r"(q_proj|query|query_proj|q_lin|to_q|wq|SelfAttention\.q|EncDecAttention\.q)"),
+        ("key", r"(k_proj|key|key_proj|k_lin|to_k|wk|SelfAttention\.k|EncDecAttention\.k)"),
+        ("value", r"(v_proj|value|value_proj|v_lin|to_v|wv|SelfAttention\.v|EncDecAttention\.v)"),
+        ("qkv", r"(c_attn|qkv|qkv_proj|query_key_value|Wqkv|in_proj)"),
+        ("output", r"(o_proj|out_proj|out_lin|attention\.output\.dense|SelfAttention\.o|EncDecAttention\.o|attn\.Wo)"),
+        ("output", rf"{_ATTENTION}\.(dense|c_proj|proj|wo)"),
+        ("gate", r"(gate_proj|wi_0|w1)"),
+        ("down", r"(down_proj|fc2|fc_out|lin2|mlp\.c_proj|mlp\.Wo|dense_4h_to_h|DenseReluDense\.wo|output\.dense|output_dense|ffn_output|w2)"),
+        ("up", r"(up_proj|gate_up_proj|fc1|fc_in|lin1|c_fc|Wi|dense_h_to_4h|DenseReluDense\.wi|wi_1|intermediate\.dense|intermediate_dense|ffn|w3)"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Site:
+    """A linear that can be adapted: its module, path, and shape n × d (Conv1D's transposed weight already turned)."""
+
+    path: str
+    role: str
+    module: nn.Module
+    rows: int
+    columns: int
+    bias: bool
+
+    @property
+    def template(self) -> str:
+        """The path with layer numbers replaced by `*`: sites of one template stand at the same place of different layers."""
+        return re.sub(r"(?<=\.)\d+(?=\.)", "*", self.path)
+
+
+@dataclass
+class Stack:
+    """Sites of one role and shape, by layer, to be adapted together."""
+
+    name: str
+    role: str
+    sites: list[Site] = field(default_factory=list)
+    inputs_without_gradient: int = 0
+
+    def shape(self, slice_ranks: Sequence[int] | None = None) -> StackShape:
+        """The stack's shape as data."""
+        first = self.sites[0]
+        ranks = tuple(slice_ranks) if slice_ranks is not None else None
+        return StackShape(self.name, self.role, len(self.sites), first.rows, first.columns, first.bias, self.inputs_without_gradient, ranks)
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether a module is transformers' Conv1D, a linear with its weight d × n (GPT-2)."""
+    return type(module).__name__ == "Conv1D" and hasattr(module, "nf")
+
+
+def all_sites(model: nn.Module) -> list[Site]:
+    """Every linear of the model that stands in a numbered layer, with its role ('' where no rule names it)."""
+    found = []
+    for path, module in model.named_modules():
+        if (isinstance(module, nn.Linear) or is_conv1d(module)) and re.search(r"\.\d+\.", f".{path}."):
+            rows, columns = module.weight.shape if not is_conv1d(module) else module.weight.shape[::-1]
+            found.append(Site(path, _role(path), module, rows, columns, getattr(module, "bias", None) is not None))
+    return found
+
+
+def _role(path: str) -> str:
+    return next((role for role, rule in _RULES if rule.search(path)), "")
+
+
+def find_stacks(model: nn.Module, targets: Sequence[str]) -> list[Stack]:
+    """The stacks that the targets name, in forward order; a target is a role or the end of a module's path.
+
+    Layers of unequal shape, or of unlike place (encoder and decoder), form stacks of their own.
+    Raises SettingError for a target that no linear answers to; it names the roles the model has.
+    """
+    if isinstance(targets, str) or not targets:
+        raise SettingError(f"targets: {targets!r}; it must be a list of roles ({', '.join(ROLES)}) or of module names")
+    sites = all_sites(model)
+    stacks: list[Stack] = []
+    for target in dict.fromkeys(targets):
+        stacks += _stacks_of(target, _matching(target, sites, model))
+    _refuse_double(stacks)
+    order = {site.path: place for place, site in enumerate(sites)}
+    stacks.sort(key=lambda stack: (_forward_place(stack.role), order.get(stack.sites[0].path, 0)))
+    _mark_first_inputs(stacks)
+    return stacks
+
+
+def _forward_place(role: str) -> int:
+    return ROLES.index(role) if role in ROLES else len(ROLES)
+
+
+def _matching(target: str, sites: list[Site], model: nn.Module) -> list[Site]:
+    found = [site for site in sites if site.role == target] if target in ROLES else []
+    found = found or [site for site in sites if site.path == target or site.path.endswith("." + target)]
+    if found:
+        return found
+    roles = [role for role in ROLES if any(site.role == role for site in sites)]
+    suffixes = sorted({site.path.rsplit(".", 1)[-1] for site in sites})
+    near = difflib.get_close_matches(target, [*roles, *suffixes], n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    raise SettingError(
+        f"targets: {type(model).__name__} has no '{target}'; {hint}its roles are {', '.join(roles) or 'none'}, its linears {', '.join(suffixes) or 'none'}"
+    )
+
+
+def _stacks_of(target: str, sites: list[Site]) -> list[Stack]:
+    groups: dict[tuple, list[Site]] = {}
+    for site in sites:
+        groups.setdefault((site.template, site.rows, site.columns, site.bias, site.module.weight.dtype), []).append(site)
+    name = target.replace(".", "_")
+    many = len(groups) > 1
+    return [Stack(f"{name}_{i}" if many else name, group[0].role or target, group) for i, group in enumerate(groups.values())]
+
+
+def _refuse_double(stacks: list[Stack]) -> None:
+    seen: dict[str, str] = {}
+    for stack in stacks:
+        for site in stack.sites:
+            if site.path in seen:
+                raise SettingError(f"targets: '{stack.name}' and '{seen[site.path]}' both name {site.path}; a linear is adapted once")
+            seen[site.path] = stack.name
+
+
+def _mark_first_inputs(stacks: list[Stack]) -> None:
+    """Say which stacks' first layers read an input that no adapter stands before: those of the earliest place of the earliest layer.
+
+    query, key, value and qkv read the same input, as do gate and up. Frozen embeddings are assumed.
+    """
+    groups = {"query": 0, "key": 0, "value": 0, "qkv": 0, "output": 1, "gate": 2, "up": 2, "down": 3}
+    earliest = min((_layer_number(stack.sites[0].path), groups.get(stack.role, 0)) for stack in stacks)
+    for stack in stacks:
+        first = (_layer_number(stack.sites[0].path), groups.get(stack.role, 0))
+        stack.inputs_without_gradient = int(first == earliest)
+
+
+def _layer_number(path: str) -> tuple[str, int]:
+    match = re.search(r"^(.*?)\.?(\d+)\.", path)
+    return (match.group(1), int(match.group(2))) if match else ("", 0)

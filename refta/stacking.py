@@ -1,0 +1,288 @@
+"""ReFTA on a model: the stacks with their shared factors, and how they are put in and folded out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from refta import cost, tensor_svd
+from refta.errors import SettingError
+from refta.linear import AdaptedLinear, Tensor, fold, fold_stack
+from refta.network import Network, Order
+from refta.sites import Site, Stack, is_conv1d
+
+CONTAINER = "refta_adapter"  # the name under which the stacks are registered at the model's root
+
+
+@dataclass(frozen=True)
+class Run:
+    """How an adapter is attached: the order it runs in, the dtype of its factors, slice ranks for models without weights."""
+
+    order: str | None = None
+    adapter_dtype: torch.dtype | None = None
+    slice_ranks: dict[str, Sequence[int]] = field(default_factory=dict)
+    progress: Callable[[str], None] | None = None
+    stored: dict[str, torch.Tensor] | None = None
+
+
+@dataclass
+class Attached:
+    """What a method put into a model: the adapter's own parameters, the sites, notes, and how to fold it in again."""
+
+    parameters: list[nn.Parameter]
+    sites: list[str]
+    merge: Callable[[], None]
+    notes: list[str] = field(default_factory=list)
+    stacks: dict[str, Any] = field(default_factory=dict)
+
+
+class ReftaStack(nn.Module):
+    """The factors that the layers of one stack share: A (n, R), B (R, d), beta (R) where the layers have biases.
+
+    Buffers: transform_matrix Φ (K, K); coefficients u (K, R), Φ[k, slice of each component], and slice_coefficients (K, G) in the
+    order of the slices that have components.
+    """
+
+    def __init__(self, network: Network, layers: int, order: str, *, inputs_without_gradient: int, dropout: float):
+        super().__init__()
+        self.network, self.layers, self.order_name = network, layers, order
+        self.inputs_without_gradient = inputs_without_gradient
+        self.dropout = dropout
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+        self._folded: tuple | None = None
+        self._members: list[AdaptedLinear] = []
+        self.paths: list[str] = []
+        self.initial: dict[str, torch.Tensor] = {}
+
+    def fill(self, left: torch.Tensor, right: torch.Tensor, phi: torch.Tensor, slice_ranks: Sequence[int], *, convention: str) -> None:
+        """Set the factors from A (n, R), [B | β] (R, d + 1 or d), Φ (K, K) and R_j (K)."""
+        width = self.network.sizes["d"]
+        self.A = nn.Parameter(left.contiguous())
+        self.B = nn.Parameter(right[:, :width].contiguous())
+        if right.shape[1] > width:
+            self.beta = nn.Parameter(right[:, width].contiguous())
+        read = phi.T if convention == "public_code" else phi
+        ranks = torch.as_tensor(slice_ranks, device=phi.device)
+        component = torch.arange(len(ranks), device=phi.device).repeat_interleave(ranks, output_size=int(sum(slice_ranks)))
+        filled = [j for j, rank in enumerate(slice_ranks) if rank]
+        self.register_buffer("transform_matrix", phi.to(left.dtype))
+        self.register_buffer("coefficients", read[:, component].to(left.dtype).contiguous())
+        self.register_buffer("slice_coefficients", read[:, filled].to(left.dtype).contiguous())
+        self.slice_ranks = tuple(int(rank) for rank in slice_ranks)
+
+    def shared_operands(self) -> dict[str, torch.Tensor]:
+        """The operands that all layers share, by name."""
+        return dict(self.named_parameters(recurse=False))
+
+    def operands(self, layer: int) -> dict[str, torch.Tensor]:
+        """The operands at one layer, by name."""
+        return {**self.shared_operands(), "u": self.coefficients[layer], "slice_coefficients": self.slice_coefficients[layer]}
+
+    def order_for(self, tokens: int) -> Order:
+        """The order to run at that many tokens; `auto` asks the closed form for the one that adds least memory."""
+        if self.order_name != "auto":
+            return self.network.order(self.order_name)
+        itemsize = self.A.element_size()
+        name = cost.best_order(self.network, tokens, self.layers, inputs_without_gradient=self.inputs_without_gradient, itemsize=itemsize)
+        return self.network.order(name)
+
+    @property
+    def residual_coefficients(self) -> torch.Tensor:
+        """Φ[k, slice of each component] (K, R), as the residual was built with (the public code's forward reads Φ transposed)."""
+        ranks = torch.tensor(self.slice_ranks, device=self.A.device)
+        return self.transform_matrix[:, torch.arange(self.layers, device=self.A.device).repeat_interleave(ranks)]
+
+    @property
+    def members(self) -> list[AdaptedLinear]:
+        """The layers of the stack, in order."""
+        return self._members
+
+    def enlist(self, member: AdaptedLinear, path: str) -> None:
+        """Take a layer into the stack; layers come in order."""
+        self._members.append(member)
+        self.paths.append(path)
+
+    def folded(self, layer: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """A layer's folded weight and bias, from the fold of the whole stack, which is made once per step.
+
+        The fold is dropped when its gradient is complete (a step that backpropagates), when the factors have changed, and after use
+        by the last layer where no gradient is recorded.
+        """
+        key = self._key()
+        if self._folded is None or self._folded[0] != key:
+            self._folded = (key, *self._fold_all())
+        _, weights, biases = self._folded
+        found = weights[layer], None if biases is None else biases[layer]
+        if layer == self.layers - 1 and not torch.is_grad_enabled():
+            self._folded = None
+        return found
+
+    def _key(self) -> tuple:
+        versions = tuple((id(one), one._version) for one in self.parameters())
+        return versions, torch.is_grad_enabled(), torch.is_autocast_enabled(self.A.device.type)
+
+    def _fold_all(self):
+        order = self.network.order(self.order_name if self.order_name != "auto" else "reconstruct_stack")
+        weights = [member.weight for member in self._members]
+        result: Tensor = fold_stack(self.network, order, weights, {**self.shared_operands(), "u": self.coefficients})
+        if result.tensor.requires_grad:
+            result.tensor.register_hook(self._forget)
+        biases = None
+        if result.constant is not None:
+            own = torch.stack([member.bias.detach() for member in self._members if member.bias is not None])
+            biases = (own + result.constant.to(own.dtype)).unbind(0)
+        return result.tensor.unbind(0), biases
+
+    def _forget(self, gradient: torch.Tensor) -> None:
+        self._folded = None
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_folded": None}
+
+
+def attach_refta(model: nn.Module, stacks: list[Stack], settings, run: Run) -> Attached:
+    """ReFTA on the model's stacks: every site replaced by an AdaptedLinear on its residual, the factors registered at the root."""
+    from refta.methods import refta as method  # noqa: PLC0415  (the method's file imports this one lazily as well)
+
+    container = nn.ModuleDict()
+    for stack in stacks:
+        if run.progress:
+            run.progress(f"decompose {stack.name}: {len(stack.sites)} × {stack.sites[0].rows} × {stack.sites[0].columns}")
+        container[stack.name] = _attach_stack(model, stack, settings, run, method)
+    model.add_module(CONTAINER, container)
+    sites = [site.path for stack in stacks for site in stack.sites]
+    ranks = {name: module.slice_ranks for name, module in container.items()}
+    return Attached(list(container.parameters()), sites, lambda: merge_refta(model), stacks=ranks)
+
+
+def _attach_stack(model: nn.Module, stack: Stack, settings, run: Run, method) -> ReftaStack:
+    shape = stack.shape()
+    method.network(settings, shape)  # checks the rank before the work
+    weights = [_weight(site) for site in stack.sites]
+    biases = [site.module.bias for site in stack.sites] if shape.bias else None
+    found = _factors(weights, biases, shape, settings, run, method)
+    shape = stack.shape(found.slice_ranks)
+    order = run.order or "shared"
+    module = ReftaStack(
+        method.network(settings, shape), shape.layers, order, inputs_without_gradient=shape.inputs_without_gradient, dropout=settings.dropout
+    )
+    dtype = run.adapter_dtype or (torch.float64 if weights[0].dtype == torch.float64 else torch.float32)
+    module.fill(found.left.to(dtype), found.right.to(dtype), found.phi, found.slice_ranks, convention=settings.convention)
+    kept = found.initial or {name: one.detach() for name, one in module.shared_operands().items()}
+    module.initial = {} if _is_hollow(weights[0]) else {name: one.to("cpu", copy=True).contiguous() for name, one in kept.items()}
+    for layer, site in enumerate(stack.sites):
+        adapted = AdaptedLinear(found.weights[layer], None if found.biases is None else found.biases[layer], module, layer)
+        adapted.was_conv1d = is_conv1d(site.module)
+        adapted.train(site.module.training)
+        set_module(model, site.path, adapted)
+        module.enlist(adapted, site.path)
+    return module
+
+
+@dataclass
+class _Factors:
+    left: torch.Tensor
+    right: torch.Tensor
+    phi: torch.Tensor
+    slice_ranks: list[int]
+    weights: list[torch.Tensor]
+    biases: list[torch.Tensor] | None
+    initial: dict[str, torch.Tensor] | None = None
+
+
+def _factors(weights, biases, shape, settings, run: Run, method) -> _Factors:
+    if run.stored is not None:
+        return _stored_factors(weights, biases, shape, run.stored)
+    if _is_hollow(weights[0]):
+        return _hollow_factors(weights, biases, shape, settings, run, method)
+    bias = None if biases is None else torch.stack([one.detach() for one in biases])
+    found = tensor_svd.decompose(torch.stack([one.detach() for one in weights]), bias, settings.rank, settings.transform)
+    left = torch.cat([a for a, _ in found.factors], dim=1)
+    right = torch.cat([b for _, b in found.factors], dim=0)
+    residual = [one.clone() for one in found.residual_weight]
+    residual_bias = None if found.residual_bias is None else [one.clone() for one in found.residual_bias]
+    return _Factors(left, right, found.transform_matrix, found.slice_ranks.tolist(), residual, residual_bias)
+
+
+def _stored_factors(weights, biases, shape, stored: dict[str, torch.Tensor]) -> _Factors:
+    """A file's factors, and the residual that its initial factors define on these weights."""
+    given = {key.removeprefix(f"{shape.name}."): value.to(weights[0].device) for key, value in stored.items() if key.startswith(f"{shape.name}.")}
+    coefficients, left, right = given["residual_coefficients"], given["initial.A"], given["initial.B"]
+    residual = [_minus(one, (left * u) @ right) for one, u in zip(weights, coefficients, strict=True)]
+    residual_bias = None
+    if biases is not None:
+        residual_bias = [_minus(one, (left * u) @ given["initial.beta"]) for one, u in zip(biases, coefficients, strict=True)]
+    columns = [given["B"]] + ([given["beta"][:, None]] if biases is not None else [])
+    initial = {key: given[f"initial.{key}"] for key in ("A", "B", "beta") if f"initial.{key}" in given}
+    ranks = given["slice_ranks"].tolist()
+    return _Factors(given["A"], torch.cat(columns, dim=1), given["transform_matrix"], ranks, residual, residual_bias, initial)
+
+
+def _minus(tensor: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
+    return (tensor.detach().to(update.dtype) - update).to(tensor.dtype).contiguous()
+
+
+def _is_hollow(weight: torch.Tensor) -> bool:
+    """Whether a tensor has a shape but no values: on the meta device, or fake."""
+    from torch._subclasses.fake_tensor import FakeTensor  # noqa: PLC0415
+
+    return weight.is_meta or isinstance(weight, FakeTensor) or isinstance(getattr(weight, "data", None), FakeTensor)
+
+
+def _hollow_factors(weights, biases, shape, settings, run: Run, method) -> _Factors:
+    """Empty factors of the right shapes for a model without values: no SVD, slice ranks as given or assumed."""
+    ranks = list(run.slice_ranks.get(shape.name, method.assumed_slice_ranks(settings.rank, shape.layers)))
+    if len(ranks) != shape.layers or sum(ranks) != settings.rank:
+        raise SettingError(f"slice_ranks: {ranks} for '{shape.name}'; they must be {shape.layers} numbers that sum to the rank {settings.rank}")
+    dtype = torch.float64 if weights[0].dtype == torch.float64 else torch.float32
+    with torch.device(weights[0].device):
+        left = torch.empty(shape.rows, settings.rank, dtype=dtype)
+        right = torch.empty(settings.rank, shape.columns + shape.bias, dtype=dtype)
+        phi = torch.empty(shape.layers, shape.layers, dtype=dtype)
+    residual = [torch.empty(shape.rows, shape.columns, dtype=one.dtype, device=one.device) for one in weights]
+    residual_bias = None if biases is None else [torch.empty_like(one, requires_grad=False) for one in biases]
+    return _Factors(left, right, phi, ranks, residual, residual_bias)
+
+
+def _weight(site: Site) -> torch.Tensor:
+    """The site's weight as n × d."""
+    weight = site.module.weight
+    return weight.T if is_conv1d(site.module) else weight
+
+
+def set_module(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module at a path."""
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
+
+
+@torch.no_grad()
+def merge_refta(model: nn.Module) -> None:
+    """Fold every adapter into a plain linear (or Conv1D) again; the model's output stays as it is."""
+    order = Order(("x", (("A", "u"), "B")))
+    for path, module in list(model.named_modules()):
+        if isinstance(module, AdaptedLinear):
+            set_module(model, path, _merged(module, order))
+    delattr(model, CONTAINER)
+
+
+def _merged(module: AdaptedLinear, order: Order) -> nn.Module:
+    operands = {name: one.float() if one.dtype != torch.float64 else one for name, one in module.stack.operands(module.layer).items()}
+    wide = operands["A"].dtype
+    weight, bias = fold(module.stack.network, order, module.weight.to(wide), None if module.bias is None else module.bias.to(wide), operands)
+    weight = weight.to(module.weight.dtype)
+    plain = _conv1d(module) if getattr(module, "was_conv1d", False) else nn.Linear(module.in_features, module.out_features, bias=bias is not None)
+    plain.weight = nn.Parameter(weight.T.contiguous() if getattr(module, "was_conv1d", False) else weight, requires_grad=False)
+    if bias is not None:
+        plain.bias = nn.Parameter(bias.to(module.weight.dtype), requires_grad=False)
+    return plain.train(module.training)
+
+
+def _conv1d(module: AdaptedLinear) -> nn.Module:
+    from transformers.pytorch_utils import Conv1D  # noqa: PLC0415  (only GPT-2's family needs transformers here)
+
+    return Conv1D(module.out_features, module.in_features)

@@ -1,0 +1,142 @@
+"""One comparison of two labels at one setting: how their peaks and step times differ, and what that comes to."""
+
+from dataclasses import dataclass, replace
+
+from refta_profiler.evidence import Candidate, Family
+from refta_profiler.verdict_words import sentence
+
+PAYS = 0.05  # of the whole step's peak; this and the next two are design.md's
+SMALL = 0.01
+SLOWER = 0.02  # a step that takes longer than this does not pay, however little memory it needs
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One label against another at one setting. Differences are of `subject` against `against`: negative where the subject needs less."""
+
+    kind: str  # order, method or task
+    model: str
+    target: str
+    batch: int
+    seq: int | None
+    precision: str
+    checkpointing: bool
+    subject: str
+    against: str
+    memory_difference_fraction: float | None
+    memory_difference_bytes: int | None
+    time_difference_fraction: float | None
+    outcome: str  # pays, small, same, costs or unknown
+    sentence: str
+    quantity: str  # peak_reserved_bytes or peak_allocated_bytes
+    source: str = "dryrun"
+    comparison: str = ""  # which comparison of its kind this is
+    decisive: bool = True  # whether it is the comparison that the outcome of its kind rests on
+    subject_order: str | None = None
+    against_order: str | None = None
+    subject_bytes: int | None = None
+    against_bytes: int | None = None
+    fits: str = ""  # 'subject' or 'against' where that one alone fits the device, 'neither', or '' where nothing speaks against both
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every comparison of a run shares."""
+
+    target: str
+    memory_bytes: int | None
+    errors: dict[frozenset[str], float]
+
+
+def outcome(memory: float, time: float | None, *, indistinct: float = 0.0, noise: float = 0.0) -> str:
+    """'pays', 'small', 'same' or 'costs' for differences as fractions, negative where less. Without a time the memory stands alone.
+
+    By design.md: pays from 5% less memory on, small from 1%, the same below that or inside `indistinct`; and never with a step more than 2%
+    longer, unless that is within the noise. So outcome(-0.06, 0.01) is 'pays', outcome(-0.06, 0.03) is 'costs'.
+    """
+    slower = time is not None and time > max(SLOWER, noise)
+    alike = abs(memory) < max(SMALL, indistinct) - 1e-12
+    if slower or (memory > 0 and not alike):
+        return "costs"
+    return "same" if alike else "pays" if memory <= -PAYS + 1e-12 else "small"
+
+
+def runs(family: Family, candidate: Candidate, inputs: Inputs) -> bool:
+    """Whether the candidate has a peak, and one that fits the target where its memory is known."""
+    peak = family.peak(candidate)
+    return peak is not None and (inputs.memory_bytes is None or peak <= inputs.memory_bytes)
+
+
+def step_time(subject: Candidate, against: Candidate) -> tuple[float | None, float]:
+    """The difference of the step times as a fraction, from one source for both, and the noise of it; (None, 0) where it is not known."""
+    for source in ("measured", "dryrun"):
+        ours, theirs = (candidate.value("step_seconds", source) for candidate in (subject, against))
+        if ours is not None and theirs:
+            return ours / theirs - 1, max(candidate.known("noise_fraction") or 0.0 for candidate in (subject, against))
+    return None, 0.0
+
+
+def compare(family: Family, subject: Candidate, against: Candidate, inputs: Inputs, *, kind: str, comparison: str) -> Verdict:
+    """The verdict on two candidates of a family, or of two families put together with `comparable`."""
+    ours, theirs = family.peak(subject), family.peak(against)
+    fraction = ours / theirs - 1 if ours is not None and theirs else None
+    time, noise = step_time(subject, against)
+    fits = which_fits(family, subject, against, inputs)
+    result = {"subject": "pays", "against": "costs"}.get(fits, "unknown")
+    if not fits and fraction is not None:
+        indistinct = 2 * inputs.errors.get(frozenset((subject.label, against.label)), 0.0) if family.source == "dryrun" else 0.0
+        result = outcome(fraction, time, indistinct=indistinct, noise=noise)
+    elif not runs(family, subject if fits == "subject" else against, inputs):
+        result = "unknown"
+    verdict = replace(
+        blank(subject, kind, inputs),
+        against=against.label,
+        against_order=against.order,
+        memory_difference_fraction=fraction,
+        memory_difference_bytes=ours - theirs if ours is not None and theirs is not None else None,
+        time_difference_fraction=time,
+        outcome=result,
+        quantity=family.quantity,
+        source=family.source,
+        comparison=comparison,
+        fits=fits,
+        subject_bytes=ours,
+        against_bytes=theirs,
+    )
+    return replace(verdict, sentence=sentence(verdict))
+
+
+def blank(subject: Candidate, kind: str, inputs: Inputs) -> Verdict:
+    """A verdict on the subject that knows nothing yet."""
+    return Verdict(
+        kind=kind,
+        model=subject.setting.model,
+        target=inputs.target,
+        batch=subject.setting.batch,
+        seq=subject.setting.seq or None,
+        precision=subject.setting.precision,
+        checkpointing=subject.setting.checkpointing,
+        subject=subject.label,
+        against="",
+        memory_difference_fraction=None,
+        memory_difference_bytes=None,
+        time_difference_fraction=None,
+        outcome="unknown",
+        sentence="",
+        quantity="peak_allocated_bytes",
+        subject_order=subject.order,
+    )
+
+
+def which_fits(family: Family, subject: Candidate, against: Candidate, inputs: Inputs) -> str:
+    """Which of the two alone fits the device: 'subject', 'against' or 'neither'; '' where both do or nothing speaks against it."""
+    subject_fits, against_fits = (not too_big(family, candidate, inputs) for candidate in (subject, against))
+    if subject_fits == against_fits:
+        return "" if subject_fits else "neither"
+    return "subject" if subject_fits else "against"
+
+
+def too_big(family: Family, candidate: Candidate, inputs: Inputs) -> bool:
+    """Whether the candidate ran out of memory or, by its peak, would."""
+    peak = family.peak(candidate)
+    return candidate.failure == "oom" or (peak is not None and inputs.memory_bytes is not None and peak > inputs.memory_bytes)

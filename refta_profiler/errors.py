@@ -1,0 +1,33 @@
+"""The errors that the profiler raises on purpose, with the exit code of each.
+
+ReftaError (refta)
+├── SettingError (refta)   2   a method's setting, role or shape
+└── ProfilerError
+    ├── ScenarioError      2   a bad scenario, usage or run folder
+    ├── HardwareError      3   the hardware asked for is not there
+    └── GateError          4   check --exit-code, validate or compare failed
+"""
+
+from refta.errors import ReftaError
+
+
+class ProfilerError(ReftaError):
+    """What the profiler raises on purpose; `exit_code` is what the command line exits with."""
+
+    exit_code = 2
+
+
+class ScenarioError(ProfilerError):
+    """A bad scenario, usage or run folder."""
+
+
+class HardwareError(ProfilerError):
+    """The hardware asked for is not there."""
+
+    exit_code = 3
+
+
+class GateError(ProfilerError):
+    """A gate was asked for and did not hold."""
+
+    exit_code = 4

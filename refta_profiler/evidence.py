@@ -1,0 +1,194 @@
+"""The numbers that verdicts stand on: what is known of each label under each setting on one target, and what may be set side by side."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from refta_profiler.results import Row
+
+PEAKS = ("peak_reserved_bytes", "peak_allocated_bytes")
+BY_TRUST = ("measured", "dryrun", "contraction")
+
+
+@dataclass(frozen=True, order=True)
+class Setting:
+    """What is the same for all labels that are compared with each other."""
+
+    model: str
+    seq: int
+    precision: str
+    checkpointing: bool
+    batch: int
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One label under one setting on one target, with every row known of it by (source, metric)."""
+
+    setting: Setting
+    label: str
+    method: str
+    order: str | None
+    rank: int | None
+    rows: dict[tuple[str, str], Row] = field(default_factory=dict)
+
+    def value(self, metric: str, source: str) -> int | float | None:
+        """The metric from that source, None where it is not known."""
+        row = self.rows.get((source, metric))
+        return row.value if row else None
+
+    def known(self, metric: str) -> int | float | None:
+        """The metric from the source to be trusted most that has it."""
+        values = (self.value(metric, source) for source in BY_TRUST)
+        return next((value for value in values if value is not None), None)
+
+    @property
+    def failure(self) -> str | None:
+        """'oom' or 'error' where the point did not run; None where it ran, or was not tried."""
+        for source in ("measured", "dryrun"):
+            rows = [self.rows[source, metric] for metric in (*PEAKS, "step_seconds") if (source, metric) in self.rows]
+            broken = [row.status for row in rows if row.status in ("oom", "error")]
+            if broken or any(row.status == "ok" for row in rows):
+                return broken[0] if broken else None
+        return None
+
+
+@dataclass(frozen=True)
+class Family:
+    """The orders of one function under one setting, in the scenario's order; and where their peaks are taken from, the same for all."""
+
+    members: list[Candidate]
+    source: str
+    quantity: str
+
+    def peak(self, candidate: Candidate) -> int | None:
+        """Bytes at the peak of a step, None where it is not known or the point did not run."""
+        value = None if candidate.failure else candidate.value(self.quantity, self.source)
+        return None if value is None else int(value)
+
+
+def head_target(rows: Iterable[Row]) -> str:
+    """The target that the predictions are for: the one with the most predicted rows, or with the most rows where nothing is predicted."""
+    rows = list(rows)
+    predicted = Counter(row.target for row in rows if row.source != "measured")
+    return (predicted or Counter(row.target for row in rows) or Counter(["cpu"])).most_common(1)[0][0]
+
+
+def candidates(rows: Iterable[Row], target: str) -> list[Candidate]:
+    """Everything known for that target, one entry a label and setting, in the rows' order; a closed form holds for every target."""
+    rows = list(rows)
+    found: dict[tuple[Setting, str], Candidate] = {}
+    for row in (row for row in rows if row.target == target):
+        candidate = found.setdefault((setting_of(row), row.label), Candidate(setting_of(row), row.label, row.method, row.order, row.rank))
+        candidate.rows[row.source, row.metric] = row
+    for row in (row for row in rows if row.source == "contraction" and row.target != target):
+        if candidate := found.get((setting_of(row), row.label)):
+            candidate.rows.setdefault((row.source, row.metric), row)
+    return list(found.values())
+
+
+def setting_of(row: Row) -> Setting:
+    """What the row's label is compared under."""
+    return Setting(row.model, row.seq or 0, row.precision, row.checkpointing, row.batch)
+
+
+def stem(label: str, order: str | None) -> str:
+    """What the labels of one function share: 'refta/shared r=4' gives 'refta r=4'; a label that does not name its order gives ''."""
+    pattern = rf"(?:/| order=| ){re.escape(order)}\b" if order else None
+    return re.sub(pattern, "", label, count=1) if pattern and re.search(pattern, label) else ""
+
+
+def comparable(members: Sequence[Candidate]) -> Family:
+    """The members with where their peaks are from: measured where all that run were measured, reserved where all have it."""
+    running = [member for member in members if not member.failure and any(member.known(quantity) is not None for quantity in PEAKS)]
+    for source in ("measured", "dryrun"):
+        for quantity in PEAKS:
+            if running and all(member.value(quantity, source) is not None for member in running):
+                return Family(list(members), source, quantity)
+    return Family(list(members), "dryrun", "peak_allocated_bytes")
+
+
+def families(found: Iterable[Candidate]) -> list[Family]:
+    """The candidates grouped into functions: the same setting, method, rank and stem. A method without orders is a family of one."""
+    groups: dict[tuple[Setting, str, int | None, str], list[Candidate]] = {}
+    for candidate in found:
+        name = stem(candidate.label, candidate.order) if candidate.order else candidate.label
+        groups.setdefault((candidate.setting, candidate.method, candidate.rank, name), []).append(candidate)
+    return [comparable(members) for members in groups.values()]
+
+
+def difference_errors(rows: Iterable[Row]) -> dict[frozenset[str], float]:
+    """For two labels that were both predicted and measured, the largest error of the predicted difference of their peaks, a fraction."""
+    rows = list(rows)
+    errors: dict[frozenset[str], float] = {}
+    for target in {row.target for row in rows if row.source == "measured"}:
+        by_setting: dict[Setting, list[tuple[str, float, float]]] = {}
+        for candidate in candidates(rows, target):
+            predicted, measured = (candidate.value("peak_allocated_bytes", source) for source in ("dryrun", "measured"))
+            if predicted and measured:
+                by_setting.setdefault(candidate.setting, []).append((candidate.label, predicted, measured))
+        for group in by_setting.values():
+            for index, (label, predicted, measured) in enumerate(group):
+                for other, other_predicted, other_measured in group[index + 1 :]:
+                    error = abs((predicted - other_predicted) - (measured - other_measured)) / other_measured
+                    pair = frozenset((label, other))
+                    errors[pair] = max(error, errors.get(pair, 0.0))
+    return errors
+
+
+@dataclass(frozen=True)
+class LargestBatch:
+    """The largest batch of one label that fits; `certainty`: it was 'tried', lies 'between' two that were, or 'beyond' the last."""
+
+    label: str
+    model: str
+    seq: int | None
+    precision: str
+    checkpointing: bool
+    batch: int
+    certainty: str
+    quantity: str
+
+
+def largest_batch(rows: Iterable[Row], memory_bytes: int, *, target: str | None = None) -> list[LargestBatch]:
+    """For every label the largest batch whose peak fits into `memory_bytes` (a CUDA context already taken off).
+
+    Between two tried batches the peak is taken as the straight line: a peak is a maximum of lines in the batch, so the line lies above it
+    and what is said to fit, fits. Beyond the last tried batch the last line is drawn on, which is a guess.
+    """
+    rows = list(rows)
+    series: dict[tuple[Setting, str], list[Candidate]] = {}
+    for candidate in candidates(rows, target or head_target(rows)):
+        alike = Setting(candidate.setting.model, candidate.setting.seq, candidate.setting.precision, candidate.setting.checkpointing, 0)
+        series.setdefault((alike, candidate.label), []).append(candidate)
+    return [fit for (setting, label), members in series.items() if (fit := largest_of(setting, label, comparable(members), memory_bytes))]
+
+
+def largest_of(setting: Setting, label: str, family: Family, memory_bytes: int) -> LargestBatch | None:
+    """The largest batch of one label; None where no peak of it is known."""
+    peaks = sorted((member.setting.batch, peak) for member in family.members if (peak := family.peak(member)) is not None)
+    broken = [member.setting.batch for member in family.members if member.failure == "oom"]
+    if not peaks and not broken:
+        return None
+    batch, certainty = fit_on_lines(peaks, memory_bytes)
+    if broken and batch >= min(broken):
+        batch, certainty = max([size for size, _ in peaks if size < min(broken)], default=0), "tried"
+    return LargestBatch(
+        label, setting.model, setting.seq or None, setting.precision, setting.checkpointing, batch, certainty, family.quantity
+    )
+
+
+def fit_on_lines(peaks: Sequence[tuple[int, int]], memory_bytes: int) -> tuple[int, str]:
+    """The largest batch on the lines through (batch, peak) that fits, and how sure that is: 'tried', 'between' or 'beyond'."""
+    fitting = [batch for batch, peak in peaks if peak <= memory_bytes]
+    if not fitting:
+        return 0, "tried"
+    index = [batch for batch, _ in peaks].index(max(fitting))
+    (left, low), certainty = peaks[index], "between" if index + 1 < len(peaks) else "beyond"
+    neighbours = peaks[index + 1 : index + 2] or peaks[max(index - 1, 0) : index]
+    if not neighbours or (neighbours[0][1] - low) * (neighbours[0][0] - left) <= 0:
+        return left, "tried"
+    right, high = neighbours[0]
+    batch = left + (memory_bytes - low) * (right - left) // (high - low)
+    return batch, certainty if batch > left else "tried"

@@ -1,0 +1,103 @@
+"""A scenario multiplied out into points: one training step each, with everything that determines its result. No torch."""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, fields
+from itertools import product
+from typing import Any
+
+from refta_profiler import method_entries, models
+from refta_profiler.errors import ScenarioError
+from refta_profiler.method_entries import Variant
+from refta_profiler.scenario import Scenario
+
+NOT_IN_THE_HASH = ("label", "measure_on_cpu")  # how a point is called, and where it is measured
+
+
+@dataclass(frozen=True)
+class Point:
+    """One cell of a scenario: a model, a method in one order, and the step's sizes."""
+
+    id: str  # readable, and a hash of everything that determines the result
+    model: str
+    label: str
+    method: str
+    settings: dict[str, Any]  # the method's, without name, label and order
+    order: str | None  # None where the method has none
+    rank: int | None  # None where the method has none
+    batch: int  # examples of one forward (accumulate of them make a step)
+    seq: int | None  # tokens of an example; images: the model's own count, None where that is not known
+    precision: str
+    checkpointing: bool
+    target: str
+    targets: list[str]  # the roles, or ends of module names, that are adapted
+    task: dict[str, Any]  # kind, num_labels (None for causal-lm), train_head
+    weights: str
+    seed: int
+    optimizer: str
+    adapter_dtype: str
+    attention: str
+    accumulate: int
+    clip: float | None
+    measure_on_cpu: bool  # whether the scenario asks for it where there is no GPU
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens of one forward, batch × sequence; None where the sequence is not known."""
+        return None if self.seq is None else self.batch * self.seq
+
+    def to_json(self) -> str:
+        """The point as JSON, which `from_json` gives back equal."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Point":
+        """The point that `to_json` wrote; ScenarioError where the text is not one."""
+        try:
+            values = json.loads(text)
+            return cls(**{field.name: values[field.name] for field in fields(cls)})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ScenarioError(f"not a point's JSON: {type(error).__name__}: {error}") from None
+
+
+def points(scenario: Scenario) -> list[Point]:
+    """Every point of a scenario, by method, precision, checkpointing, sequence and batch (the last varies fastest)."""
+    variants, _ = method_entries.expand(scenario.methods)
+    architecture = models.fingerprint(scenario.model)
+    lengths = scenario.seq or [models.tokens_per_sequence(scenario.model, None)]
+    axes = {"precision": scenario.precision, "checkpointing": scenario.checkpointing, "seq": lengths, "batch": scenario.batch}
+    cells = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    return [_point(scenario, variant, cell, architecture) for variant in variants for cell in cells]
+
+
+def _point(scenario: Scenario, variant: Variant, cell: dict[str, Any], architecture: str) -> Point:
+    """The point of a variant in one cell (precision, checkpointing, seq, batch); its id is made from all of it but its label."""
+    same = ("model", "target", "weights", "seed", "optimizer", "adapter_dtype", "attention", "accumulate", "clip")
+    values: dict[str, Any] = {
+        "label": variant.label,
+        "method": variant.method,
+        "settings": json.loads(json.dumps(variant.settings)),
+        "order": variant.order,
+        "rank": variant.rank,
+        **cell,
+        "targets": list(scenario.targets or []),
+        "task": scenario.task.model_dump(),
+        "measure_on_cpu": cell["batch"] in (scenario.measure.on_cpu.batch or []),
+        **{key: getattr(scenario, key) for key in same},
+    }
+    return Point(id=_id(values, architecture, kind=scenario.task.kind), **values)
+
+
+def _id(values: dict[str, Any], architecture: str, *, kind: str | None) -> str:
+    """A point's id: words a person can read in a file name, then eight hex digits of a hash.
+
+    E.g. "vit-large-refta-shared-b8-fp32-3f0c1a2b"; text has its tokens ("-t128"), checkpointing is "-ckpt".
+    """
+    content = {key: value for key, value in values.items() if key not in NOT_IN_THE_HASH}
+    digest = hashlib.sha256(json.dumps([content, architecture], sort_keys=True).encode()).hexdigest()[:8]
+    model = values["model"].rstrip("/").rsplit("/", 1)[-1]
+    tokens = "" if kind == models.IMAGES or values["seq"] is None else f"-t{values['seq']}"
+    checkpointing = "-ckpt" if values["checkpointing"] else ""
+    words = f"{model}-{values['label']}-b{values['batch']}{tokens}-{values['precision']}{checkpointing}"
+    return f"{re.sub(r'[^A-Za-z0-9.]+', '-', words).strip('-.')[:100]}-{digest}"

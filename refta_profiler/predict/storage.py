@@ -1,0 +1,79 @@
+"""Every live storage of a run, followed by weak reference, as a stream of allocations and frees."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from refta_profiler import flops
+
+
+@dataclass
+class Block:
+    """One storage: its bytes, where it came from, and when it went (indices into the stream; None while live)."""
+
+    number: int
+    nbytes: int
+    phase: str
+    operation: str
+    shape: tuple[int, ...]
+    born: int
+    died: int | None = None
+    died_phase: str | None = None
+
+
+@dataclass
+class Stream:
+    """The allocations (+) and frees (−) of one step, in order, as (block number, sign)."""
+
+    blocks: list[Block] = field(default_factory=list)
+    events: list[tuple[int, int]] = field(default_factory=list)
+
+
+class LiveStorages(TorchDispatchMode):
+    """Follows storages that operations make, and counts FLOPs by phase. `phase` is set from outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phase = "forward"
+        self.stream = Stream()
+        self.flops_by_phase: dict[str, int] = {}
+        self._known: dict[int, weakref.ref] = {}
+
+    def know(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Take storages for granted: they are live before the stream begins."""
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            self._known[id(storage)] = weakref.ref(storage, lambda _, key=id(storage): self._known.pop(key, None))
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: D105
+        out = func(*args, **(kwargs or {}))
+        self.flops_by_phase[self.phase] = self.flops_by_phase.get(self.phase, 0) + flops.count(func, args, kwargs or {}, out)
+        self._follow(func, out)
+        return out
+
+    def _follow(self, func: Any, out: Any) -> None:
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor):
+                self._see(tensor, str(func))
+
+    def _see(self, tensor: torch.Tensor, operation: str) -> None:
+        storage = tensor.untyped_storage()
+        key = id(storage)
+        if key in self._known or storage.nbytes() == 0:
+            return
+        block = Block(len(self.stream.blocks), storage.nbytes(), self.phase, operation, tuple(tensor.shape), len(self.stream.events))
+        self.stream.blocks.append(block)
+        self.stream.events.append((block.number, 1))
+        self._known[key] = weakref.ref(storage, lambda _, key=key, block=block: self._gone(key, block))
+
+    def _gone(self, key: int, block: Block) -> None:
+        self._known.pop(key, None)
+        block.died, block.died_phase = len(self.stream.events), self.phase
+        self.stream.events.append((block.number, -1))

@@ -1,0 +1,250 @@
+"""Panels drawn: as SVG to set into a page, whose colours follow the page's, or as a matplotlib figure for a file."""
+
+import io
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
+
+from refta_profiler.report.palette import CATEGORY_COLOURS, GRID, INK, PAGE, category_index, colour_variables, style
+from refta_profiler.report.parts import Bars, Panel, Series
+from refta_profiler.units import significant
+
+matplotlib.use("Agg")
+WIDTH, HEIGHT, BAR = 4.8, 3.1, 0.3  # inches
+LONGEST = 30
+SETTINGS: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "refta-profiler",
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "text.parse_math": False,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+}
+
+
+@contextmanager
+def drawing_settings() -> Iterator[None]:
+    """Our settings, and no complaint about signs that the font has not: the page's own font draws them."""
+    with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def shorten(text: str, longest: int = LONGEST) -> str:
+    """The text without control signs, cut in the middle where it is too long to stand in a figure."""
+    clean = "".join(sign if unicodedata.category(sign)[0] != "C" else " " for sign in text)
+    half = longest // 2
+    return clean if len(clean) <= longest else f"{clean[:half]}…{clean[-half + 1 :]}"
+
+
+def draw(panel: Panel | Bars, styles: Mapping[str, int], *, legend: bool = False) -> Drawing:
+    """The panel as a matplotlib figure, with a legend for where no page gives one."""
+    height = HEIGHT if isinstance(panel, Panel) else max(1.4, 0.9 + BAR * len(panel.names))
+    drawing = Drawing(figsize=(WIDTH, height), layout="constrained")
+    axes = drawing.subplots()
+    axes.set_title(shorten(panel.title, 70))
+    draw_panel(axes, panel, styles) if isinstance(panel, Panel) else draw_bars(axes, panel, styles)
+    if legend and axes.get_legend_handles_labels()[1]:
+        drawing.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
+    return drawing
+
+
+def draw_panel(axes: Axes, panel: Panel, styles: Mapping[str, int]) -> None:
+    """Lines and marks over bands and limits."""
+    axes.grid(True, axis="y")
+    for series in panel.series:
+        draw_series(
+            axes, series, styles.get(series.name, 0), joined_too=any(other.joined and other.name == series.name for other in panel.series)
+        )
+    scale(axes, panel)
+    for low, high, text in panel.bands:
+        draw_band(axes, low, high, text)
+    for y, text in panel.limits:
+        axes.axhline(y, color=INK, linewidth=1, linestyle=(0, (1, 2)))
+        axes.annotate(shorten(text), (0.01, y), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points", fontsize=8)
+    axes.set_xlabel(panel.x_label)
+    axes.set_ylabel(shorten(panel.y_label, 40))
+
+
+def draw_series(axes: Axes, series: Series, index: int, *, joined_too: bool) -> None:
+    """One line with small open marks where it is predicted, filled marks where it is measured."""
+    look = style(index)
+    x, y = zip(*series.points, strict=True)
+    if series.joined:
+        dash: Any = (0, look.dash) if look.dash else "-"
+        many = len(x) > 20
+        marker = "None" if many else look.marker
+        axes.plot(
+            x,
+            y,
+            color=look.light,
+            linestyle=dash,
+            linewidth=1.6,
+            marker=marker,
+            markersize=4.5,
+            markerfacecolor=PAGE,
+            label=shorten(series.name),
+        )
+    else:
+        label = None if joined_too else shorten(series.name)
+        axes.plot(
+            x,
+            y,
+            color=look.light,
+            linestyle="None",
+            marker=look.marker,
+            markersize=7,
+            markeredgecolor=PAGE,
+            markeredgewidth=0.8,
+            label=label,
+        )
+
+
+def draw_band(axes: Axes, low: float, high: float, text: str) -> None:
+    """A tinted band as far as it lies in sight, with what it means beside it."""
+    bottom, top = axes.get_ylim()
+    low, high = max(low, bottom), min(high, top)
+    if low < high:
+        axes.axhspan(low, high, facecolor=INK, alpha=0.06, linewidth=0)
+        place = axes.transData.transform([(1, low), (1, high)])[:, 1].mean()
+        middle = axes.transAxes.inverted().transform((0, place))[1]
+        axes.annotate(text, (1.01, middle), xycoords="axes fraction", fontsize=8, va="center")
+
+
+def scale(axes: Axes, panel: Panel) -> None:
+    """Scales and ticks: batches on a logarithmic axis with each batch as a tick, GiB on powers of two."""
+    heights = [y for series in panel.series for _, y in series.points] or [1.0]
+    if panel.x_scale == "batch":
+        batch_axis(axes, sorted({x for series in panel.series for x, _ in series.points}))
+    elif panel.x_scale == "log":
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(plain))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    if panel.y_scale == "log" and min(heights) > 0 and max(heights) > 6 * min(heights):
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_major_formatter(FuncFormatter(plain))
+    elif panel.y_scale == "percent":
+        percent_axis(axes, min(heights), max(heights))
+
+
+def percent_axis(axes: Axes, low: float, high: float) -> None:
+    """An axis on which the thresholds at 1% and 5% are seen beside differences of tens of per cent."""
+    axes.set_yscale("symlog", linthresh=5, linscale=1.2)
+    axes.set_ylim(min(1.3 * low, -2), max(1.3 * high, 8))
+    bottom, top = axes.get_ylim()
+    axes.yaxis.set_major_locator(FixedLocator([tick for tick in PERCENT_TICKS if bottom <= tick <= top]))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}%".replace("-", "−")))
+
+
+PERCENT_TICKS = (-100, -50, -20, -10, -5, -1, 0, 1, 5, 10, 20, 30, 50, 100)
+
+
+def plain(value: float, _: Any = None) -> str:
+    """A tick without an exponent: 1,000,000."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}"
+
+
+def batch_axis(axes: Axes, batches: Sequence[float]) -> None:
+    """A logarithmic axis with a tick at each batch, or at every second where they stand close."""
+    axes.set_xscale("log", base=2)
+    shown = batches if len(batches) <= 10 else batches[:: -(-len(batches) // 10)]
+    axes.xaxis.set_major_locator(FixedLocator(list(shown)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(plain))
+
+
+def draw_bars(axes: Axes, bars: Bars, styles: Mapping[str, int]) -> None:
+    """Stacked horizontal bars, the first name on top, with the total at the end; a bar that is not stacked has its method's colour."""
+    places = range(len(bars.names))
+    left = [0.0] * len(bars.names)
+    for index, (category, values) in enumerate(bars.stacks.items()):
+        stacked = CATEGORY_COLOURS[category_index(category, index) % len(CATEGORY_COLOURS)][0]
+        colour = stacked if len(bars.stacks) > 1 else [style(styles.get(name, 0)).light for name in bars.names]
+        axes.barh(places, values, left=left, height=0.72, color=colour, edgecolor=PAGE, linewidth=0.6, label=category)
+        left = [before + value for before, value in zip(left, values, strict=True)]
+    axes.set_yticks(list(places), [shorten(name) for name in bars.names])
+    axes.invert_yaxis()
+    axes.grid(True, axis="x")
+    axes.set_axisbelow(True)
+    axes.set_xlabel(bars.x_label)
+    ends = draw_intervals(axes, bars, left)
+    for place, total, end in zip(places, left, ends, strict=True):
+        axes.annotate(significant(total), (end, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_xlim(0, max([*ends, 1e-12]) * 1.14)
+
+
+def draw_intervals(axes: Axes, bars: Bars, totals: Sequence[float]) -> list[float]:
+    """Whiskers where there are intervals; where each bar with its whisker ends."""
+    if not bars.intervals:
+        return list(totals)
+    below = [max(total - low, 0.0) for total, (low, _) in zip(totals, bars.intervals, strict=True)]
+    above = [max(high - total, 0.0) for total, (_, high) in zip(totals, bars.intervals, strict=True)]
+    axes.errorbar(totals, range(len(totals)), xerr=[below, above], fmt="none", color=INK, ecolor=INK, elinewidth=1, capsize=3)
+    return [total + more for total, more in zip(totals, above, strict=True)]
+
+
+def to_svg(panel: Panel | Bars, styles: Mapping[str, int], *, prefix: str) -> str:
+    """The panel as SVG to stand in a page: no date, ids that no other figure has, and colours that follow the page's."""
+    return for_page(svg_text(panel, styles), re.sub(r"[^A-Za-z0-9-]", "-", prefix))
+
+
+def svg_text(panel: Panel | Bars, styles: Mapping[str, int], *, legend: bool = False, page: str = "none") -> str:
+    """The panel as an SVG file, on `page` as background."""
+    text = io.StringIO()
+    with drawing_settings():
+        draw(panel, styles, legend=legend).savefig(text, format="svg", facecolor=page, metadata={"Date": None, "Creator": None})
+    return text.getvalue()
+
+
+def save_pdf(panel: Panel | Bars, styles: Mapping[str, int], path: Path) -> Path:
+    """The panel as a PDF file with its legend."""
+    with drawing_settings():
+        draw(panel, styles, legend=True).savefig(path, format="pdf", metadata={"CreationDate": None})
+    return path
+
+
+def for_page(text: str, prefix: str) -> str:
+    """The SVG element alone, its ids under `prefix`, its stand-in colours replaced by the page's variables."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', text)
+    text = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', text)
+    text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text)
+    return page_colours(text)
+
+
+def page_colours(text: str) -> str:
+    """The text with every stand-in colour replaced by a CSS variable."""
+    variables = {light: f"var({name})" for name, (light, _) in colour_variables().items()}
+    variables |= {INK: "currentColor", GRID: "var(--line)", PAGE: "var(--page)"}
+    for colour, variable in variables.items():
+        text = text.replace(colour, variable)
+    return text

@@ -1,0 +1,174 @@
+"""The one long table that every part of the profiler writes to or reads from: a `Row` is one metric of one point from one source."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from refta_profiler.errors import ProfilerError
+
+SOURCES = ("contraction", "dryrun", "measured")
+STATUSES = ("ok", "oom", "error", "unsupported", "skipped")
+WHOLE_UNITS = ("count", "FLOP", "B")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a metric counts: its unit, what it means, and the sources that can give it."""
+
+    unit: str
+    description: str
+    sources: tuple[str, ...]
+
+
+PREDICTED_OR_MEASURED = ("dryrun", "measured")
+MEASURED = ("measured",)
+OWN = "from `contraction` the adapters' own, beyond the frozen base; from the other sources the whole step's"
+
+METRICS: dict[str, Metric] = {
+    "trainable_parameters": Metric("count", "numbers that the optimizer updates, a trained head included", SOURCES),
+    "adapter_parameters": Metric("count", "numbers that the optimizer updates in the adapter alone, without the head", SOURCES),
+    "forward_flops": Metric("FLOP", f"floating-point operations of the forward pass (a multiply-add is 2): {OWN}", SOURCES),
+    "step_flops": Metric("FLOP", f"floating-point operations of forward and backward: {OWN}", SOURCES),
+    "kept_bytes": Metric("B", f"bytes that autograd keeps from forward for backward: {OWN}", SOURCES),
+    "peak_allocated_bytes": Metric(
+        "B", "most bytes live at once during one training step, weights and optimizer state included", PREDICTED_OR_MEASURED
+    ),
+    "peak_reserved_bytes": Metric("B", "most bytes that the caching allocator holds during one training step", PREDICTED_OR_MEASURED),
+    "static_bytes": Metric("B", "bytes live when a step starts: weights, buffers, optimizer state, batch", PREDICTED_OR_MEASURED),
+    "step_seconds": Metric("s", "time of one training step, the median of the repeats", PREDICTED_OR_MEASURED),
+    "step_seconds_p10": Metric("s", "10th percentile of the time of one training step", MEASURED),
+    "step_seconds_p90": Metric("s", "90th percentile of the time of one training step", MEASURED),
+    "forward_seconds": Metric("s", "time of the forward pass and the loss", MEASURED),
+    "backward_seconds": Metric("s", "time of the backward pass", MEASURED),
+    "optimizer_seconds": Metric("s", "time of the optimizer's step", MEASURED),
+    "setup_seconds": Metric("s", "time to attach the adapter, paid once (for ReFTA the slice-wise SVDs)", MEASURED),
+    "tokens": Metric("count", "tokens of one step: batch times sequence", SOURCES),
+    "noise_fraction": Metric(
+        "1", "how much two runs of the same setting differ in step time: less than this cannot be told apart", MEASURED
+    ),
+    "peak_weights_bytes": Metric("B", "at the peak: frozen weights and buffers of the model", PREDICTED_OR_MEASURED),
+    "peak_adapter_bytes": Metric("B", "at the peak: the adapter's parameters and a trained head's", PREDICTED_OR_MEASURED),
+    "peak_gradients_bytes": Metric("B", "at the peak: gradients of trained parameters", PREDICTED_OR_MEASURED),
+    "peak_optimizer_bytes": Metric("B", "at the peak: optimizer state", PREDICTED_OR_MEASURED),
+    "peak_activations_bytes": Metric("B", "at the peak: what is kept from forward for backward", PREDICTED_OR_MEASURED),
+    "peak_reconstructed_bytes": Metric("B", "at the peak: weights rebuilt from factors, and their gradients", PREDICTED_OR_MEASURED),
+    "peak_temporary_bytes": Metric("B", "at the peak: intermediate results that live within one operation or layer", PREDICTED_OR_MEASURED),
+    "peak_workspace_bytes": Metric("B", "at the peak: workspaces of the device's libraries", PREDICTED_OR_MEASURED),
+    "peak_batch_bytes": Metric("B", "at the peak: the batch itself", PREDICTED_OR_MEASURED),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one point from one source. `value` is None exactly where `status` is not 'ok', and `note` then says why."""
+
+    point: str
+    model: str
+    label: str
+    method: str
+    order: str | None
+    rank: int | None
+    batch: int
+    seq: int | None
+    precision: str
+    checkpointing: bool
+    target: str
+    source: str
+    metric: str
+    unit: str
+    value: int | float | None
+    status: str = "ok"
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        place = f"row {self.point}, {self.metric}"
+        if self.source not in SOURCES:
+            raise ValueError(f"{place}: source {self.source!r} is none of {', '.join(SOURCES)}")
+        if self.status not in STATUSES:
+            raise ValueError(f"{place}: status {self.status!r} is none of {', '.join(STATUSES)}")
+        if (self.value is None) == (self.status == "ok"):
+            raise ValueError(
+                f"{place}: value {self.value} does not go with status {self.status!r}; a value is there exactly where the status is 'ok'"
+            )
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(
+                f"{place}: value {self.value} is not a number; an unknown value is None, with a status and a note that says why"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name, as JSON takes them."""
+        return {name: getattr(self, name) for name in FIELDS}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Row":
+        """The row of such a mapping; also of one read from CSV, where every value is a string and an empty one stands for None."""
+        missing = [name for name in FIELDS if name not in values and name not in ("status", "note")]
+        if missing:
+            raise ProfilerError(f"a row has no {', '.join(missing)}; its fields are {', '.join(FIELDS)}")
+        return cls(**{name: READERS.get(name, str)(values[name]) for name in FIELDS if name in values})
+
+
+FIELDS = tuple(field.name for field in fields(Row))
+
+
+def read_text(value: Any) -> str:
+    """The text, empty for None."""
+    return "" if value is None else str(value)
+
+
+def read_optional_text(value: Any) -> str | None:
+    """The text, None where it is empty."""
+    return None if value in (None, "") else str(value)
+
+
+def read_optional_integer(value: Any) -> int | None:
+    """The whole number, None where it is empty."""
+    return None if value in (None, "") else int(value)
+
+
+def read_number(value: Any) -> int | float | None:
+    """An int where it is written without point or exponent, otherwise a float; None where it is empty."""
+    if value in (None, "") or isinstance(value, int | float):
+        return None if value == "" else value
+    return int(value) if value.lstrip("+-").isdigit() else float(value)
+
+
+def read_flag(value: Any) -> bool:
+    """A bool, also from 'true' and 'False'."""
+    return value if isinstance(value, bool) else str(value).strip().lower() in ("true", "1")
+
+
+READERS = {
+    "order": read_optional_text,
+    "rank": read_optional_integer,
+    "batch": int,
+    "seq": read_optional_integer,
+    "checkpointing": read_flag,
+    "value": read_number,
+    "note": read_text,
+}
+
+
+def to_csv(rows: Iterable[Row]) -> str:
+    """The rows as CSV with a header; None is an empty cell, a flag is true or false."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(FIELDS)
+    for row in rows:
+        values = row.to_dict() | {"checkpointing": str(row.checkpointing).lower()}
+        table.writerow(["" if value is None else value for value in values.values()])
+    return text.getvalue()
+
+
+def from_csv(text: str) -> list[Row]:
+    """The rows of such a CSV."""
+    return [Row.from_dict(values) for values in csv.DictReader(io.StringIO(text))]
+
+
+def to_json(rows: Iterable[Row]) -> str:
+    """The rows as one JSON array."""
+    return json.dumps([row.to_dict() for row in rows], indent=1, allow_nan=False)

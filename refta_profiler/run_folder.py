@@ -1,0 +1,181 @@
+"""A run's folder: what was asked (scenario.yaml), what was found (a file a point and source, results.csv), on what (environment.json).
+
+Every file appears whole or not at all, so that a killed run loses at most the point in flight and `--resume` takes up the rest.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from refta_profiler.errors import ScenarioError
+from refta_profiler.results import SOURCES, Row, from_csv, to_csv
+
+VERSION = 1
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """`path`, written so that a reader, or a machine that loses power, sees the old text or the new one and nothing between."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return path
+
+
+def read_json(path: Path) -> Any:
+    """What the JSON file holds; a ScenarioError names a file that is cut short or is not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as fault:
+        raise ScenarioError(f"{path}: cannot be read ({fault}); delete it and resume the run, and it is made again") from fault
+
+
+class RunFolder:
+    """One run under its folder `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, out: Path, scenario_text: str) -> "RunFolder":
+        """A new folder out/<UTC stamp>, with scenario.yaml in it before anything is built."""
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        folder = cls(new_folder(Path(out), stamp))
+        (folder.path / "points").mkdir()
+        write_whole(folder.path / "scenario.yaml", scenario_text)
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """The run that is there; a ScenarioError where the path is no run folder."""
+        path = Path(path)
+        if not path.is_dir():
+            raise ScenarioError(f"{path}: no such folder; give the folder of a run, the one that holds its scenario.yaml")
+        if not (path / "scenario.yaml").is_file():
+            inside = sorted(found.parent.name for found in path.glob("*/scenario.yaml"))
+            hint = f"; did you mean {path / inside[-1]}?" if inside else "; give the folder of a run, DIR/<stamp>"
+            raise ScenarioError(f"{path}: is not a run folder, it holds no scenario.yaml{hint}")
+        return cls(path)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Held by one process at a time; a second one gets a ScenarioError. Freed by the system however the process ends."""
+        with open(self.path / ".lock", "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as fault:
+                raise ScenarioError(
+                    f"{self.path}: another process is running in this folder; wait for it, or start a new run without --resume"
+                ) from fault
+            yield
+
+    def point_path(self, point_id: str, source: str) -> Path:
+        """Where the rows of that point and source are. `source` may carry a suffix for a second target ('dryrun-cpu')."""
+        if source.split("-")[0] not in SOURCES:
+            raise ValueError(f"source {source!r} is none of {', '.join(SOURCES)}, with or without a suffix like '-cpu'")
+        if Path(point_id).name != point_id or point_id.startswith("."):
+            raise ValueError(f"point id {point_id!r} cannot be a file name")
+        return self.path / "points" / f"{point_id}.{source}.json"
+
+    def write_point(self, point_id: str, source: str, rows: Sequence[Row]) -> Path:
+        """The file of that point and source, whole; written again it replaces the one before."""
+        foreign = {row.point for row in rows} - {point_id} | {row.source for row in rows} - {source.split("-")[0]}
+        if foreign:
+            raise ValueError(f"rows of {', '.join(sorted(foreign))} do not belong to point {point_id}, source {source}")
+        content = {"version": VERSION, "point": point_id, "source": source, "rows": [row.to_dict() for row in rows]}
+        return write_whole(self.point_path(point_id, source), json.dumps(content, indent=1, allow_nan=False))
+
+    def finished(self, point_id: str, source: str) -> bool:
+        """Whether that point has its rows of that source. A file cut short, or of something else, is named in a ScenarioError."""
+        path = self.point_path(point_id, source)
+        if not path.exists():
+            return False
+        read_point(path)
+        return True
+
+    def order(self, point_ids: Sequence[str]) -> None:
+        """Keeps the order of the scenario's points in plan.json; `rows` follows it."""
+        write_whole(self.path / "plan.json", json.dumps(list(point_ids), indent=1))
+
+    def planned(self) -> list[str]:
+        """The ids of the scenario's points in its order; empty before `order`."""
+        path = self.path / "plan.json"
+        return read_json(path) if path.exists() else []
+
+    def rows(self) -> list[Row]:
+        """All rows, by the scenario's order of points, then by source; from results.csv where a copy of a run holds no point files."""
+        files = sorted((self.path / "points").glob("*.json"))
+        table = self.path / "results.csv"
+        if not files and table.exists():
+            return from_csv(table.read_text(encoding="utf-8"))
+        place = {point: index for index, point in enumerate(self.planned())}
+        contents = [read_point(path) for path in files]
+        contents.sort(key=lambda content: (place.get(content["point"], len(place)), content["point"], source_place(content["source"])))
+        return [row for content in contents for row in content["rows"]]
+
+    def write_table(self) -> Path:
+        """results.csv, made anew from the point files."""
+        return write_whole(self.path / "results.csv", to_csv(self.rows()))
+
+    def write_environment(self, environment: dict[str, Any]) -> Path:
+        """environment.json: what the run ran on and with."""
+        return write_whole(self.path / "environment.json", json.dumps(environment, indent=1, default=str))
+
+    def environment(self) -> dict[str, Any]:
+        """What the run ran on and with; empty where nothing was written."""
+        path = self.path / "environment.json"
+        return read_json(path) if path.exists() else {}
+
+    def scenario_text(self) -> str:
+        """The scenario as it was when the run started."""
+        return (self.path / "scenario.yaml").read_text(encoding="utf-8")
+
+    def closed_form(self) -> list[dict[str, Any]]:
+        """The closed-form costs and crossovers that the run wrote (closed_form.json); empty where it wrote none."""
+        path = self.path / "closed_form.json"
+        return read_json(path) if path.exists() else []
+
+    def write_closed_form(self, entries: Sequence[dict[str, Any]]) -> Path:
+        """closed_form.json: costs as a + b·tokens, and crossovers."""
+        return write_whole(self.path / "closed_form.json", json.dumps(list(entries), indent=1))
+
+
+def new_folder(out: Path, stamp: str) -> Path:
+    """A folder out/<stamp> that was not there before; a second one of the same second gets -2, and so on."""
+    out.mkdir(parents=True, exist_ok=True)
+    for attempt in range(1, 1000):
+        path = out / (stamp if attempt == 1 else f"{stamp}-{attempt}")
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+            return path
+    raise ScenarioError(f"{out}: a thousand runs started within one second; give another folder with --out")
+
+
+def source_place(source: str) -> tuple[int, str]:
+    """Where a source stands in the table: as in SOURCES, a plain one before one with a suffix."""
+    return SOURCES.index(source.split("-")[0]), source
+
+
+def read_point(path: Path) -> dict[str, Any]:
+    """The point file's content with its rows as `Row`s; a ScenarioError names a file that is not whole or not one of ours."""
+    content = read_json(path)
+    try:
+        if content["version"] != VERSION or path.name != f"{content['point']}.{content['source']}.json":
+            raise ValueError(f"it says version {content['version']}, point {content['point']}, source {content['source']}")
+        return content | {"rows": [Row.from_dict(row) for row in content["rows"]]}
+    except (KeyError, TypeError, ValueError) as fault:
+        raise ScenarioError(
+            f"{path}: is not the point file that its name says ({fault!r}); delete it and resume the run, and it is made again"
+        ) from fault

@@ -1,0 +1,130 @@
+"""A scenario: one YAML file that says what to predict and measure, checked as a whole before anything is built. No torch.
+
+`load` is the one way in. Every mistake is named with its file, its place and what would be right; all of them are told at once.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from refta_profiler import scenario_checks, scenario_file, scenario_yaml
+from refta_profiler.errors import ScenarioError
+from refta_profiler.scenario_messages import Fault, faults
+
+
+def _listed(value: Any) -> Any:
+    """A list of one for a single value: `batch: 8` is `batch: [8]`."""
+    return value if value is None or isinstance(value, list | dict) else [value]
+
+
+Count = Annotated[int, Field(ge=1)]
+Counts = Annotated[list[Count], Field(min_length=1), BeforeValidator(_listed)]
+Precisions = Annotated[list[Literal["fp32", "bf16", "amp-bf16"]], Field(min_length=1), BeforeValidator(_listed)]
+Switches = Annotated[list[bool], Field(min_length=1), BeforeValidator(_listed)]
+Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1), BeforeValidator(_listed)]
+
+
+class Settings(BaseModel):
+    """Settings that take no key they do not know and no value of another type."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Task(Settings):
+    """What the model is trained for; what is left out follows from the model."""
+
+    kind: Literal["image-classification", "sequence-classification", "causal-lm"] | None = None
+    num_labels: Count | None = None  # classes; 1 is regression; by default 10 for images and 2 for text
+    train_head: bool | None = None  # by default true, false for a causal model, whose head is tied to its embeddings
+
+
+class OnCpu(Settings):
+    """What is measured on a machine without a GPU: these batch sizes, and no longer than the budget."""
+
+    batch: Counts | None = None  # by default the scenario's smallest
+    warmup: Annotated[int, Field(ge=0)] = 1
+    steps: Count = 1
+    repeats: Count = 1
+    budget_s: Annotated[float, Field(gt=0)] = 300.0
+
+
+class Measure(Settings):
+    """Whether and how real steps are run: `auto` measures what the machine at hand can."""
+
+    when: Literal["auto", "always", "never"] = "auto"
+    warmup: Annotated[int, Field(ge=0)] = 3
+    steps: Count = 10
+    repeats: Count = 3
+    on_cpu: OnCpu = OnCpu()
+
+
+class Scenario(Settings):
+    """A checked scenario; after `load` nothing in it is left open (a task's kind, targets, sequence length are filled in)."""
+
+    name: Annotated[str, Field(min_length=1)]
+    model: str
+    task: Task = Task()
+    weights: Literal["random", "pretrained"] = "random"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    target: str = "h100"
+    targets: Names | None = None  # by default query and value, qkv where they are one
+    methods: Annotated[list[Any], Field(min_length=1)]  # mappings, checked by method_entries
+    baseline: str = "best"
+    batch: Counts
+    seq: Counts | None = None  # text by default 128; images have none
+    precision: Precisions = ["fp32"]
+    checkpointing: Switches = [False]
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    adapter_dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    accumulate: Count = 1
+    clip: Annotated[float, Field(gt=0)] | None = None
+    measure: Measure = Measure()
+
+    @property
+    def text(self) -> str:
+        """The frozen YAML: everything resolved, and loadable again as the same scenario."""
+        values = {key: value for key, value in self.model_dump().items() if value is not None}
+        return scenario_yaml.write({**values, "task": self.task.model_dump(exclude_none=True)})
+
+
+def load(path: str | Path, overrides: list[str] | None = None) -> Scenario:
+    """The checked scenario of a YAML file with `--set` overrides; ScenarioError with a line for every mistake in it."""
+    return _checked(scenario_file.read(Path(path), list(overrides or [])), Path(path).stem)
+
+
+def from_values(values: dict[str, Any], called: str) -> Scenario:
+    """The checked scenario of values that are in no file, e.g. a command's options; messages begin with `called`."""
+    return _checked(scenario_file.Document(dict(values), scenario_file.Origin(called, Path.cwd())), called)
+
+
+def _checked(document: scenario_file.Document, name: str) -> Scenario:
+    """The scenario of a document, complete; ScenarioError with a line for every mistake."""
+    values = {"name": name, **document.values}
+    draft, found, spoilt = _draft(values)
+    filled, more = scenario_checks.resolve(draft, spoilt, document.origin_of(("model",)).folder)
+    if found + more:
+        order: list[Any] = list(values)
+        found = sorted(found + more, key=lambda fault: order.index(fault.place[0]) if fault.place else -1)
+        raise ScenarioError("\n".join(dict.fromkeys(_line(document, fault) for fault in found)))
+    return draft.model_copy(update=filled)
+
+
+def _draft(values: dict[str, Any]) -> tuple[Scenario, list[Fault], set[Any]]:
+    """The values as a Scenario, what is wrong with single ones, and under which keys; a stand-in is put for each of those."""
+    try:
+        return Scenario.model_validate(values), [], set()
+    except ValidationError as error:
+        found = faults(error, values, Scenario)
+        wrong = {fault.whole[0] for fault in found}
+    right = {key: value for key, value in values.items() if isinstance(key, str) and key not in wrong}
+    stand_ins = {"name": "stand-in", "model": "vit-tiny", "methods": [{"name": "head"}], "batch": [1]}
+    return Scenario.model_validate({**stand_ins, **right}), found, wrong
+
+
+def _line(document: scenario_file.Document, fault: Fault) -> str:
+    """One mistake as a person reads it: who wrote it, where, what."""
+    label = document.origin_of(fault.whole).label
+    where = scenario_file.place_name(fault.place)
+    return f"{label}: {fault.text}" if not where or label == f"--set {where}" else f"{label}: {where}: {fault.text}"

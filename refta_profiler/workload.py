@@ -1,0 +1,106 @@
+"""A point as something that can be run: the model with its method on it, a batch, an optimizer, and the training step.
+
+The dry run and the measurement build it here and run the same `training_step`; that is what makes the prediction exact.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from refta.adapter import Adapted, adapt
+from refta_profiler import models
+from refta_profiler.plan import Point
+
+if TYPE_CHECKING:
+    from torch import nn
+
+PHASES = ("forward", "backward", "optimizer")
+
+
+@dataclass
+class Workload:
+    """What a training step needs."""
+
+    point: Point
+    model: nn.Module
+    adapted: Adapted
+    optimizer: torch.optim.Optimizer
+    batch: dict[str, torch.Tensor]
+
+    def static_tensors(self) -> dict[str, list[torch.Tensor]]:
+        """What is live when a step starts, by category: weights, adapter, optimizer, batch (a storage counts once, where it is first named)."""
+        trained = [one for one in self.model.parameters() if one.requires_grad]
+        frozen = [one for one in self.model.parameters() if not one.requires_grad]
+        state = [one for entry in self.optimizer.state.values() for one in entry.values() if isinstance(one, torch.Tensor)]
+        loose = [one for module in self.model.modules() for one in vars(module).values() if isinstance(one, torch.Tensor)]
+        return {
+            "adapter": trained,
+            "weights": [*frozen, *self.model.buffers(), *loose],
+            "optimizer": state,
+            "batch": list(self.batch.values()),
+        }
+
+
+def attach(model: nn.Module, point: Point, slice_ranks: dict[str, Sequence[int]] | None = None) -> Adapted:
+    """The point's method on its model, and gradient checkpointing where the point asks for it."""
+    adapted = adapt(
+        model,
+        point.method,
+        targets=point.targets,
+        order=point.order,
+        train_head=point.task.get("train_head"),
+        adapter_dtype=point.adapter_dtype,
+        slice_ranks=slice_ranks,
+        **point.settings,
+    )
+    if point.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+    return adapted
+
+
+def make_optimizer(model: nn.Module, point: Point, *, foreach: bool) -> torch.optim.Optimizer:
+    """The point's optimizer over what is trained; `foreach` as torch chooses for a CUDA device and not for the CPU."""
+    trained = [one for one in model.parameters() if one.requires_grad]
+    if point.optimizer == "sgd":
+        return torch.optim.SGD(trained, lr=1e-3, foreach=foreach)
+    return torch.optim.AdamW(trained, lr=1e-4, foreach=foreach)
+
+
+def build(point: Point, device: torch.device) -> Workload:
+    """The point on a real device: weights, adapter, optimizer and batch."""
+    model = models.build(point, device)
+    adapted = attach(model, point)
+    model.to(device)
+    model.train()
+    return Workload(point, model, adapted, make_optimizer(model, point, foreach=device.type == "cuda"), models.batch(point, device))
+
+
+def training_step(work: Workload, mark: Callable[[str], Any] = lambda phase: None) -> None:
+    """One training step: gradients dropped, forward and loss, backward (as often as gradients accumulate), clipping, optimizer.
+
+    `mark` is called with a phase's name when it ends.
+    """
+    work.optimizer.zero_grad(set_to_none=True)
+    for _ in range(work.point.accumulate):
+        with _precision(work):
+            loss = work.model(**work.batch).loss
+        mark("forward")
+        loss.backward()
+        del loss
+        mark("backward")
+    if work.point.clip is not None:
+        torch.nn.utils.clip_grad_norm_([one for one in work.model.parameters() if one.requires_grad], work.point.clip)
+    work.optimizer.step()
+    mark("optimizer")
+
+
+def _precision(work: Workload) -> contextlib.AbstractContextManager[Any]:
+    if work.point.precision != "amp-bf16":
+        return contextlib.nullcontext()
+    device = next(iter(work.batch.values())).device
+    return torch.autocast(device.type, dtype=torch.bfloat16)

@@ -1,0 +1,192 @@
+"""The report as data: what it says, before it is set in type."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from refta_profiler.report.document import document_of
+from refta_profiler.report.material import Material
+from refta_profiler.report.parts import Bars, Panel, Table
+from refta_profiler.results import METRICS, Row
+
+
+def section(document, key) -> Any:
+    return next(section for section in document.sections if section.key == key)
+
+
+def table(document, key):
+    return next(table for table in document.tables() if table.key == key)
+
+
+def figure(document, key) -> Any:
+    return next(figure for figure in document.figures() if figure.key == key)
+
+
+def column(table, name):
+    index = [column.name for column in table.columns].index(name)
+    return [row[index] for row in table.rows]
+
+
+def test_the_three_verdicts_are_kept_apart(document):
+    assert [card.title for card in document.cards] == ["Order", "Method", "Task"]
+    order, method, task = document.cards
+    assert "against its best other order (rebuilding with recomputation): the same at batch 1 to 128" in order.lines[0][0]
+    assert "13% less peak memory than rebuilding the whole stack" in order.lines[0][1]
+    assert "(at equal rank and equal step cost)" in method.lines[0][0]
+    assert "Accuracy was not measured" in task.lines[0][0]
+
+
+def test_what_another_device_measured_stands_apart_with_its_times(document):
+    lines = document.cards[0].elsewhere["cpu"]
+    assert any("Its step takes" in detail for _, detail in lines)
+    assert not any("Its step takes" in detail for _, detail in document.cards[0].lines)
+
+
+def test_all_that_the_issue_names_is_there(document):
+    wanted = {
+        "savings",
+        "peaks",
+        "categories",
+        "flops",
+        "time",
+        "parameters",
+        "crossovers",
+        "accuracy",
+        "failures",
+        "environment",
+        "reproduce",
+    }
+    assert wanted <= {section.key for section in document.sections}
+
+
+def test_peak_memory_has_a_panel_a_setting_and_device(document):
+    panels = figure(document, "peaks").panels
+    places = [f"{target}: fp32, {words} checkpointing" for target in ("h100", "cpu") for words in ("without", "with")]
+    assert [panel.title for panel in panels] == places
+    assert {series.name for series in panels[0].series} == set(document.styles)
+    assert all(series.joined for series in panels[0].series)
+    assert [series.joined for series in panels[2].series if series.name == "refta/shared"] == [True, False]
+
+
+def test_the_panels_hold_the_rows(document, run):
+    rows = {
+        (row.label, row.checkpointing, row.batch): row.value
+        for row in run.rows()
+        if row.metric == "peak_allocated_bytes" and row.source == "dryrun"
+    }
+    points = next(series.points for series in figure(document, "peaks").panels[0].series if series.name == "lora")
+    assert points[3] == (8, rows["lora", False, 8] / 2**30)
+
+
+def test_a_device_limit_is_drawn_where_it_is_in_reach(run):
+    material = Material.of(run)
+    assert not [panel.limits for panel in figure(document_of(material), "peaks").panels if panel.limits]
+    small = replace(material, environment={"target_device": {"key": "h100", "memory_bytes": 24 * 2**30, "context_bytes": 2**29}})
+    limits = [panel.limits for panel in figure(document_of(small), "peaks").panels]
+    assert limits[0] == [(23.5, "memory of h100")]
+    assert limits[2] == []
+
+
+def test_predictions_are_held_against_measurements_of_the_same_device_alone(document):
+    pairs = table(document, "pairs")
+    assert {cell.text for cell in column(pairs, "device")} == {"cpu"}
+    worst = max(abs(cell.value) for cell in column(pairs, "error"))
+    assert worst == pytest.approx(0.0009, rel=0.02)
+    summary = {row[0].text: row for row in table(document, "accuracy").rows}
+    assert summary["peak_allocated_bytes"][4].value == pytest.approx(worst)
+    assert summary["peak_allocated_bytes"][5].text.startswith("refta/reconstruct_stack")
+    words = section(document, "accuracy").blocks[0].text
+    assert "median error" in words and "at worst 0.09%" in words
+
+
+def test_without_the_prediction_for_the_measured_device_nothing_is_paired(run):
+    material = Material.of(run)
+    rows = [row for row in material.rows if not (row.source == "dryrun" and row.target == "cpu")]
+    accuracy = section(document_of(replace(material, rows=rows)), "accuracy")
+    assert not any(isinstance(block, Table) for block in accuracy.blocks)
+
+
+def test_categories_add_up_to_the_peak(document, run):
+    bars = figure(document, "categories").panels[0]
+    assert isinstance(bars, Bars)
+    totals = dict(zip(bars.names, map(sum, zip(*bars.stacks.values(), strict=True)), strict=True))
+    peak = next(row.value for row in run.rows() if (row.label, row.batch, row.metric) == ("refta/shared", 8, "peak_allocated_bytes"))
+    assert totals["refta/shared"] * 2**30 == pytest.approx(peak)
+
+
+def test_failures_are_grouped_by_reason_and_never_hidden(document):
+    failures = table(document, "failures")
+    assert [row[0].value for row in failures.rows] == ["error", "oom", "skipped", "unsupported"]
+    assert [row[-1].value for row in failures.rows] == [1, 2, 2, 16]
+    assert "<made up>" in failures.rows[0][1].text
+    assert "1 error" in dict(document.facts)["points"]
+
+
+def test_a_run_that_was_stopped_says_how_many_points_are_left(run):
+    material = replace(Material.of(run), planned=["never-run", *Material.of(run).planned])
+    assert "1 of 113 points were not run" in section(document_of(material), "failures").blocks[0].text
+
+
+def test_a_failed_point_is_a_cell_of_the_peak_table(document):
+    peaks = table(document, "peaks")
+    slices = next(row for row in peaks.rows if row[0].text == "refta/slices" and "without" in row[1].text)
+    assert slices[-1].text == "error"
+
+
+def test_missing_step_time_is_said(document):
+    assert "Step time on h100 was not measured" in section(document, "time").blocks[0].text
+
+
+def test_closed_forms_are_shown_with_their_crossovers(document):
+    crossovers = section(document, "crossovers")
+    assert "68,016 tokens" in crossovers.blocks[1].items[0]
+    kept = figure(document, "kept").panels[0]
+    assert isinstance(kept, Panel) and {series.name for series in kept.series} == {"refta/shared", "refta/reconstruct"}
+    assert table(document, "closed-form").rows[0][-1].text == "0.00137·t"  # 24 layers × 15 × 4 bytes of 2^20
+
+
+def test_one_method_has_one_style_throughout(document):
+    assert list(document.styles.values()) == list(range(len(document.styles)))
+    for panel in (panel for figure in document.figures() for panel in figure.panels):
+        names = panel.names if isinstance(panel, Bars) else [series.name for series in panel.series]
+        assert set(names) <= set(document.styles)
+
+
+def test_every_figure_states_a_finding_and_is_told_to_those_who_do_not_see_it(document):
+    for figure in document.figures():
+        assert any(sign.isdigit() for sign in figure.caption), figure.key
+        assert figure.alternative and figure.panels
+
+
+def test_how_to_reproduce_names_the_run_and_the_scenario(document, run):
+    commands, scenario = section(document, "reproduce").blocks
+    assert f"python -m refta_profiler run {run.path}/scenario.yaml" in commands.text
+    assert scenario.text == run.scenario_text()
+
+
+def test_an_empty_run_has_a_report():
+    document = document_of(Material([], scenario_text="model: vit-large\n"))
+    assert [card.tone for card in document.cards] == ["unknown"] * 3
+
+
+@pytest.mark.parametrize("status", ["error", "oom", "skipped", "unsupported"])
+def test_a_run_where_everything_failed_has_a_report(status):
+    row = Row(
+        "p", "m", "refta/shared", "refta", "shared", 4, 1, None, "fp32", False, "h100", "dryrun", "peak_allocated_bytes", "B", None, status
+    )
+    other = replace(row, label="refta/reconstruct", order="reconstruct", point="q")
+    document = document_of(Material([row, other]))
+    assert table(document, "failures").rows[0][1].text == "no reason was recorded"
+
+
+def test_a_measured_target_is_judged_by_its_measurements():
+    rows = []
+    for label, peak, seconds in (("refta/shared", 900, 1.0), ("refta/reconstruct", 1000, 1.0)):
+        name = label.split("/")[1]
+        for metric, value in (("peak_allocated_bytes", peak), ("step_seconds", seconds)):
+            unit = METRICS[metric].unit
+            rows.append(Row(name, "m", label, "refta", name, 4, 1, None, "fp32", False, "h100", "measured", metric, unit, value))
+    order = document_of(Material(rows)).cards[0]
+    assert (order.tone, order.outcome) == ("pays", "pays off")
+    assert "Peak memory is measured on h100" in order.lines[-1][0]

@@ -1,0 +1,56 @@
+"""Panels drawn."""
+
+from xml.etree import ElementTree
+
+import pytest
+
+from refta_profiler.report.figures import shorten, svg_text, to_svg
+from refta_profiler.report.palette import COLOURS, style
+from refta_profiler.report.parts import Bars, Panel, Series
+
+PANEL = Panel(
+    "a <title>", "batch", "GiB", [Series("a", [(1, 2.0), (2, 4.0)]), Series("a", [(1, 2.0)], joined=False)], limits=[(3, "limit")]
+)
+
+
+def texts(svg):
+    return [element.text for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_text_stays_text_and_is_escaped():
+    assert "a <title>" in texts(to_svg(PANEL, {"a": 0}, prefix="x"))
+
+
+def test_two_figures_share_no_id():
+    def ids(prefix):
+        return {element.get("id") for element in ElementTree.fromstring(to_svg(PANEL, {"a": 0}, prefix=prefix)).iter() if element.get("id")}
+
+    assert ids("first") and not ids("first") & ids("second")
+
+
+def test_it_is_drawn_the_same_twice():
+    assert svg_text(PANEL, {"a": 0}) == svg_text(PANEL, {"a": 0})
+
+
+@pytest.mark.parametrize("scale", ["linear", "log", "percent"])
+@pytest.mark.parametrize("points", [[(1, 0.0)], [(4, -3.0), (8, 80.0)], [(1, 1e-9), (128, 1e9)]])
+def test_any_numbers_can_be_drawn(scale, points):
+    panel = Panel("t", "batch", "y", [Series("a", points)], y_scale=scale, bands=[(-1, 1, "the same"), (5, 100, "pays off")])
+    assert "<svg" in svg_text(panel, {"a": 0})
+
+
+def test_bars_with_nothing_in_them_can_be_drawn():
+    assert "<svg" in svg_text(Bars("t", "GiB", ["a", "b"], {"x": [0.0, 0.0]}), {})
+
+
+def test_long_and_strange_names_are_shortened():
+    assert len(shorten("x" * 10_000)) == 30
+    assert shorten("a\x00b\u202ec") == "a b c"
+    assert "$x_1$" in texts(svg_text(Bars("t", "s", ["$x_1$"], {"step": [1.0]}, [(0.9, 1.2)]), {"$x_1$": 1}))
+
+
+def test_styles_differ_well_past_the_colours():
+    looks = [style(index) for index in range(3 * len(COLOURS))]
+    assert len({(look.light, look.marker, look.dash) for look in looks}) == len(looks)
+    assert len({look.light for look in looks[: len(COLOURS)]}) == len(COLOURS)
+    assert len({look.marker for look in looks[: len(COLOURS)]}) == len(COLOURS)

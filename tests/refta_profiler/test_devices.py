@@ -1,0 +1,59 @@
+"""devices.yaml as checked values: every entry is complete and plausible, and a slip in a name is answered with the right one."""
+
+import pytest
+
+from refta_profiler import devices
+from refta_profiler.errors import ScenarioError
+
+WANTED = ["t4", "v100", "rtx3090", "rtx4090", "a10", "a100-40", "a100-80", "l4", "l40s", "h100", "h100-pcie", "h200", "b200", "cpu"]
+ALIASES = [("h100-sxm", "h100"), ("H100", "h100"), ("a100", "a100-80"), ("3090", "rtx3090"), ("v100-16", "v100")]
+CARDS = [name for name in devices.names() if name != "cpu"]
+
+
+def test_every_wanted_device_is_there():
+    assert set(WANTED) <= set(devices.names())
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_a_card_is_complete_and_plausible(name):
+    card = devices.get(name)
+    assert card.kind == "cuda" and card.source and card.title.startswith("NVIDIA")
+    assert isinstance(card.memory_bytes, int) and 2**33 < card.memory_bytes < 2**38
+    # what torch hands out is below the marketing figure, which is decimal or binary GB, and not far below
+    marketing = int(card.title.split()[-2]) * 10**9
+    assert 0.95 * marketing < card.memory_bytes < marketing * 1.0737
+    assert card.bandwidth_bytes_per_second is not None and 2e11 < card.bandwidth_bytes_per_second < 1e13
+    assert list(card.peak_flops) == ["fp32", "tf32", "fp16", "bf16"]
+    assert card.peak_flops["fp32"] is not None and card.peak_flops["fp16"] is not None
+    assert card.peak_flops["fp32"] < card.peak_flops["fp16"] < 3e15
+    # TF32 and bfloat16 units came with compute capability 8
+    assert card.compute_capability is not None
+    for dtype in ("tf32", "bf16"):
+        assert (card.peak_flops[dtype] is not None) == (card.compute_capability >= (8, 0))
+
+
+def test_peaks_are_dense():
+    """The H100's datasheet prints 1,979 TFLOPS of bf16 with sparsity; torchtitan's assumption of it made every utilisation half."""
+    assert devices.get("h100").peak_flops["bf16"] == pytest.approx(1979e12 / 2, rel=1e-3)
+
+
+def test_the_cpu_has_no_numbers_of_its_own():
+    cpu = devices.get("cpu")
+    assert cpu.kind == "cpu" and cpu.memory_bytes is None and cpu.bandwidth_bytes_per_second is None and cpu.context_bytes == 0
+
+
+@pytest.mark.parametrize(("alias", "name"), ALIASES)
+def test_aliases_and_capitals(alias, name):
+    assert devices.get(alias).name == name
+
+
+def test_no_name_or_alias_is_there_twice():
+    called = [call for name in devices.names() for call in (name, *devices.get(name).aliases)]
+    assert len(called) == len(set(called))
+
+
+def test_a_slip_is_answered_with_the_right_name():
+    with pytest.raises(ScenarioError, match=r"unknown device 'h10O'; did you mean 'h100'\? \(devices: t4, .*cpu\)"):
+        devices.get("h10O")
+    with pytest.raises(ScenarioError, match=r"unknown device 'abacus'; \(devices: "):
+        devices.get("abacus")
