@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch import nn
 
 from refta import registry
 from refta.errors import SettingError
-from refta.sites import Stack, find_stacks
+from refta.shapes import StackShape
+from refta.sites import Stack, find_stacks, head_size
 from refta.stacking import Attached, Run
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -36,6 +38,12 @@ class Adapted:
     notes: list[str] = field(default_factory=list)
     attached: Attached | None = None
 
+    def shapes(self) -> list[StackShape]:
+        """The shapes of the stacks, as the method's `network` takes them."""
+        ranks = self.slice_ranks
+        size = head_size(self.model)
+        return [replace(stack.shape(ranks.get(stack.name)), stacks=len(self.stacks), head_size=size) for stack in self.stacks]
+
     @property
     def slice_ranks(self) -> dict[str, tuple[int, ...]]:
         """R_j of every stack of a method that has slices, by the stack's name."""
@@ -50,14 +58,14 @@ def adapt(  # noqa: PLR0913  (the settings of every method pass here)
     order: str | None = None,
     train_head: bool | None = None,
     adapter_dtype: str | torch.dtype | None = None,
-    slice_ranks: dict[str, Sequence[int]] | None = None,
+    slice_ranks: Mapping[str, Sequence[int]] | None = None,
     progress: Callable[[str], None] | None = None,
     stored: dict[str, torch.Tensor] | None = None,
     **settings: Any,
 ) -> Adapted:
     """The model, changed in place: everything frozen but the method's adapter and the classification head.
 
-    targets: roles (query, key, value, qkv, output, gate, up, down) or ends of module paths. order: one of the method's orders.
+    targets: roles (query, key, value, qkv, output, gate, up, down) or ends of module paths; a method with sites of its own ignores them and says so in a note. order: one of the method's orders.
     train_head: by default a classification head is trained, a language model's is not. slice_ranks: per stack, for models without values. stored: a file's tensors instead of a decomposition (`load` gives them).
     Raises SettingError for what does not fit, before the model is touched.
     """
@@ -66,7 +74,8 @@ def adapt(  # noqa: PLR0913  (the settings of every method pass here)
     _check_order(method, order)
     if getattr(model, "_refta_method", None):
         raise SettingError(f"the model already carries '{model._refta_method}'; merge it, or adapt a fresh model")
-    stacks = [] if method in _SITELESS else find_stacks(model, list(targets))
+    wanted = list(getattr(module, "TARGETS", targets)) if not isinstance(targets, str) else targets
+    stacks = [] if method in _SITELESS else find_stacks(model, wanted)
     for stack in stacks:
         module.network(chosen, stack.shape())
     head = _head_parameters(model, train_head)
@@ -74,13 +83,24 @@ def adapt(  # noqa: PLR0913  (the settings of every method pass here)
     for parameter in everything:
         parameter.requires_grad_(False)
     dtype = DTYPES[adapter_dtype] if isinstance(adapter_dtype, str) else adapter_dtype
-    attached = module.attach(model, stacks, chosen, Run(order, dtype, slice_ranks or {}, progress, stored))
+    attached = _attach(module, model, stacks, chosen, Run(order, dtype, slice_ranks or {}, progress, stored))
+    for stack in stacks:  # the modules that were replaced must not be held: their weights would stay
+        stack.sites = [replace(site, module=model.get_submodule(site.path)) for site in stack.sites]
     for parameter in [*head, *attached.parameters]:
         parameter.requires_grad_(True)
     model._refta_method = method  # type: ignore[assignment]
     own = {id(parameter): parameter.numel() for parameter in attached.parameters}
     run_order = order or (module.ORDERS[0] if module.ORDERS else None)
-    return Adapted(model, method, run_order, chosen, list(targets), attached.sites, sum(own.values()), stacks, attached.notes, attached)
+    return Adapted(model, method, run_order, chosen, list(wanted), attached.sites, sum(own.values()), stacks, attached.notes, attached)
+
+
+def _attach(module: ModuleType, model: nn.Module, stacks: list[Stack], chosen: Any, run: Run) -> Attached:
+    """The method's own attach, or the generic one for a method that is its networks and nothing more."""
+    if hasattr(module, "attach"):
+        return module.attach(model, stacks, chosen, run)
+    from refta.tensor_adapter import attach_tensor  # noqa: PLC0415
+
+    return attach_tensor(model, stacks, chosen, run, module)
 
 
 def _check_order(method: str, order: str | None) -> None:
@@ -105,7 +125,7 @@ def merge(adapted: Adapted) -> nn.Module:
     """The model with the adapter folded into its weights: plain layers again, the output unchanged."""
     if adapted.attached is None:
         raise SettingError(f"'{adapted.method}' has nothing to merge")
-    adapted.attached.merge()
+    adapted.attached.merge(adapted.model)
     adapted.attached = None
     adapted.model._refta_method = None  # type: ignore[assignment]
     return adapted.model

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from refta.network import FOLD_AXES, OUTPUT_AXES, Network, Order, Step, is_fold, root, walk
+from refta.network import Network, Order, Step, Value, is_fold, walk
 
 
 @dataclass(frozen=True, order=False)
@@ -110,7 +110,7 @@ def stack_cost(network: Network, order: str, layers: int, *, inputs_without_grad
     bound = layer_cost(network, order, x_needs_gradient=True, itemsize=itemsize).times(layers - free)
     first = layer_cost(network, order, x_needs_gradient=False, itemsize=itemsize).times(free)
     result = (bound if layers > free else NOTHING) + (first if free else NOTHING)
-    if network.order(order).mode == "stack":
+    if network.order(order).mode in ("stack", "delta_stack"):
         return result + _Counter(network, itemsize, layers > free).whole_stack(network.order(order), layers)
     return result
 
@@ -155,27 +155,52 @@ class _Counter:
         self.network, self.itemsize, self.x_needs_gradient = network, itemsize, x_needs_gradient
 
     def layer(self, order: Order) -> Cost:
+        network = self.network
         if order.mode == "stack":
             return self._linear_on_fold(kept=Line())
+        if order.mode == "delta_stack":
+            return self._linear_beside(kept=Line())
+        if order.mode == "whole":
+            return self._whole(order)
         if order.mode == "slices":
             return self._slices(order)
         if not is_fold(order):
-            return self._steps(list(walk(self.network, order.tree, OUTPUT_AXES, x_needs_gradient=self.x_needs_gradient, stacked=False)))
+            cost = self._steps(walk(network, order.tree, network.output_axes, x_needs_gradient=self.x_needs_gradient, stacked=False))
+            return self._again(cost) if order.mode == "recompute" else cost
         assert isinstance(order.tree, tuple)
-        fold = self._fold(order.tree[1], FOLD_AXES, stacked=False)
+        fold = self._fold(order.tree[1], network.fold_axes, stacked=False)
         if order.mode == "recompute":
             return self._recomputed(fold)
-        folded = self._bytes(FOLD_AXES) if self.x_needs_gradient else Line()
-        return fold + self._linear_on_fold(kept=folded)
+        folded = self._bytes(network.fold_axes) if self.x_needs_gradient else Line()
+        copies = (self._bytes(network.fold_axes) * 3,) if order.mode == "copies" else ()
+        return replace(fold + self._linear_on_fold(kept=folded), temporaries=(*fold.temporaries, *copies))
 
     def whole_stack(self, order: Order, layers: int) -> Cost:
         """The stack part: all folds at once; the fold stays for the step if any layer needs ∂L/∂x, and has a gradient of its size."""
         assert isinstance(order.tree, tuple)
         counter = _Counter(_with_layers(self.network, layers), self.itemsize, self.x_needs_gradient)
-        fold = counter._fold(order.tree[1], "k" + FOLD_AXES, stacked=True)
-        folded = counter._bytes("k" + FOLD_AXES)
+        fold = counter._fold(order.tree[1], "k" + self.network.fold_axes, stacked=True)
+        folded = counter._bytes("k" + self.network.fold_axes)
         kept = folded if self.x_needs_gradient else Line()
         return fold + Cost(Line(), Line(), Line(), kept, (folded * 2,))
+
+    def _whole(self, order: Order) -> Cost:
+        """The updates of all layers and stacks, of which one is taken: all stay kept where x needs a gradient, the slice being a view."""
+        assert isinstance(order.tree, tuple)
+        axes = self.network.table_axes + self.network.fold_axes
+        built = self._steps(walk(self.network, order.tree[1], axes, x_needs_gradient=False, stacked=False, whole=True))
+        kept = self._bytes(axes) if self.x_needs_gradient else Line()
+        return built + replace(self._linear_beside(kept=kept), temporaries=(self._bytes(axes) * 2,))
+
+    def _linear_beside(self, *, kept: Line) -> Cost:
+        """x times a rebuilt update beside the base's own linear."""
+        product = Line(0, 2 * self.network.elements(self.network.fold_axes))
+        return Cost(product, product * (1 + self.x_needs_gradient), Line(), kept, (self._bytes(self.network.fold_axes),))
+
+    def _again(self, cost: Cost) -> Cost:
+        """The whole update computed again in backward from its input alone."""
+        kept = self._bytes(self.network.input_axes) if self.network.serial else Line()
+        return replace(cost, backward_flops=cost.forward_flops + cost.backward_flops, kept_bytes=kept, temporaries=(*cost.temporaries, cost.kept_bytes))
 
     def _steps(self, steps: list[Step]) -> Cost:
         forward = total(self._flops(step) for step in steps if step.is_product)
@@ -196,11 +221,14 @@ class _Counter:
         return step.left.needs_gradient + step.right.needs_gradient
 
     def _kept(self, steps: list[Step]) -> Line:
-        pairs = [(step.left, step.right) for step in steps] + [(step.right, step.left) for step in steps]
-        return total(self._bytes(one.axes) for one, partner in pairs if partner.needs_gradient and not one.is_static and not one.is_input)
+        kept: dict[int, Line] = {}
+        for step in steps:
+            for storage, axes in _saved(step):
+                kept[storage] = self._bytes(axes)
+        return total(kept.values())
 
     def _temporaries(self, steps: list[Step]) -> tuple[Line, ...]:
-        forward = [self._bytes(step.out.axes) for step in steps]
+        forward = [self._bytes(step.out.axes) for step in steps] + [self._bytes(one.axes) for step in steps for one, _, copied in _sides(step) if copied]
         backward = [
             total(self._bytes(one.axes) for one in (step.out, step.left, step.right) if one.needs_gradient and not one.is_static) for step in steps
         ]
@@ -211,20 +239,20 @@ class _Counter:
         return Line(0, size) if "t" in axes else Line(size, 0)
 
     def _fold(self, tree, outside: str, *, stacked: bool) -> Cost:
-        steps = list(walk(self.network, tree, outside, x_needs_gradient=False, stacked=stacked))
+        steps = walk(self.network, tree, outside, x_needs_gradient=False, stacked=stacked)
         cost = self._steps(steps)
         additions = Line(self.network.elements(outside))
         return Cost(cost.forward_flops, cost.backward_flops, cost.elementwise_flops + additions, cost.kept_bytes, (self._bytes(outside),))
 
     def _linear_on_fold(self, *, kept: Line) -> Cost:
         """One linear on a folded weight: ∂L/∂ΔW is the only product that the frozen base does not have."""
-        gradient = Line(0, 2 * self.network.elements(FOLD_AXES))
-        return Cost(Line(), gradient, Line(), kept, (self._bytes(FOLD_AXES),))
+        gradient = Line(0, 2 * self.network.elements(self.network.fold_axes))
+        return Cost(Line(), gradient, Line(), kept, (self._bytes(self.network.fold_axes),))
 
     def _recomputed(self, fold: Cost) -> Cost:
         again = fold.forward_flops + fold.backward_flops
         linear = self._linear_on_fold(kept=Line())
-        both = self._bytes(FOLD_AXES) * 2
+        both = self._bytes(self.network.fold_axes) * 2
         return Cost(fold.forward_flops, again + linear.backward_flops, fold.elementwise_flops, Line(), (both,))
 
     def _slices(self, order: Order) -> Cost:
@@ -232,16 +260,33 @@ class _Counter:
         result = NOTHING
         for size in self.network.slice_ranks:
             part = _Counter(_resized(self.network, r=size), self.itemsize, self.x_needs_gradient)
-            steps = list(walk(self.network, order.tree, OUTPUT_AXES, x_needs_gradient=self.x_needs_gradient, stacked=False))
+            steps = walk(part.network, order.tree, self.network.output_axes, x_needs_gradient=self.x_needs_gradient, stacked=False)
             result = result + part._steps(steps)
         weigh = Line(0, 2 * self.network.elements("n") * groups)  # H u, and its ∂L/∂H
-        stacked = self._bytes(OUTPUT_AXES)
+        stacked = self._bytes(self.network.output_axes)
         products = (stacked * (2 * groups), stacked * (2 * groups + 1))
         return Cost(result.forward_flops + weigh, result.backward_flops + weigh, result.elementwise_flops, result.kept_bytes, products)
 
 
+def _sides(step: Step) -> tuple[tuple[Value, Value, bool], tuple[Value, Value, bool]]:
+    return (step.left, step.right, step.pairing.left_copied), (step.right, step.left, step.pairing.right_copied)
+
+
+def _saved(step: Step) -> list[tuple[int, str]]:
+    """What autograd keeps of a step, as (storage, axes): each input whose partner needs a gradient, unless it is a parameter, a buffer or x.
+
+    A copy that the layout asks for is a storage of its own, whatever it was made of. relu keeps its result; an addition keeps nothing.
+    """
+    if step.pairing.kind == "add":
+        return []
+    if step.pairing.kind == "relu":
+        return [(id(step.out), step.out.axes)]
+    sides = [(one, copied) for one, partner, copied in _sides(step) if partner.needs_gradient]
+    return [(id(step) + place if copied else id(one), one.axes) for place, (one, copied) in enumerate(sides) if copied or not (one.is_static or one.is_input)]
+
+
 def _resized(network: Network, **sizes: int) -> Network:
-    return Network({**network.sizes, **sizes}, network.operands, network.orders, network.aliases, network.slice_ranks)
+    return replace(network, sizes={**network.sizes, **sizes})
 
 
 def _with_layers(network: Network, layers: int) -> Network:
@@ -253,6 +298,4 @@ def folded_axes(network: Network, order: str) -> str:
     chosen = network.order(order)
     if not is_fold(chosen):
         return ""
-    assert isinstance(chosen.tree, tuple)
-    stacked = chosen.mode == "stack"
-    return root(network, chosen.tree[1], ("k" if stacked else "") + FOLD_AXES, x_needs_gradient=False, stacked=stacked).axes
+    return ("k" if chosen.mode == "stack" else "") + network.fold_axes

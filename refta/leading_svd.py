@@ -16,6 +16,9 @@ GUARD = 16  # vectors beyond the wanted ones: they widen the gap that convergenc
 TOLERANCE = 1e-7  # of ‖S Sᵀu − σ²u‖ / σ²; with the guard's gap of about 3% this is 3e-6 in u
 ROUNDS = 40
 DEGREE = 12
+FINE_DEGREE = 3
+AMPLIFICATION = 1e4  # of what a block's vectors share, over the filter's edge: more drowns the small ones in float32's rounding
+PRECISION = 1e-6  # below this a residual is float32's own
 FIRST_ROUNDS = 2
 
 
@@ -64,14 +67,14 @@ def _converged(subspace: _Subspace, threshold: float, rank: int, generator: torc
         wanted = min(int((subspace.values >= threshold * (1 - 1e-6)).sum()), rank)
         if wanted > subspace.block - GUARD // 2:
             if subspace.block * 8 > min(subspace.matrix.shape):
-                return _full(subspace.matrix)
+                return subspace.full()
             subspace.grow(generator)
             subspace.advance()
             continue
         if subspace.settled(wanted, threshold):
             return Triplets(subspace.left[:, :wanted], subspace.values[:wanted])
         if subspace.rounds >= ROUNDS:
-            return _full(subspace.matrix)
+            return subspace.full()
         subspace.advance()
 
 
@@ -88,6 +91,10 @@ class _Subspace:
         self.values = torch.zeros(block, dtype=torch.float64, device=matrix.device)
         self.residual = torch.full_like(self.values, float("inf"))
 
+    def full(self) -> Triplets:
+        """All triplets of the matrix as it was given, by its full SVD."""
+        return _full(self.matrix.T if self.turned else self.matrix)
+
     def _random(self, columns: int, generator: torch.Generator) -> torch.Tensor:
         start = torch.randn(self.matrix.shape[0], columns, generator=generator, dtype=torch.float64)
         return torch.linalg.qr(start.to(self.matrix.device))[0]
@@ -101,15 +108,15 @@ class _Subspace:
 
     def advance(self) -> None:
         """One round: filter in the matrix's precision while the residual is coarse, in float64 after; then Rayleigh-Ritz."""
-        fine = self.polished
-        edge = float(self.values.min()) ** 2
+        edge, top = float(self.values.min()) ** 2, float(self.values.max()) ** 2
         if edge == 0.0:  # the first round knows no edge: a plain power step
             filtered = (self.gram @ (self.gram @ self.basis.to(self.gram.dtype))).double()
-        elif fine:
-            filtered = _chebyshev(lambda x: self.matrix64 @ (self.matrix64.T @ x), self.basis, edge, float(self.values.max()) ** 2, 3)
+        elif self.polished:
+            degree = min(FINE_DEGREE, _steepest(self.values.square(), self.relative_residual))
+            filtered = _chebyshev(lambda x: self.matrix64 @ (self.matrix64.T @ x), self.basis, edge, top, degree)
         else:
-            start = self.basis.to(self.gram.dtype)
-            filtered = _chebyshev(lambda x: self.gram @ x, start, edge, float(self.values.max()) ** 2, DEGREE).double()
+            degree = min(DEGREE, _steepest(self.values.square(), self.relative_residual))
+            filtered = _chebyshev(lambda x: self.gram @ x, self.basis.to(self.gram.dtype), edge, top, degree).double()
         self._project(torch.linalg.qr(filtered)[0])
         self.rounds += 1
 
@@ -127,11 +134,16 @@ class _Subspace:
 
         A Ritz value θ = σ² with residual r has an eigenvalue within r of it, so θ + r < threshold² rules the next one out.
         """
-        relative = self.residual / self.values.square().clamp_min(1e-300)
+        relative = self.relative_residual
         self.polished = bool((relative[: max(wanted, 1)] < 3e-5).all())
         below = float(self.values[wanted]) ** 2 + float(self.residual[wanted]) < threshold**2
         converged = bool((relative[:wanted] < TOLERANCE).all())
         return converged and (below or bool(relative[wanted] < TOLERANCE))
+
+    @property
+    def relative_residual(self) -> torch.Tensor:
+        """‖S Sᵀu − σ²u‖ / σ² of every vector."""
+        return self.residual / self.values.square().clamp_min(1e-300)
 
     @property
     def left(self) -> torch.Tensor:
@@ -139,6 +151,17 @@ class _Subspace:
         if not self.turned:
             return self.basis
         return self.matrix64.T @ self.basis / self.values.clamp_min(1e-300)
+
+
+def _steepest(squares: torch.Tensor, relative: torch.Tensor) -> int:
+    """The largest degree that drowns no vector of a block in rounding, at least 1.
+
+    The polynomial amplifies a Ritz value θ over the filter's edge by T_m(2θ/edge − 1) = cosh(m · arcosh(2θ/edge − 1)); of that, the other
+    vectors hold the share that is θ's relative residual. T_3 at 2θ/edge − 1 = 3 is 99, so a fresh vector with θ = 2·edge allows degree 5.
+    """
+    growth = torch.acosh((2 * squares / squares.min() - 1).clamp_min(1.0))
+    allowed = torch.acosh(AMPLIFICATION / relative.clamp(PRECISION, 1.0))
+    return max(1, int((allowed / growth.clamp_min(1e-3)).min()))
 
 
 def _chebyshev(apply, start: torch.Tensor, edge: float, top: float, degree: int) -> torch.Tensor:

@@ -30,14 +30,25 @@ def attach_library(model: nn.Module, stacks: list[Stack], type_: str, config: di
     try:
         made = known[type_](target_modules=sites, **config)
         automatic = run.adapter_dtype is None or run.adapter_dtype == torch.float32
-        peft.inject_adapter_in_model(made, model, adapter_name=ADAPTER, **({} if automatic else {"low_cpu_mem_usage": False}))
+        _inject(made, model, type_, automatic=automatic)
     except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise SettingError(f"peft {type_}: {error}") from error
     own = [parameter for parameter in model.parameters() if id(parameter) not in frozen and parameter.requires_grad]
     if not own:
         raise SettingError(f"peft {type_}: put nothing trainable into the model; it cannot be injected into single layers")
     _to_dtype(own, model, run)
-    return Attached(own, sites, lambda: _merge(model))
+    return Attached(own, sites, _merge)
+
+
+def _inject(config, model: nn.Module, type_: str, *, automatic: bool) -> None:
+    """Put the adapter in; a type that keeps state on its tuner (VeRA's shared A and B) by that tuner, which its layers share it with."""
+    import peft  # noqa: PLC0415
+    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING  # noqa: PLC0415
+
+    if type_ == "VERA":
+        PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, {ADAPTER: config}, ADAPTER)
+        return
+    peft.inject_adapter_in_model(config, model, adapter_name=ADAPTER, **({} if automatic else {"low_cpu_mem_usage": False}))
 
 
 def _to_dtype(own: list[nn.Parameter], model: nn.Module, run: Run) -> None:

@@ -10,12 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from refta.network import FOLD_AXES, INPUT, INPUT_AXES, OUTPUT_AXES, Network, Order, is_fold
+from refta.network import INPUT, RELU, Network, Operand, Order, Tree, is_fold, leaf_axes, plan_pair, tree_axes
+from refta.pairing import Pairing
 
 
 @dataclass
 class Tensor:
-    """An intermediate: the tensor, its axes, and its part for x's constant-one column (the same axes without d), if any."""
+    """An intermediate: the tensor, its axes in memory order, and its part for x's constant-one column (the same axes without d), if any."""
 
     tensor: torch.Tensor
     axes: str
@@ -46,17 +47,28 @@ class AdaptedLinear(nn.Module):
         """x (..., d) → (..., n)."""
         stack = self.stack
         order = stack.order_for(x.numel() // x.shape[-1])
-        operands = stack.operands(self.layer)
         if order.mode == "stack":
             weight, bias = stack.folded(self.layer)
             return F.linear(x, weight, bias)
-        if order.mode == "recompute":
+        operands = stack.operands(self.layer)
+        if is_fold(order) and order.mode == "recompute":
             return _recomputed(stack.network, order, x, self.weight, self.bias, operands)
         if is_fold(order):
             weight, bias = fold(stack.network, order, self.weight, self.bias, operands)
             return F.linear(x, weight, bias)
         base = F.linear(x, self.weight, self.bias)
-        return base + features(stack.network, order, stack.drop(x), operands).to(base.dtype)
+        update = self._update(order, stack.drop(base if stack.network.serial else x), operands).to(base.dtype)
+        return base + update if stack.network.scale == 1 else torch.add(base, update, alpha=stack.network.scale)
+
+    def _update(self, order: Order, x: torch.Tensor, operands: dict[str, torch.Tensor]) -> torch.Tensor:
+        stack = self.stack
+        if order.mode == "delta_stack":
+            return F.linear(x.to(next(iter(operands.values())).dtype), stack.folded(self.layer)[0])
+        if order.mode == "whole":
+            return F.linear(x.to(next(iter(operands.values())).dtype), whole(stack.network, order, stack.tables())[stack.row(self.layer)])
+        if order.mode == "recompute":
+            return _recomputed_features(stack.network, order, x, operands)
+        return features(stack.network, order, x, operands)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, layer={self.layer}, order={self.stack.order_name}"
@@ -66,11 +78,13 @@ def features(network: Network, order: Order, x: torch.Tensor, operands: dict[str
     """The update of the output, x (..., d) → (..., n), without any n × d matrix."""
     flat = x.reshape(-1, x.shape[-1]).to(next(iter(operands.values())).dtype)
     run = _sliced if order.mode == "slices" else _tree
-    return run(network, order, flat, operands).reshape(*x.shape[:-1], -1)
+    return run(network, order, flat, operands).view(*x.shape[:-1], network.sizes["n"])
 
 
 def _tree(network: Network, order: Order, flat: torch.Tensor, operands: dict[str, torch.Tensor]) -> torch.Tensor:
-    return _evaluate(network, order.tree, OUTPUT_AXES, {**operands, INPUT: flat}, stacked=False).tensor
+    shaped = flat.view(-1, *(network.sizes[axis] for axis in network.inputs))
+    found = _Evaluation(network, {**operands, INPUT: shaped}).run(order.tree, network.output_axes)
+    return arranged(found, network.output_axes).reshape(flat.shape[0], network.sizes["n"])
 
 
 def _sliced(network: Network, order: Order, flat: torch.Tensor, operands: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -98,83 +112,132 @@ def fold(
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The weight (n, d) and bias (n) with the update folded in."""
     assert isinstance(order.tree, tuple)
-    update = _evaluate(network, order.tree[1], FOLD_AXES, operands, stacked=False, base=weight)
+    update = _Evaluation(network, operands).run(order.tree[1], network.fold_axes, base=None if order.mode == "copies" else weight)
+    folded = update.tensor if order.mode != "copies" else weight + (network.scale * _dense(update, network.fold_axes, weight)).to(weight.dtype)
     if update.constant is None:
-        return update.tensor, bias
-    return update.tensor, update.constant if bias is None else bias + update.constant.to(bias.dtype)
+        return folded, bias
+    return folded, update.constant if bias is None else bias + update.constant.to(bias.dtype)
 
 
 def fold_stack(network: Network, order: Order, weights: list[torch.Tensor], operands: dict[str, torch.Tensor]) -> Tensor:
     """All weights of a stack (k, n, d) with the update folded in, and the update of their biases (k, n), if any."""
     assert isinstance(order.tree, tuple)
-    return _evaluate(network, order.tree[1], "k" + FOLD_AXES, operands, stacked=True, base=torch.stack([weight.detach() for weight in weights]))
+    base = torch.stack([weight.detach() for weight in weights])
+    return _Evaluation(network, operands, stacked=True).run(order.tree[1], "k" + network.fold_axes, base=base)
 
 
-def _evaluate(network, tree, outside: str, values: dict[str, torch.Tensor], *, stacked: bool, base: torch.Tensor | None = None) -> Tensor:
-    """A tree, contracted pair by pair as `network.walk` lists it; `base` is added in the last pair where that saves a tensor."""
-    if isinstance(tree, str):
-        return _leaf(network, tree, values, stacked=stacked)
-    left_tree, right_tree = tree
-    left = _evaluate(network, left_tree, outside + _tree_axes(network, right_tree, stacked), values, stacked=stacked)
-    right = _evaluate(network, right_tree, outside + _tree_axes(network, left_tree, stacked), values, stacked=stacked)
-    kept = [axis for axis in dict.fromkeys(left.axes + right.axes) if axis in outside]
-    axes = "".join(sorted(kept, key=outside.index) if set(kept) == set(outside) else kept)
-    constant = _constant(left, right, axes)
-    if constant is not None and INPUT_AXES in (left.axes, right.axes):
-        return Tensor(_pair(left, right, axes, constant=constant), axes)
-    return Tensor(_pair(left, right, axes, base=base), axes, constant)
+def delta_stack(network: Network, order: Order, operands: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The updates of all weights of a stack (k, n, d), unscaled and not folded."""
+    assert isinstance(order.tree, tuple)
+    found = _Evaluation(network, operands, stacked=True).run(order.tree[1], "k" + network.fold_axes)
+    return arranged(found, "k" + network.fold_axes).reshape(-1, network.sizes["n"], network.sizes["d"])
 
 
-def _leaf(network: Network, name: str, values: dict[str, torch.Tensor], *, stacked: bool) -> Tensor:
-    if name == INPUT:
-        return Tensor(values[INPUT], INPUT_AXES)
-    operand = network.operand(name)
-    axes = operand.axes if operand.shared or not stacked else "k" + operand.axes
-    return Tensor(values[name], axes, values[operand.constant] if operand.constant else None)
+def whole(network: Network, order: Order, tables: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The updates of all layers and stacks that the tables have rows for (l, m, n, d), unscaled."""
+    assert isinstance(order.tree, tuple)
+    axes = network.table_axes + network.fold_axes
+    found = _Evaluation(network, tables, whole=True).run(order.tree[1], axes)
+    return arranged(found, axes).reshape(*(network.sizes[axis] for axis in network.table_axes), network.sizes["n"], network.sizes["d"])
 
 
-def _tree_axes(network: Network, tree, stacked: bool) -> str:
-    if isinstance(tree, str):
-        if tree == INPUT:
-            return INPUT_AXES
-        operand = network.operand(tree)
-        return operand.axes if operand.shared or not stacked else "k" + operand.axes
-    return "".join(dict.fromkeys(_tree_axes(network, tree[0], stacked) + _tree_axes(network, tree[1], stacked)))
+def arranged(one: Tensor, axes: str) -> torch.Tensor:
+    """The tensor with its axes in that order."""
+    return one.tensor if one.axes == axes else one.tensor.permute([one.axes.index(axis) for axis in axes])
 
 
-def _constant(left: Tensor, right: Tensor, axes: str) -> torch.Tensor | None:
-    """The pair's part for x's constant-one column."""
-    for one, other in ((left, right), (right, left)):
-        if one.constant is None:
-            continue
-        if other.axes == INPUT_AXES:
-            return one.constant
-        column = Tensor(one.constant, one.axes.replace("d", ""))
-        return _pair(other, column, axes.replace("d", ""))
-    return None
+def _dense(one: Tensor, axes: str, like: torch.Tensor) -> torch.Tensor:
+    return arranged(one, axes).reshape(like.shape)
 
 
-def _pair(left: Tensor, right: Tensor, axes: str, *, constant: torch.Tensor | None = None, base: torch.Tensor | None = None) -> torch.Tensor:
-    """One binary contraction by a multiplication, mm or bmm; plus a constant row or a base of the result's shape."""
-    summed = set(left.axes) & set(right.axes) - set(axes)
-    if not summed:
-        product = _aligned(left, axes) * _aligned(right, axes)
-        return product if base is None else base + product.to(base.dtype)
-    if constant is not None and right.axes[0] not in summed and len(right.axes) == 2:
-        return F.linear(left.tensor, right.tensor, constant)
-    batch = [axis for axis in axes if axis in left.axes and axis in right.axes]
-    rows = [axis for axis in left.axes if axis not in right.axes]
-    columns = [axis for axis in right.axes if axis not in left.axes]
-    inner = [axis for axis in left.axes if axis in summed]
-    a, b = _matrix(left, batch, rows, inner), _matrix(right, batch, inner, columns)
+@dataclass
+class _Evaluation:
+    """Contracts a tree pair by pair, as `network.walk` lists and lays it out."""
+
+    network: Network
+    values: dict[str, torch.Tensor]
+    stacked: bool = False
+    whole: bool = False
+
+    def run(self, tree: Tree, outside: str, *, base: torch.Tensor | None = None) -> Tensor:
+        """What the tree evaluates to; a base is added to it (scaled), in the last pair where that saves a tensor."""
+        if isinstance(tree, str):
+            return self.based(self.leaf(tree), outside, base)
+        left_tree, right_tree = tree
+        left = self.run(left_tree, outside + self.axes(right_tree))
+        if right_tree == RELU:
+            return Tensor(torch.relu(left.tensor), left.axes)
+        right = self.run(right_tree, outside + self.axes(left_tree))
+        planned = plan_pair(self.network, left.axes, right.axes, right_tree, outside)
+        constant = self.constant(left, right, planned.out)
+        if constant is not None and "t" in left.axes + right.axes:
+            return Tensor(_pair(left, right, planned, constant=constant), planned.out)
+        if base is None or planned.kind != "product" or planned.batch or planned.out != outside or not _can_accumulate(base, left.tensor):
+            return self.based(Tensor(_pair(left, right, planned), planned.out, constant), outside, base)
+        return Tensor(_pair(left, right, planned, base=base, scale=self.network.scale), outside, constant)
+
+    def based(self, one: Tensor, outside: str, base: torch.Tensor | None) -> Tensor:
+        if base is None:
+            return one
+        constant = one.constant
+        if constant is not None:
+            constant = arranged(Tensor(constant, one.axes.replace("d", "")), outside.replace("d", ""))
+        return Tensor(torch.add(base, _dense(one, outside, base).to(base.dtype), alpha=self.network.scale), outside, constant)
+
+    def leaf(self, name: str) -> Tensor:
+        if name == INPUT:
+            return Tensor(self.values[INPUT], self.network.input_axes)
+        operand = self.network.operand(name)
+        axes = leaf_axes(operand, stacked=self.stacked, whole=self.whole)
+        return Tensor(self.seen(operand, axes), axes, self.values[operand.constant] if operand.constant else None)
+
+    def seen(self, operand: Operand, axes: str) -> torch.Tensor:
+        """The operand's tensor with one dimension an axis (a parameter may have its own shape)."""
+        tensor = self.values[operand.name]
+        return tensor if operand.shape is None else tensor.view([self.network.sizes[axis] for axis in axes])
+
+    def constant(self, left: Tensor, right: Tensor, out: str) -> torch.Tensor | None:
+        """The pair's part for x's constant-one column."""
+        for one, other in ((left, right), (right, left)):
+            if one.constant is None:
+                continue
+            if other.axes == self.network.input_axes:
+                return one.constant
+            column, wanted = Tensor(one.constant, one.axes.replace("d", "")), out.replace("d", "")
+            planned = plan_pair(self.network, other.axes, column.axes, INPUT, wanted)
+            if planned.kind == "product" and not planned.batch:  # a matrix-vector product, which no FLOP counter counts
+                return torch.mv(_matrix(other, "", planned.rows, planned.inner), column.tensor).view([other.tensor.shape[other.axes.index(axis)] for axis in wanted])
+            return arranged(Tensor(_pair(other, column, planned), planned.out), wanted)
+        return None
+
+    def axes(self, tree: Tree) -> str:
+        return tree_axes(self.network, tree, stacked=self.stacked, whole=self.whole)
+
+
+def _pair(
+    left: Tensor,
+    right: Tensor,
+    planned: Pairing,
+    *,
+    constant: torch.Tensor | None = None,
+    base: torch.Tensor | None = None,
+    scale: float = 1.0,
+) -> torch.Tensor:
+    """One binary contraction; plus a constant row, or scaled and plus a base of the result's shape."""
+    if planned.kind == "add":
+        return left.tensor + _aligned(right, planned.out)
+    if planned.kind == "multiply":
+        right_tensor = _aligned(right, planned.out)
+        return _aligned(left, planned.out) * (right_tensor.contiguous() if planned.right_copied else right_tensor)
+    first, second = (right, left) if planned.swapped else (left, right)
     sizes = {**dict(zip(left.axes, left.tensor.shape, strict=True)), **dict(zip(right.axes, right.tensor.shape, strict=True))}
-    found = "".join(batch + rows + columns)
-    direct = base is not None and found == axes and not batch and _can_accumulate(base, a)
-    product = _accumulated(base, a, b) if direct else _product(a, b)
-    product = product.view([sizes[axis] for axis in found]).permute([found.index(axis) for axis in axes])
-    if constant is not None:
-        product = product + constant
-    return product if base is None or direct else base + product.to(base.dtype)
+    a, b = _matrix(first, planned.batch, planned.rows, planned.inner), _matrix(second, planned.batch, planned.inner, planned.columns)
+    if base is not None:
+        return torch.addmm(base.reshape(a.shape[0], b.shape[1]), a, b, alpha=scale).view(base.shape)
+    if constant is not None and not planned.batch and not planned.swapped:
+        return torch.addmm(constant.to(a.dtype), a, b).view([sizes[axis] for axis in planned.out])
+    product = _product(a, b).view([sizes[axis] for axis in planned.out])
+    return product if constant is None else product + constant
 
 
 def _can_accumulate(base: torch.Tensor, product: torch.Tensor) -> bool:
@@ -182,28 +245,18 @@ def _can_accumulate(base: torch.Tensor, product: torch.Tensor) -> bool:
     return base.dtype == product.dtype and not torch.is_autocast_enabled(base.device.type)
 
 
-def _accumulated(base: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    assert base is not None
-    if b.shape[1] == 1:  # a matrix-vector product
-        return base.view(-1, 1) + a @ b
-    return torch.addmm(base.reshape(a.shape[0], b.shape[1]), a, b)
-
-
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    if a.dim() == 2 and b.shape[1] == 1:
-        return torch.mv(a, b[:, 0])
-    return a @ b
+    return torch.mm(a, b) if a.dim() == 2 else torch.bmm(a, b)
 
 
-def _matrix(one: Tensor, batch: list[str], first: list[str], second: list[str]) -> torch.Tensor:
+def _matrix(one: Tensor, batch: str, first: str, second: str) -> torch.Tensor:
     """The tensor as a matrix (product of first, product of second), behind one batch axis where there is a batch."""
     sizes = dict(zip(one.axes, one.tensor.shape, strict=True))
-    turned = one.tensor.permute([one.axes.index(axis) for axis in [*batch, *first, *second]])
-    groups = ([batch] if batch else []) + [first, second]
-    return turned.reshape([_size(sizes, group) for group in groups])
+    turned = one.tensor.permute([one.axes.index(axis) for axis in batch + first + second])
+    return turned.reshape([_size(sizes, group) for group in ([batch] if batch else []) + [first, second]])
 
 
-def _size(sizes: dict[str, int], axes: list[str]) -> int:
+def _size(sizes: dict[str, int], axes: str) -> int:
     product = 1
     for axis in axes:
         product *= sizes[axis]
@@ -245,7 +298,7 @@ class _RecomputedFold(torch.autograd.Function):
         if folded_bias is not None and folded_bias.requires_grad:
             outputs, incoming = [*outputs, folded_bias], [*incoming, flat.sum(0).to(folded_bias.dtype)]
         wanted = [one for one in fresh if one.requires_grad]
-        found = iter(torch.autograd.grad(outputs, wanted, incoming))
+        found = iter(torch.autograd.grad(outputs, wanted, incoming) if wanted else ())
         return (None, None, None, grad_x, None, None, *(next(found) if one.requires_grad else None for one in fresh))
 
 
@@ -253,3 +306,29 @@ def _recomputed(network, order, x, weight, bias, operands: dict[str, torch.Tenso
     dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
     with torch.autocast(x.device.type, enabled=False):
         return _RecomputedFold.apply(network, order, tuple(operands), x.to(dtype), weight, bias, *operands.values())
+
+
+class _RecomputedFeatures(torch.autograd.Function):
+    """An update that is computed again in backward, so that only its input is kept."""
+
+    @staticmethod
+    def forward(ctx, network, order, names, x, *tensors):  # noqa: D102
+        ctx.network, ctx.order, ctx.names = network, order, names
+        ctx.save_for_backward(x, *tensors)
+        return features(network, order, x, dict(zip(names, tensors, strict=True)))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *gradients):  # noqa: D102
+        needed = ctx.needs_input_grad[3:]
+        with torch.enable_grad():
+            fresh = [one.detach().requires_grad_(need) for one, need in zip(ctx.saved_tensors, needed, strict=True)]
+            again = features(ctx.network, ctx.order, fresh[0], dict(zip(ctx.names, fresh[1:], strict=True)))
+        wanted = [one for one in fresh if one.requires_grad]
+        found = iter(torch.autograd.grad(again, wanted, gradients[0]) if wanted else ())
+        return (None, None, None, *(next(found) if one.requires_grad else None for one in fresh))
+
+
+def _recomputed_features(network: Network, order: Order, x: torch.Tensor, operands: dict[str, torch.Tensor]) -> torch.Tensor:
+    with torch.autocast(x.device.type, enabled=False):
+        return _RecomputedFeatures.apply(network, order, tuple(operands), x.to(next(iter(operands.values())).dtype), *operands.values())

@@ -3,30 +3,37 @@
 A network is an einsum over x and the method's operands, such as ReFTA's `td,rd,r,nr->tn`. An order is a binary contraction
 tree over it. `linear.py` runs the steps of a tree one pair at a time, `cost.py` counts the same steps.
 
-Axes: t tokens, d inputs, n outputs, k layers of the stack; every other letter is the method's own.
+Axes: t tokens, d inputs, n outputs, k layers of the stack, l and m a table's layers and stacks; every other letter is the method's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from refta.errors import SettingError
+from refta.pairing import Pairing, pair
 
 Tree = str | tuple["Tree", "Tree"]
-Mode = Literal["plain", "recompute", "stack", "slices"]
+Mode = Literal["plain", "recompute", "stack", "slices", "copies", "delta", "delta_stack", "whole"]
 
 INPUT, INPUT_AXES, OUTPUT_AXES, FOLD_AXES = "x", "td", "tn", "nd"
+RELU = "relu"
 COMMON_ORDERS = ("published", "features", "reconstruct", "auto")
+FOLDING = ("plain", "recompute", "stack", "copies")
+AXES = "abcefghijopqrsuvwyzABCDEFGHIJKLMNOPQRSTUVWXYZ"  # the letters that a method may give its own axes
 
 
 @dataclass(frozen=True)
 class Operand:
     """One factor of a network.
 
-    `shared`: one for the whole stack, otherwise one per layer. `constant` names the operand that stands beside this one
-    for x's constant-one column (ReFTA's β beside B).
+    `shared`: one for the whole stack, otherwise one per layer; `across`: one for all stacks of the adapter whose shapes agree.
+    `index`: a table with a row per layer (`l`), per stack (`m`) or both, of which a layer reads its own; a table is shared.
+    `constant` names the operand that stands beside this one for x's constant-one column (ReFTA's β beside B).
+    `added`: a bias, added to what it is paired with. `shape`: the parameter's own, where it is not that of its axes (the
+    1s at the ends of a tensor train). `init` names how it starts (see tensor_adapter.py).
     """
 
     name: str
@@ -34,6 +41,11 @@ class Operand:
     trainable: bool = True
     shared: bool = True
     constant: str | None = None
+    across: bool = False
+    index: str = ""
+    added: bool = False
+    shape: tuple[int, ...] | None = None
+    init: str = "normal"
 
 
 @dataclass(frozen=True)
@@ -43,15 +55,18 @@ class Order:
     mode `plain`: the tree, by plain autograd; a tree `("x", M)` folds M into the frozen weight and runs one linear.
     `recompute`: the fold again in backward instead of kept. `stack`: the folds of all layers at once, once per step.
     `slices`: one product per slice of axis r, stacked, then weighted by the per-layer operand u (the paper's H_int).
+    `copies`: a fold that forms the dense update, its scaled copy and the sum with the weight one after the other.
+    `delta`: M is rebuilt but not folded; x times M beside the base's own linear. `delta_stack`: the same, M of all layers once per step.
+    `whole`: M of every layer and stack at every call, of which the layer takes its own.
     """
 
     tree: Tree
     mode: Mode = "plain"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Value:
-    """An operand or an intermediate of a contraction: its axes, whether it needs a gradient, whether it outlives the step."""
+    """An operand or an intermediate of a contraction: its axes in memory order, whether it needs a gradient, whether it outlives the step."""
 
     axes: str
     needs_gradient: bool
@@ -62,11 +77,12 @@ class Value:
 
 @dataclass(frozen=True)
 class Step:
-    """One binary contraction; `is_product` where an axis is summed (a matrix product), otherwise an elementwise multiplication."""
+    """One binary contraction; `is_product` where an axis is summed (a matrix product), otherwise an elementwise operation."""
 
     left: Value
     right: Value
     out: Value
+    pairing: Pairing
 
     @property
     def equation(self) -> str:
@@ -76,7 +92,7 @@ class Step:
     @property
     def is_product(self) -> bool:
         """Whether an axis is summed: torch then runs mm or bmm, which its FLOP counter counts."""
-        return bool((set(self.left.axes) | set(self.right.axes)) - set(self.out.axes))
+        return self.pairing.kind == "product"
 
 
 @dataclass(frozen=True)
@@ -84,6 +100,8 @@ class Network:
     """A method's update at one layer of a stack, with its named orders.
 
     sizes: the length of every axis but t. slice_ranks: R_j of the slices that have components (their sum is axis r).
+    inputs, outputs: the axes that d and n are split into, as a tensor train does. scale multiplies the whole update.
+    serial: the network reads the layer's output z (inputs are z's axes) and adds to it, instead of reading the layer's input.
     """
 
     sizes: dict[str, int]
@@ -91,17 +109,41 @@ class Network:
     orders: dict[str, Order]
     aliases: dict[str, str] = field(default_factory=dict)
     slice_ranks: tuple[int, ...] = ()
+    inputs: str = "d"
+    outputs: str = "n"
+    scale: float = 1.0
+    serial: bool = False
+
+    @property
+    def input_axes(self) -> str:
+        """The axes of x: `td`, or `tabc` where d is split."""
+        return "t" + self.inputs
+
+    @property
+    def output_axes(self) -> str:
+        """The axes of the update of the output: `tn`, or `tefg` where n is split."""
+        return "t" + self.outputs
+
+    @property
+    def fold_axes(self) -> str:
+        """The axes of the update of the weight: `nd`, or those that n and d are split into."""
+        return self.outputs + self.inputs
 
     @property
     def equation(self) -> str:
         """The whole update as an einsum equation, such as `td,rd,r,nr->tn`."""
-        return ",".join([INPUT_AXES, *(operand.axes for operand in self.contracted)]) + f"->{OUTPUT_AXES}"
+        return ",".join([self.input_axes, *(operand.axes for operand in self.contracted)]) + f"->{self.output_axes}"
 
     @property
     def contracted(self) -> tuple[Operand, ...]:
-        """The operands that stand in the equation: all but those that are another's constant column."""
+        """The operands that stand in the equation: all but biases and those that are another's constant column."""
         constants = {operand.constant for operand in self.operands}
-        return tuple(operand for operand in self.operands if operand.name not in constants)
+        return tuple(operand for operand in self.operands if operand.name not in constants and not operand.added)
+
+    @property
+    def table_axes(self) -> str:
+        """The axes of the tables: `l` where some operand has a row per layer, `m` per stack."""
+        return "".join(axis for axis in "lm" if any(axis in operand.index for operand in self.operands))
 
     def operand(self, name: str) -> Operand:
         """The operand of that name."""
@@ -122,52 +164,104 @@ class Network:
         return product
 
     def trainable_parameters(self, layers: int) -> int:
-        """Numbers trained for a stack of that many layers; ReFTA: R(n + d + 1)."""
-        return sum(self.elements(one.axes) * (1 if one.shared else layers) for one in self.operands if one.trainable)
+        """Numbers trained for a stack of that many layers, alone; ReFTA: R(n + d + 1)."""
+        return count_trainable([(self, layers)])
+
+
+def count_trainable(stacks: Sequence[tuple[Network, int]]) -> int:
+    """Numbers trained by an adapter on stacks of that many layers each; what stands across stacks of equal shape counts once."""
+    counted: set[tuple] = set()
+    result = 0
+    for place, (network, layers) in enumerate(stacks):
+        for one in network.operands:
+            key = across_key(network, one, layers) if one.across else (place, one.name)
+            if not one.trainable or key in counted:
+                continue
+            counted.add(key)
+            rows = (layers if "l" in one.index else 1) * (len(stacks) if "m" in one.index else 1)
+            result += network.elements(one.axes) * rows * (1 if one.shared else layers)
+    return result
+
+
+def across_key(network: Network, operand: Operand, layers: int) -> tuple:
+    """What two stacks must agree in to read one operand: its name, its shape and, for a table of layers, their number."""
+    return operand.name, tuple(network.sizes[axis] for axis in operand.axes), layers if "l" in operand.index else 0
 
 
 def is_fold(order: Order) -> bool:
     """Whether an order ends in x times an n × d matrix, which is folded into the frozen weight."""
-    return order.mode in ("recompute", "stack") or (order.mode == "plain" and isinstance(order.tree, tuple) and order.tree[0] == INPUT)
+    return order.mode in FOLDING and isinstance(order.tree, tuple) and order.tree[0] == INPUT
 
 
-def leaf(network: Network, name: str, *, x_needs_gradient: bool, stacked: bool) -> Value:
-    """The value of a leaf: x, or an operand (with the layer axis k in front where the whole stack is contracted)."""
+def leaf(network: Network, name: str, *, x_needs_gradient: bool, stacked: bool, whole: bool = False) -> Value:
+    """The value of a leaf: x, or an operand (with the layer axis k in front where the whole stack is contracted, or a whole table's axes)."""
     if name == INPUT:
-        return Value(INPUT_AXES, x_needs_gradient, is_static=False, is_input=True)
+        return Value(network.input_axes, x_needs_gradient, is_static=False, is_input=not network.serial)
     operand = network.operand(name)
-    axes = operand.axes if operand.shared or not stacked else "k" + operand.axes
-    return Value(axes, operand.trainable, is_static=True, has_constant=operand.constant is not None)
+    return Value(leaf_axes(operand, stacked=stacked, whole=whole), operand.trainable, is_static=True, has_constant=operand.constant is not None)
 
 
-def walk(network: Network, tree: Tree, outside: str, *, x_needs_gradient: bool, stacked: bool) -> Iterator[Step]:
+def leaf_axes(operand: Operand, *, stacked: bool, whole: bool = False) -> str:
+    """An operand's axes as a leaf: its own, the layers of a stack in front, or a whole table's."""
+    if whole:
+        return operand.index + operand.axes
+    per_layer = not operand.shared or "l" in operand.index
+    return "k" + operand.axes if stacked and per_layer else operand.axes
+
+
+def walk(network: Network, tree: Tree, outside: str, *, x_needs_gradient: bool, stacked: bool, whole: bool = False) -> list[Step]:
     """The steps of a tree, inner pairs first; `outside` are the axes that must survive it."""
-    if isinstance(tree, str):
-        return
-    left_tree, right_tree = tree
-    left = root(network, left_tree, outside + _axes(network, right_tree, stacked), x_needs_gradient=x_needs_gradient, stacked=stacked)
-    right = root(network, right_tree, outside + _axes(network, left_tree, stacked), x_needs_gradient=x_needs_gradient, stacked=stacked)
-    for sub, other in ((left_tree, right_tree), (right_tree, left_tree)):
-        yield from walk(network, sub, outside + _axes(network, other, stacked), x_needs_gradient=x_needs_gradient, stacked=stacked)
-    yield Step(left, right, _joined(left, right, outside))
+    return _Walk(network, x_needs_gradient=x_needs_gradient, stacked=stacked, whole=whole).run(tree, outside)[0]
 
 
 def root(network: Network, tree: Tree, outside: str, *, x_needs_gradient: bool, stacked: bool) -> Value:
     """What a tree evaluates to."""
+    return _Walk(network, x_needs_gradient=x_needs_gradient, stacked=stacked, whole=False).run(tree, outside)[1]
+
+
+@dataclass
+class _Walk:
+    network: Network
+    x_needs_gradient: bool
+    stacked: bool
+    whole: bool
+
+    def run(self, tree: Tree, outside: str) -> tuple[list[Step], Value]:
+        if isinstance(tree, str):
+            return [], leaf(self.network, tree, x_needs_gradient=self.x_needs_gradient, stacked=self.stacked, whole=self.whole)
+        left_tree, right_tree = tree
+        before, left = self.run(left_tree, outside + self.axes(right_tree))
+        if right_tree == RELU:
+            step = Step(left, left, replace(left), Pairing("relu", left.axes))
+            return [*before, step], step.out
+        after, right = self.run(right_tree, outside + self.axes(left_tree))
+        step = self.step(left, right, right_tree, outside)
+        return [*before, *after, step], step.out
+
+    def step(self, left: Value, right: Value, right_tree: Tree, outside: str) -> Step:
+        planned = plan_pair(self.network, left.axes, right.axes, right_tree, outside)
+        constant = (left.has_constant or right.has_constant) and not (left.is_input or right.is_input)
+        out = Value(planned.out, left.needs_gradient or right.needs_gradient, is_static=False, has_constant=constant)
+        return Step(left, right, out, planned)
+
+    def axes(self, tree: Tree) -> str:
+        return tree_axes(self.network, tree, stacked=self.stacked, whole=self.whole)
+
+
+def plan_pair(network: Network, left: str, right: str, right_tree: Tree, outside: str) -> Pairing:
+    """How two values of a tree are contracted, `outside` the axes that must survive; a bias is added."""
+    if isinstance(right_tree, str) and right_tree != INPUT and network.operand(right_tree).added:
+        return Pairing("add", left)
+    kept = [axis for axis in dict.fromkeys(left + right) if axis in outside]
+    wanted = "".join(sorted(kept, key=outside.index) if set(kept) == set(outside) else kept)
+    return pair(left, right, wanted, network.sizes)
+
+
+def tree_axes(network: Network, tree: Tree, *, stacked: bool, whole: bool = False) -> str:
+    """All axes that stand anywhere in a tree."""
     if isinstance(tree, str):
-        return leaf(network, tree, x_needs_gradient=x_needs_gradient, stacked=stacked)
-    *_, last = walk(network, tree, outside, x_needs_gradient=x_needs_gradient, stacked=stacked)
-    return last.out
-
-
-def _joined(left: Value, right: Value, outside: str) -> Value:
-    kept = [axis for axis in dict.fromkeys(left.axes + right.axes) if axis in outside]
-    axes = "".join(sorted(kept, key=outside.index) if set(kept) == set(outside) else kept)
-    constant = (left.has_constant or right.has_constant) and not (left.is_input or right.is_input)
-    return Value(axes, left.needs_gradient or right.needs_gradient, is_static=False, has_constant=constant)
-
-
-def _axes(network: Network, tree: Tree, stacked: bool) -> str:
-    if isinstance(tree, str):
-        return leaf(network, tree, x_needs_gradient=False, stacked=stacked).axes
-    return "".join(dict.fromkeys(_axes(network, tree[0], stacked) + _axes(network, tree[1], stacked)))
+        if tree == RELU:
+            return ""
+        return network.input_axes if tree == INPUT else leaf_axes(network.operand(tree), stacked=stacked, whole=whole)
+    parts = (tree_axes(network, one, stacked=stacked, whole=whole) for one in tree)
+    return "".join(dict.fromkeys("".join(parts)))

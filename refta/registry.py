@@ -1,8 +1,9 @@
 """The registry of methods: the files of `refta/methods/`. Imports no torch.
 
 A method's file defines SUMMARY, a frozen dataclass `Settings` (whose `__post_init__` raises SettingError), the tuple ORDERS of the
-orders it runs (empty where it has none), `network(settings, shape) -> Network | None`, and
-`attach(model, stacks, settings, run) -> Attached`, which alone may import torch.
+orders it runs (the default first; empty where it has none) and `network(settings, shape) -> Network | None`. A method that is more
+than its networks also has `attach(model, stacks, settings, run) -> Attached`, which alone may import torch. TARGETS: the sites of a
+method that always adapts the same ones, with a NOTE that says so.
 """
 
 from __future__ import annotations
@@ -78,3 +79,25 @@ def whole_number(name: str, value: Any, *, least: int = 1) -> None:
     """Nothing; raises SettingError unless the value is an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise SettingError(f"{name}: {value!r}; it must be a whole number of at least {least}")
+
+
+def share(name: str, value: Any) -> None:
+    """Nothing; raises SettingError unless the value is a number from 0 up to, not including, 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise SettingError(f"{name}: {value!r}; it must be a number from 0 up to, not including, 1")
+
+
+def number_list(name: str, value: Any) -> None:
+    """Nothing; raises SettingError unless the value is None or a list of whole numbers of at least 1."""
+    if value is None:
+        return
+    if not isinstance(value, (list, tuple)) or not value:
+        raise SettingError(f"{name}: {value!r}; it must be a list of whole numbers such as [16, 8, 8]")
+    for one in value:
+        whole_number(name, one)
+
+
+def positive(name: str, value: Any) -> None:
+    """Nothing; raises SettingError unless the value is None or a number above 0."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0):
+        raise SettingError(f"{name}: {value!r}; it must be a number above 0")

@@ -7,10 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import nn
 
 from refta.errors import SettingError
-from refta.shapes import StackShape
+from refta.shapes import INPUT_PLACES, StackShape
 
 ROLES = ("query", "key", "value", "qkv", "output", "gate", "up", "down")  # in the order of a layer's forward
 
@@ -65,6 +66,14 @@ class Stack:
         first = self.sites[0]
         ranks = tuple(slice_ranks) if slice_ranks is not None else None
         return StackShape(self.name, self.role, len(self.sites), first.rows, first.columns, first.bias, self.inputs_without_gradient, ranks)
+
+
+def stack_tensors(stack: Stack) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The stack's weights (K, n, d) and biases (K, n) or None, as new tensors."""
+    parts = [dict(site.module.named_parameters()) for site in stack.sites]
+    weights = [one["weight"].detach().T if is_conv1d(site.module) else one["weight"].detach() for one, site in zip(parts, stack.sites, strict=True)]
+    biases = torch.stack([one["bias"].detach() for one in parts]) if stack.sites[0].bias else None
+    return torch.stack(weights), biases
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -142,17 +151,36 @@ def _refuse_double(stacks: list[Stack]) -> None:
 
 
 def _mark_first_inputs(stacks: list[Stack]) -> None:
-    """Say which stacks' first layers read an input that no adapter stands before: those of the earliest place of the earliest layer.
+    """Say which stacks' first layers read an input that no adapter stands before: those of the earliest place of a tower's earliest layer.
 
-    query, key, value and qkv read the same input, as do gate and up. Frozen embeddings are assumed.
+    Frozen embeddings are assumed. A decoder beside an adapted encoder reads what the encoder gives from its cross-attention on.
     """
-    groups = {"query": 0, "key": 0, "value": 0, "qkv": 0, "output": 1, "gate": 2, "up": 2, "down": 3}
-    earliest = min((_layer_number(stack.sites[0].path), groups.get(stack.role, 0)) for stack in stacks)
-    for stack in stacks:
-        first = (_layer_number(stack.sites[0].path), groups.get(stack.role, 0))
-        stack.inputs_without_gradient = int(first == earliest)
+    places = [_place(stack.sites[0]) for stack in stacks]
+    towers = {tower for tower, _, _ in places}
+    for stack, (tower, layer, part) in zip(stacks, places, strict=True):
+        earliest = min((one[1], one[2]) for one in places if one[0] == tower)
+        fed = part > 0 and "decoder" in tower and tower.replace("decoder", "encoder") in towers
+        stack.inputs_without_gradient = int((layer, part) == earliest and not fed)
 
 
-def _layer_number(path: str) -> tuple[str, int]:
-    match = re.search(r"^(.*?)\.?(\d+)\.", path)
-    return (match.group(1), int(match.group(2))) if match else ("", 0)
+_PARTS = {"query": 0, "key": 0, "value": 0, "qkv": 0, "output": 1, "gate": 4, "up": 4, "down": 5}  # of a layer, in the order of its forward
+_CROSS = 2  # cross-attention's query, key and value come after self-attention's output
+
+
+def _place(site: Site) -> tuple[str, int, int]:
+    """The tower (what the layers are a list of), the layer's number, and the part of the layer; parts of one number read the same input."""
+    match = re.search(r"^(.*?)\.?(\d+)\.", site.path)
+    tower, layer = (match.group(1), int(match.group(2))) if match else ("", 0)
+    cross = _CROSS if re.search(r"encoder_attn|EncDecAttention|crossattention|cross_attn", site.path) else 0
+    return tower, layer, _PARTS.get(site.role, 0) + cross
+
+
+def head_size(model: nn.Module) -> int | None:
+    """The width of one attention head, from the model's config where it says so."""
+    config = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    given = getattr(config, "head_dim", None)
+    width, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
+    if isinstance(given, int):
+        return given
+    return width // heads if isinstance(width, int) and isinstance(heads, int) and heads else None

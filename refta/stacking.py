@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from refta import cost, tensor_svd
 from refta.errors import SettingError
 from refta.linear import AdaptedLinear, Tensor, fold, fold_stack
 from refta.network import Network, Order
+from refta.per_step import BuiltPerStep, Part
 from refta.sites import Site, Stack, is_conv1d
 
 CONTAINER = "refta_adapter"  # the name under which the stacks are registered at the model's root
@@ -24,7 +25,7 @@ class Run:
 
     order: str | None = None
     adapter_dtype: torch.dtype | None = None
-    slice_ranks: dict[str, Sequence[int]] = field(default_factory=dict)
+    slice_ranks: Mapping[str, Sequence[int]] = field(default_factory=dict)
     progress: Callable[[str], None] | None = None
     stored: dict[str, torch.Tensor] | None = None
 
@@ -35,12 +36,12 @@ class Attached:
 
     parameters: list[nn.Parameter]
     sites: list[str]
-    merge: Callable[[], None]
+    merge: Callable[[nn.Module], None]
     notes: list[str] = field(default_factory=list)
     stacks: dict[str, Any] = field(default_factory=dict)
 
 
-class ReftaStack(nn.Module):
+class ReftaStack(BuiltPerStep):
     """The factors that the layers of one stack share: A (n, R), B (R, d), beta (R) where the layers have biases.
 
     Buffers: transform_matrix Φ (K, K); coefficients u (K, R), Φ[k, slice of each component], and slice_coefficients (K, G) in the
@@ -53,7 +54,6 @@ class ReftaStack(nn.Module):
         self.inputs_without_gradient = inputs_without_gradient
         self.dropout = dropout
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
-        self._folded: tuple | None = None
         self._members: list[AdaptedLinear] = []
         self.paths: list[str] = []
         self.initial: dict[str, torch.Tensor] = {}
@@ -106,42 +106,24 @@ class ReftaStack(nn.Module):
         self._members.append(member)
         self.paths.append(path)
 
-    def folded(self, layer: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """A layer's folded weight and bias, from the fold of the whole stack, which is made once per step.
+    def folded(self, layer: int) -> Part:
+        """A layer's weight and bias with the update folded in, from the fold of the whole stack, which is made once per step."""
+        return self.part(layer, self.layers)
 
-        The fold is dropped when its gradient is complete (a step that backpropagates), when the factors have changed, and after use
-        by the last layer where no gradient is recorded.
-        """
-        key = self._key()
-        if self._folded is None or self._folded[0] != key:
-            self._folded = (key, *self._fold_all())
-        _, weights, biases = self._folded
-        found = weights[layer], None if biases is None else biases[layer]
-        if layer == self.layers - 1 and not torch.is_grad_enabled():
-            self._folded = None
-        return found
+    def sources(self) -> list[torch.Tensor]:
+        """The factors."""
+        return list(self.parameters())
 
-    def _key(self) -> tuple:
-        versions = tuple((id(one), one._version) for one in self.parameters())
-        return versions, torch.is_grad_enabled(), torch.is_autocast_enabled(self.A.device.type)
-
-    def _fold_all(self):
-        order = self.network.order(self.order_name if self.order_name != "auto" else "reconstruct_stack")
+    def build(self) -> tuple[torch.Tensor, list[Part]]:
+        """The fold of the whole stack, and each layer's weight and bias of it."""
+        order = next(one for one in self.network.orders.values() if one.mode == "stack")
         weights = [member.weight for member in self._members]
         result: Tensor = fold_stack(self.network, order, weights, {**self.shared_operands(), "u": self.coefficients})
-        if result.tensor.requires_grad:
-            result.tensor.register_hook(self._forget)
-        biases = None
+        biases: Sequence[torch.Tensor | None] = [member.bias for member in self._members]
         if result.constant is not None:
-            own = torch.stack([member.bias.detach() for member in self._members if member.bias is not None])
+            own = torch.stack([bias.detach() for bias in biases if bias is not None])
             biases = (own + result.constant.to(own.dtype)).unbind(0)
-        return result.tensor.unbind(0), biases
-
-    def _forget(self, gradient: torch.Tensor) -> None:
-        self._folded = None
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_folded": None}
+        return result.tensor, list(zip(result.tensor.unbind(0), biases, strict=True))
 
 
 def attach_refta(model: nn.Module, stacks: list[Stack], settings, run: Run) -> Attached:
@@ -156,13 +138,13 @@ def attach_refta(model: nn.Module, stacks: list[Stack], settings, run: Run) -> A
     model.add_module(CONTAINER, container)
     sites = [site.path for stack in stacks for site in stack.sites]
     ranks = {name: module.slice_ranks for name, module in container.items()}
-    return Attached(list(container.parameters()), sites, lambda: merge_refta(model), stacks=ranks)
+    return Attached(list(container.parameters()), sites, merge_refta, stacks=ranks)
 
 
 def _attach_stack(model: nn.Module, stack: Stack, settings, run: Run, method) -> ReftaStack:
     shape = stack.shape()
     method.network(settings, shape)  # checks the rank before the work
-    weights = [_weight(site) for site in stack.sites]
+    weights = [turned_weight(site) for site in stack.sites]
     biases = [site.module.bias for site in stack.sites] if shape.bias else None
     found = _factors(weights, biases, shape, settings, run, method)
     shape = stack.shape(found.slice_ranks)
@@ -173,13 +155,15 @@ def _attach_stack(model: nn.Module, stack: Stack, settings, run: Run, method) ->
     dtype = run.adapter_dtype or (torch.float64 if weights[0].dtype == torch.float64 else torch.float32)
     module.fill(found.left.to(dtype), found.right.to(dtype), found.phi, found.slice_ranks, convention=settings.convention)
     kept = found.initial or {name: one.detach() for name, one in module.shared_operands().items()}
-    module.initial = {} if _is_hollow(weights[0]) else {name: one.to("cpu", copy=True).contiguous() for name, one in kept.items()}
+    module.initial = {} if is_hollow(weights[0]) else {name: one.to("cpu", copy=True).contiguous() for name, one in kept.items()}
     for layer, site in enumerate(stack.sites):
         adapted = AdaptedLinear(found.weights[layer], None if found.biases is None else found.biases[layer], module, layer)
         adapted.was_conv1d = is_conv1d(site.module)
         adapted.train(site.module.training)
         set_module(model, site.path, adapted)
         module.enlist(adapted, site.path)
+    if order != "auto" and module.network.order(order).mode == "stack":
+        module.watch(model)
     return module
 
 
@@ -197,7 +181,7 @@ class _Factors:
 def _factors(weights, biases, shape, settings, run: Run, method) -> _Factors:
     if run.stored is not None:
         return _stored_factors(weights, biases, shape, run.stored)
-    if _is_hollow(weights[0]):
+    if is_hollow(weights[0]):
         return _hollow_factors(weights, biases, shape, settings, run, method)
     bias = None if biases is None else torch.stack([one.detach() for one in biases])
     found = tensor_svd.decompose(torch.stack([one.detach() for one in weights]), bias, settings.rank, settings.transform)
@@ -226,7 +210,7 @@ def _minus(tensor: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
     return (tensor.detach().to(update.dtype) - update).to(tensor.dtype).contiguous()
 
 
-def _is_hollow(weight: torch.Tensor) -> bool:
+def is_hollow(weight: torch.Tensor) -> bool:
     """Whether a tensor has a shape but no values: on the meta device, or fake."""
     from torch._subclasses.fake_tensor import FakeTensor  # noqa: PLC0415
 
@@ -248,7 +232,7 @@ def _hollow_factors(weights, biases, shape, settings, run: Run, method) -> _Fact
     return _Factors(left, right, phi, ranks, residual, residual_bias)
 
 
-def _weight(site: Site) -> torch.Tensor:
+def turned_weight(site: Site) -> torch.Tensor:
     """The site's weight as n × d."""
     weight = site.module.weight
     return weight.T if is_conv1d(site.module) else weight
@@ -266,13 +250,16 @@ def merge_refta(model: nn.Module) -> None:
     order = Order(("x", (("A", "u"), "B")))
     for path, module in list(model.named_modules()):
         if isinstance(module, AdaptedLinear):
-            set_module(model, path, _merged(module, order))
+            set_module(model, path, merged(module, order))
+    for stack in getattr(model, CONTAINER).values():
+        stack.unwatch()
     delattr(model, CONTAINER)
 
 
-def _merged(module: AdaptedLinear, order: Order) -> nn.Module:
+def merged(module: AdaptedLinear, order: Order) -> nn.Module:
+    """A plain linear (or Conv1D) with the update of one layer folded in."""
     operands = {name: one.float() if one.dtype != torch.float64 else one for name, one in module.stack.operands(module.layer).items()}
-    wide = operands["A"].dtype
+    wide = next(iter(operands.values())).dtype
     weight, bias = fold(module.stack.network, order, module.weight.to(wide), None if module.bias is None else module.bias.to(wide), operands)
     weight = weight.to(module.weight.dtype)
     plain = _conv1d(module) if getattr(module, "was_conv1d", False) else nn.Linear(module.in_features, module.out_features, bias=bias is not None)

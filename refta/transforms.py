@@ -89,7 +89,7 @@ def _given(transform, layers: int) -> torch.Tensor:
     import torch
 
     try:
-        phi = torch.as_tensor(transform).detach().double()
+        phi = torch.as_tensor(transform, dtype=torch.float64).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise SettingError(f"transform: neither a name ({', '.join(NAMES)}) nor a matrix: {error}") from error
     if phi.shape != (layers, layers):

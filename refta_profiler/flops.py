@@ -36,7 +36,7 @@ class FlopCounter(TorchDispatchMode):
         self.phase = "forward"
         self.by_phase: dict[str, int] = {}
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: D105
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         self.by_phase[self.phase] = self.by_phase.get(self.phase, 0) + count(func, args, kwargs or {}, out)
         return out

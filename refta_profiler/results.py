@@ -99,6 +99,14 @@ class Row:
                 f"{place}: value {self.value} is not a number; an unknown value is None, with a status and a note that says why"
             )
 
+    @classmethod
+    def of(cls, point: Any, target: str, source: str, metric: str, value: float | None, *, status: str = "ok", note: str = "") -> "Row":
+        """The row of one metric of a point (a plan.Point) from one source; its unit is the metric's."""
+        same = ("model", "label", "method", "order", "rank", "batch", "seq", "precision", "checkpointing")
+        values = {name: getattr(point, name) for name in same}
+        unit = METRICS[metric].unit
+        return cls(point=point.id, target=target, source=source, metric=metric, unit=unit, value=value, status=status, note=note, **values)
+
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, as JSON takes them."""
         return {name: getattr(self, name) for name in FIELDS}

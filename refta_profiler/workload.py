@@ -6,7 +6,7 @@ The dry run and the measurement build it here and run the same `training_step`; 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +33,8 @@ class Workload:
     batch: dict[str, torch.Tensor]
 
     def static_tensors(self) -> dict[str, list[torch.Tensor]]:
-        """What is live when a step starts, by category: weights, adapter, optimizer, batch (a storage counts once, where it is first named)."""
-        trained = [one for one in self.model.parameters() if one.requires_grad]
+        """What is live when a step starts, by category: weights, adapter, optimizer, batch (a storage counts once, where first named)."""
+        trained: list[torch.Tensor] = [one for one in self.model.parameters() if one.requires_grad]
         frozen = [one for one in self.model.parameters() if not one.requires_grad]
         state = [one for entry in self.optimizer.state.values() for one in entry.values() if isinstance(one, torch.Tensor)]
         loose = [one for module in self.model.modules() for one in vars(module).values() if isinstance(one, torch.Tensor)]
@@ -46,7 +46,7 @@ class Workload:
         }
 
 
-def attach(model: nn.Module, point: Point, slice_ranks: dict[str, Sequence[int]] | None = None) -> Adapted:
+def attach(model: nn.Module, point: Point, slice_ranks: Mapping[str, Sequence[int]] | None = None) -> Adapted:
     """The point's method on its model, and gradient checkpointing where the point asks for it."""
     adapted = adapt(
         model,
@@ -75,7 +75,6 @@ def build(point: Point, device: torch.device) -> Workload:
     """The point on a real device: weights, adapter, optimizer and batch."""
     model = models.build(point, device)
     adapted = attach(model, point)
-    model.to(device)
     model.train()
     return Workload(point, model, adapted, make_optimizer(model, point, foreach=device.type == "cuda"), models.batch(point, device))
 

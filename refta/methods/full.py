@@ -23,4 +23,4 @@ def attach(model, stacks, settings: Settings, run):
     """Every parameter of the model."""
     from refta.stacking import Attached  # noqa: PLC0415  (torch)
 
-    return Attached(list(model.parameters()), [], lambda: None)
+    return Attached(list(model.parameters()), [], lambda model: None)

@@ -26,4 +26,4 @@ def attach(model, stacks, settings: Settings, run):
 
     if "lm_head" in dict(model.named_children()):
         raise SettingError(f"head: {type(model).__name__} has no head to train (its head is the language model's)")
-    return Attached([], [], lambda: None)
+    return Attached([], [], lambda model: None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from refta_profiler.plan import Point
 from refta_profiler.workload import Workload
 
 
-def build(point: Point, mode: FakeTensorMode, *, foreach: bool, slice_ranks: dict[str, Sequence[int]] | None = None) -> Workload:
+def build(point: Point, mode: FakeTensorMode, *, foreach: bool, slice_ranks: Mapping[str, Sequence[int]] | None = None) -> Workload:
     """The point's workload with fake tensors in place of all parameters, buffers and the batch.
 
     Built and adapted on the meta device first: peft's injection does not work under the fake mode.

@@ -26,6 +26,7 @@ class Block:
     born: int
     died: int | None = None
     died_phase: str | None = None
+    is_gradient: bool = False
 
 
 @dataclass
@@ -44,7 +45,9 @@ class LiveStorages(TorchDispatchMode):
         self.phase = "forward"
         self.stream = Stream()
         self.flops_by_phase: dict[str, int] = {}
+        self.passes = 0
         self._known: dict[int, weakref.ref] = {}
+        self._live: dict[int, Block] = {}
 
     def know(self, tensors: Iterable[torch.Tensor]) -> None:
         """Take storages for granted: they are live before the stream begins."""
@@ -52,7 +55,11 @@ class LiveStorages(TorchDispatchMode):
             storage = tensor.untyped_storage()
             self._known[id(storage)] = weakref.ref(storage, lambda _, key=id(storage): self._known.pop(key, None))
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: D105
+    def live_blocks(self) -> list[tuple[int, Block]]:
+        """What is live now, by the identity of its storage."""
+        return list(self._live.items())
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         self.flops_by_phase[self.phase] = self.flops_by_phase.get(self.phase, 0) + flops.count(func, args, kwargs or {}, out)
         self._follow(func, out)
@@ -71,9 +78,11 @@ class LiveStorages(TorchDispatchMode):
         block = Block(len(self.stream.blocks), storage.nbytes(), self.phase, operation, tuple(tensor.shape), len(self.stream.events))
         self.stream.blocks.append(block)
         self.stream.events.append((block.number, 1))
+        self._live[key] = block
         self._known[key] = weakref.ref(storage, lambda _, key=key, block=block: self._gone(key, block))
 
     def _gone(self, key: int, block: Block) -> None:
         self._known.pop(key, None)
+        self._live.pop(key, None)
         block.died, block.died_phase = len(self.stream.events), self.phase
         self.stream.events.append((block.number, -1))

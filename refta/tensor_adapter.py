@@ -1,0 +1,206 @@
+"""Any method that is a network, on a model: operands made, sites replaced, folded out again.
+
+A layer's own operands are parameters of its module (`adapter`); shared ones, and tables of which a layer reads its row, stand in one
+module at the model's root. Names, order and random draws do not depend on the order that is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from refta import cost
+from refta.errors import SettingError
+from refta.initial import fill
+from refta.linear import AdaptedLinear, delta_stack, fold_stack
+from refta.network import Network, Operand, Order, across_key, is_fold
+from refta.per_step import BuiltPerStep, Part
+from refta.shapes import StackShape
+from refta.sites import Stack, head_size, is_conv1d
+from refta.stacking import CONTAINER, Attached, Run, is_hollow, merged, set_module, turned_weight
+
+PER_STEP = ("stack", "delta_stack")  # modes that build for all layers at once
+
+
+class SharedOperands(nn.Module):
+    """The operands that stand for more than one layer: parameters where trained, buffers where frozen; and the stacks that read them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stacks = nn.ModuleDict()
+        self._names: dict[tuple, str] = {}
+
+    def name_of(self, key: tuple, wished: str) -> tuple[str, bool]:
+        """The name under which an operand stands here, and whether it is new."""
+        if key in self._names:
+            return self._names[key], False
+        name = wished if not hasattr(self, wished) else f"{wished}_{len(self._names)}"
+        self._names[key] = name
+        return name, True
+
+
+class TensorStack(BuiltPerStep):
+    """The layers of one stack with their network: which operands a layer reads, and the order to run."""
+
+    def __init__(self, network: Network, shape: StackShape, place: int, order: str, *, container: SharedOperands, dropout: float):
+        super().__init__()
+        self.network, self.shape, self.place, self.order_name = network, shape, place, order
+        self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.names: dict[str, str] = {}
+        self.members: list[AdaptedLinear] = []
+        self._container = (container,)
+        self._chosen: dict[int, Order] = {}
+
+    def shared(self, name: str) -> torch.Tensor:
+        """A shared operand, whole."""
+        return getattr(self._container[0], self.names[name])
+
+    def row(self, layer: int) -> tuple[int, ...]:
+        """Where a layer's row is in the tables."""
+        return tuple({"l": layer, "m": self.place}[axis] for axis in self.network.table_axes)
+
+    def operands(self, layer: int) -> dict[str, torch.Tensor]:
+        """The operands at one layer, by name."""
+        own = dict(self.members[layer].adapter.items())
+        return {one.name: own[one.name] if not one.shared else self._row(one, {"l": layer, "m": self.place}) for one in self.network.operands}
+
+    def tables(self) -> dict[str, torch.Tensor]:
+        """The shared operands, whole tables included."""
+        return {one.name: self.shared(one.name) for one in self.network.operands}
+
+    def order_for(self, tokens: int) -> Order:
+        """The order to run at that many tokens; `auto` asks the closed form for the one that adds least memory."""
+        if self.order_name != "auto":
+            return self.network.order(self.order_name)
+        if tokens not in self._chosen:
+            size = self.operands(0)[self.network.operands[0].name].element_size()
+            free = self.shape.inputs_without_gradient
+            name = cost.best_order(self.network, tokens, self.shape.layers, inputs_without_gradient=free, itemsize=size)
+            self._chosen[tokens] = self.network.order(name)
+        return self._chosen[tokens]
+
+    def folded(self, layer: int) -> Part:
+        """A layer's slice of what is built for the whole stack once per step, and its bias."""
+        return self.part(layer, len(self.members))
+
+    def sources(self) -> list[torch.Tensor]:
+        """The stack's operands."""
+        return list(self._stacked().values())
+
+    def build(self) -> tuple[torch.Tensor, list[Part]]:
+        """All layers' folded weights, or their updates alone, and each layer's part."""
+        order = next(one for one in self.network.orders.values() if one.mode in PER_STEP)
+        tables = self._tables("m")
+        values = self._stacked()
+        bound = {name: one if name not in tables else one.select(self.network.operand(name).index.index("m"), self.place) for name, one in values.items()}
+        if order.mode == "delta_stack":
+            built = delta_stack(self.network, order, bound)
+        else:
+            built = fold_stack(self.network, order, [member.weight for member in self.members], bound).tensor
+        return built, list(zip(built.unbind(0), [member.bias for member in self.members], strict=True))
+
+    def _stacked(self) -> dict[str, torch.Tensor]:
+        return {one.name: self.shared(one.name) for one in self.network.operands}
+
+    def _tables(self, axis: str) -> set[str]:
+        return {one.name for one in self.network.operands if axis in one.index}
+
+    def _row(self, operand: Operand, places: dict[str, int]) -> torch.Tensor:
+        tensor = self.shared(operand.name)
+        for axis in operand.index:
+            tensor = tensor.select(0, places[axis])
+        return tensor
+
+def attach_tensor(model: nn.Module, stacks: Sequence[Stack], settings: Any, run: Run, method: ModuleType) -> Attached:
+    """A method's networks on the model's stacks; nothing of the model but the sites is touched."""
+    container = SharedOperands()
+    shapes = [replace(stack.shape(), stacks=len(stacks), head_size=head_size(model)) for stack in stacks]
+    networks = [method.network(settings, shape) for shape in shapes]
+    _check_dropout(networks, settings, run)
+    for place, (stack, shape, network) in enumerate(zip(stacks, shapes, networks, strict=True)):
+        module = TensorStack(network, shape, place, run.order or method.ORDERS[0], container=container, dropout=getattr(settings, "dropout", 0.0))
+        container.stacks[stack.name] = module
+        _make_shared(container, module, stack, run)
+        for layer, site in enumerate(stack.sites):
+            _replace_site(model, site, module, layer, run)
+        if module.order_name != "auto" and network.order(module.order_name).mode in PER_STEP:
+            module.watch(model)
+    model.add_module(CONTAINER, container)
+    own = list({id(one): one for one in _parameters(container)}.values())
+    note = getattr(method, "NOTE", None)
+    return Attached(own, [site.path for stack in stacks for site in stack.sites], _merge, [note] if note else [])
+
+
+def _parameters(container: SharedOperands) -> list[nn.Parameter]:
+    members = [member for stack in container.stacks.values() for member in stack.members]  # type: ignore[union-attr]
+    own = [parameter for member in members for name, parameter in member.adapter.items() if member.stack.network.operand(name).trainable]
+    return [*container.parameters(), *own]
+
+
+def _check_dropout(networks: list[Network], settings: Any, run: Run) -> None:
+    if not getattr(settings, "dropout", 0.0) or run.order is None:
+        return
+    folding = [name for name, order in networks[0].orders.items() if is_fold(order)]
+    if networks[0].aliases.get(run.order, run.order) in (*folding, "auto"):
+        raise SettingError(f"dropout: {settings.dropout} with order '{run.order}': it acts on the features, which a folded weight does not have; use `features`")
+
+
+def _make_shared(container: SharedOperands, module: TensorStack, stack: Stack, run: Run) -> None:
+    """Register the stack's shared operands that are not there yet."""
+    weight = stack.sites[0].module.weight
+    sizes = {"l": module.shape.layers, "m": module.shape.stacks}
+    for one in module.network.operands:
+        if not one.shared:
+            continue
+        key = across_key(module.network, one, module.shape.layers) if one.across else (module.place, one.name)
+        name, is_new = container.name_of(key, one.name if one.across else f"{one.name}_{stack.name}")
+        module.names[one.name] = name
+        if is_new:
+            tensor = _made(module.network, one, weight, run, rows=tuple(sizes[axis] for axis in one.index))
+            _register(container, name, tensor, one)
+
+
+def _register(container: SharedOperands, name: str, tensor: torch.Tensor, operand: Operand) -> None:
+    if operand.trainable:
+        container.register_parameter(name, nn.Parameter(tensor))
+    else:
+        container.register_buffer(name, tensor)
+
+
+def _made(network: Network, operand: Operand, weight: torch.Tensor, run: Run, *, rows: tuple[int, ...] = ()) -> torch.Tensor:
+    """An operand's initial value, on the weight's device; without values where the weight has none."""
+    dtype = run.adapter_dtype or (torch.float64 if weight.dtype == torch.float64 else torch.float32)
+    shape = operand.shape or tuple(network.sizes[axis] for axis in operand.axes)
+    tensor = torch.empty((*rows, *shape), dtype=dtype, device=weight.device)
+    return tensor if is_hollow(weight) else fill(tensor, operand.init)
+
+
+def _replace_site(model: nn.Module, site, module: TensorStack, layer: int, run: Run) -> None:
+    weight = turned_weight(site)
+    adapted = AdaptedLinear(weight.detach(), None if site.module.bias is None else site.module.bias.detach(), module, layer)
+    adapted.was_conv1d = is_conv1d(site.module)
+    own = {one.name: _made(module.network, one, weight, run) for one in module.network.operands if not one.shared}
+    adapted.adapter = nn.ParameterDict({name: nn.Parameter(tensor, requires_grad=False) for name, tensor in own.items()})
+    adapted.train(site.module.training)
+    set_module(model, site.path, adapted)
+    module.members.append(adapted)
+
+
+@torch.no_grad()
+def _merge(model: nn.Module) -> None:
+    """Every adapted linear a plain one again, its update folded in; raises SettingError for adapters that are not linear."""
+    container = getattr(model, CONTAINER)
+    for stack in container.stacks.values():
+        if stack.network.serial:  # type: ignore[union-attr]
+            raise SettingError("merge: a serial adapter is not linear (it has a relu) and cannot be folded into the weight")
+    for path, module in list(model.named_modules()):
+        if isinstance(module, AdaptedLinear):
+            set_module(model, path, merged(module, Order(module.stack.network.order("reconstruct").tree)))
+    for stack in container.stacks.values():
+        stack.unwatch()  # type: ignore[union-attr]
+    delattr(model, CONTAINER)

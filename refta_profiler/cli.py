@@ -1,0 +1,223 @@
+"""The command line: the only code that prints or exits."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from refta.errors import ReftaError
+from refta_profiler.errors import ProfilerError, ScenarioError
+
+app = typer.Typer(
+    name="refta_profiler",
+    help="Does ReFTA pay off for your model and batch size? Predicted before you own a GPU, measured when you do.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting, e.g. batch=[4,8]")]
+ScenarioArgument = Annotated[Path, typer.Argument(help="a scenario file (YAML)", metavar="SCENARIO")]
+
+
+def main() -> int:
+    """The exit code: 0 done, 1 some row is an error, 2 bad scenario or usage, 3 hardware missing, 4 a gate failed."""
+    try:
+        return app(standalone_mode=False) or 0
+    except ReftaError as error:
+        return _complain(str(error), error.exit_code if isinstance(error, ProfilerError) else 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's own usage errors
+            return _complain(error.format_message(), 2)  # type: ignore[attr-defined]
+        if type(error).__name__ in ("Abort", "Exit"):
+            return getattr(error, "exit_code", 1)
+        raise
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Any]:
+    from refta_profiler import progress
+
+    if sys.stderr.isatty():
+        with progress.Bar() as bar:
+            yield bar
+    else:
+        yield progress.Lines()
+
+
+@app.command()
+def run(
+    scenario: ScenarioArgument,
+    out: Annotated[Path | None, typer.Option(help="where the run's folder goes (default reports/NAME)")] = None,
+    resume: Annotated[Path | None, typer.Option(help="a run folder to go on with; finished points are not run again")] = None,
+    only: Annotated[str | None, typer.Option(help="predict or measure")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda: what to measure on")] = "auto",
+    formats: Annotated[str, typer.Option("--format", help="report formats, e.g. html,md,latex")] = "html",
+    overrides: SetOption = None,
+) -> int:
+    """Predict, measure, report."""
+    from refta_profiler import run as running
+    from refta_profiler import scenario as scenarios
+    from refta_profiler.run_folder import RunFolder
+
+    _one_of("--only", only, (None, "predict", "measure"))
+    _one_of("--device", device, ("auto", "cpu", "cuda"))
+    loaded = scenarios.load(scenario, overrides or [])
+    chosen = _formats(formats)
+    folder = RunFolder.open(resume) if resume else RunFolder.create(out or Path("reports") / loaded.name, loaded.text)
+    try:
+        with _progress() as progress:
+            rows = running.run(loaded, folder, running.Options(only, device, chosen), progress)
+    except KeyboardInterrupt:
+        return _complain(
+            f"interrupted; finished points are kept. Go on with: python -m refta_profiler run {scenario} --resume {folder.path}", 130
+        )
+    _say_verdict(rows, loaded)
+    print(f"report: {folder.path / 'report.html'}")
+    return int(any(row.status == "error" for row in rows))
+
+
+def _say_verdict(rows: list, loaded: Any) -> None:
+    from refta_profiler import verdict
+
+    for line in verdict.headline(verdict.verdicts(rows, baseline=loaded.baseline, target=loaded.target)):
+        print(line)
+
+
+def _one_of(option: str, value: Any, allowed: tuple) -> None:
+    if value not in allowed:
+        raise ScenarioError(f"{option}: '{value}'; it must be one of {', '.join(str(one) for one in allowed if one)}")
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    from refta_profiler import report as reports
+
+    chosen = tuple(one.strip() for one in text.split(",") if one.strip())
+    for one in chosen:
+        _one_of("--format", one, tuple(reports.formats()))
+    return chosen
+
+
+@app.command()
+def predict(
+    scenario: ScenarioArgument,
+    json_: Annotated[bool, typer.Option("--json", help="print the rows as one JSON array")] = False,
+    overrides: SetOption = None,
+) -> int:
+    """The predictions alone."""
+    from refta_profiler import plan
+    from refta_profiler import run as running
+    from refta_profiler import scenario as scenarios
+
+    loaded = scenarios.load(scenario, overrides or [])
+    points = plan.points(loaded)
+    found: dict[str, list] = {}
+    with _progress() as progress:
+        progress.start("predict", len(points))
+        for (point, _, _), (closed, dry) in running.in_processes([(point, point.target, "dryrun") for point in points]):
+            found[point.id] = [*closed, *dry]
+            progress.done(point.id, next((row.note for row in dry if row.status != "ok"), ""))
+    rows = [row for point in points for row in found[point.id]]
+    if json_:
+        from refta_profiler import results
+
+        print(results.to_json(rows))
+    else:
+        _print_predictions(points, rows)
+        _say_verdict(rows, loaded)
+    return int(any(row.status == "error" for row in rows))
+
+
+def _print_predictions(points: list, rows: list) -> None:
+    from refta_profiler.units import format_bytes, format_count, format_flops
+
+    by_point: dict[str, dict] = {}
+    for row in rows:
+        if row.source == "dryrun":
+            by_point.setdefault(row.point, {})[row.metric] = row
+    table: list[tuple[str, ...]] = [("label", "batch", "seq", "precision", "ckpt", "peak", "static", "step FLOPs", "trainable")]
+    for point in points:
+        cells = by_point[point.id]
+        peak = cells["peak_allocated_bytes"]
+        shown = [
+            form(cells[name].value) if cells[name].value is not None else cells[name].status
+            for name, form in (
+                ("peak_allocated_bytes", format_bytes),
+                ("static_bytes", format_bytes),
+                ("step_flops", format_flops),
+                ("trainable_parameters", format_count),
+            )
+        ]
+        table.append((point.label, str(point.batch), str(point.seq or ""), point.precision, "on" if point.checkpointing else "off", *shown))
+        if peak.status != "ok":
+            table.append((f"  {peak.note}",))
+    _print_table(table)
+
+
+def _print_table(table: list[tuple[str, ...]]) -> None:
+    whole = [row for row in table if len(row) == len(table[0])]
+    widths = [max(len(row[i]) for row in whole) for i in range(len(table[0]))]
+    for row in table:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip())
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="run folders", metavar="RUN…")],
+    formats: Annotated[str, typer.Option("--format", help="html, md, latex, csv, json")] = "html",
+) -> int:
+    """The report of stored runs, from their rows alone."""
+    from refta_profiler import report as reports
+    from refta_profiler.run_folder import RunFolder
+
+    chosen = _formats(formats)
+    for path in [path for one in runs for path in reports.write(RunFolder.open(one), chosen)]:
+        print(path)
+    return 0
+
+
+@app.command("list")
+def list_(what: Annotated[str, typer.Argument(help="methods, models, devices or metrics")]) -> int:
+    """What there is: methods, models, devices, metrics."""
+    _one_of("list", what, ("methods", "models", "devices", "metrics"))
+    _print_table([("name", "what it is"), *_listed(what)])
+    return 0
+
+
+def _listed(what: str) -> list[tuple[str, str]]:
+    from refta import registry
+
+    if what == "methods":
+        return [(name, _method_line(name)) for name in registry.names()]
+    if what == "models":
+        from refta_profiler import models
+
+        return [(name, f"{entry.get('model_type', '')}  {entry.get('source', '')}") for name, entry in models.presets().items()]
+    if what == "devices":
+        from refta_profiler import devices
+        from refta_profiler.units import format_bytes
+
+        found = [devices.get(name) for name in devices.names()]
+        return [(one.name, f"{one.title}, {format_bytes(one.memory_bytes)}" if one.memory_bytes else one.title) for one in found]
+    from refta_profiler.results import METRICS
+
+    return [(name, f"{metric.description} ({metric.unit}; {', '.join(metric.sources)})") for name, metric in METRICS.items()]
+
+
+def _method_line(name: str) -> str:
+    from refta import registry
+
+    orders = registry.orders(name)
+    return f"{registry.summary(name)}{'; orders ' + ', '.join(orders) if orders else ''}"

@@ -1,0 +1,50 @@
+"""A fresh process per point, with a time limit; a child that dies is a failure with its reason, never an exception."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from refta_profiler.plan import Point
+
+
+def measure(point: Point, device: str, *, warmup: int, steps: int, repeats: int, limit_s: float) -> dict[str, Any]:
+    """The worker's answer: {values, samples, operators, …} or {failure: {status, note}}."""
+    with tempfile.TemporaryDirectory(prefix="refta-profiler-") as folder:
+        request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
+        content = {"point": asdict(point), "device": device, "warmup": warmup, "steps": steps, "repeats": repeats}
+        request.write_text(json.dumps(content), encoding="utf-8")
+        command = [sys.executable, "-m", "refta_profiler.measure.worker", str(request), str(answer)]
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            _, errors = child.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.communicate()
+            return _failure("error", f"took longer than {limit_s:.0f} s")
+        except BaseException:
+            child.kill()
+            child.communicate()
+            raise
+        if answer.exists():
+            return json.loads(answer.read_text(encoding="utf-8"))
+        return _died(child.returncode, errors)
+
+
+def _died(code: int, errors: str) -> dict[str, Any]:
+    if code == -signal.SIGKILL:
+        return _failure("oom", "killed by the system, as happens when memory runs out (signal 9)")
+    if code < 0:
+        return _failure("error", f"ended by signal {-code} ({signal.Signals(-code).name})")
+    last = errors.strip().splitlines()[-1] if errors.strip() else "nothing on its error output"
+    return _failure("error", f"the measuring process ended with code {code}: {last}")
+
+
+def _failure(status: str, note: str) -> dict[str, Any]:
+    return {"failure": {"status": status, "note": note}}

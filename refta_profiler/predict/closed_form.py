@@ -1,0 +1,86 @@
+"""The closed form's rows and lines for a point: what its adapters cost beyond the frozen base. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from refta import cost, registry
+from refta.cost import Line
+from refta.network import Network
+from refta.shapes import StackShape, mark_first_inputs
+from refta_profiler import models
+from refta_profiler.plan import Point
+
+ITEMSIZE = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
+SHARED_INPUTS = ({"query", "key", "value", "qkv"}, {"output"}, {"gate", "up"}, {"down"})
+
+
+@dataclass(frozen=True)
+class StackCost:
+    """The closed form of one stack in one order: lines in the token count, over all its layers."""
+
+    shape: StackShape
+    order: str
+    rank: int | None
+    trainable_parameters: int
+    cost: cost.Cost
+
+
+def shapes(model: str, targets: Sequence[str]) -> list[StackShape] | None:
+    """The stacks that the targets name, from data alone; None for an architecture whose shapes are not described as data."""
+    groups = models.layers(model, list(targets))
+    if groups is None:
+        return None
+    return mark_first_inputs([StackShape(one.role, one.role, one.layers, one.n, one.d, one.bias) for one in groups])
+
+
+def stack_costs(
+    method: str, settings: dict, order: str | None, stacks: Sequence[StackShape], *, itemsize: int = 4
+) -> list[StackCost] | None:
+    """The closed form of every stack; None where the method has no network."""
+    module = registry.method(method)
+    found = []
+    for shape in stacks:
+        network: Network | None = module.network(registry.settings(method, settings), shape)
+        if network is None:
+            return None
+        name = order or next(iter(network.orders))
+        if name == "auto":
+            return None
+        total = cost.stack_cost(network, name, shape.layers, inputs_without_gradient=shape.inputs_without_gradient, itemsize=itemsize)
+        found.append(StackCost(shape, name, settings.get("rank"), network.trainable_parameters(shape.layers), total))
+    return found
+
+
+def inputs_kept(stacks: Sequence[StackShape], *, itemsize: int, shared: bool) -> Line:
+    """Bytes of x that autograd keeps for the adapters: once per layer input where dtypes allow (`shared`), else once per role.
+
+    ViT-L, query and value in float32: 24 inputs of 1024 numbers a token, 98,304 bytes a token.
+    """
+    total = 0
+    for group in SHARED_INPUTS:
+        inside = [one for one in stacks if one.role in group]
+        inputs = [max((one.layers for one in inside), default=0)] if shared else [one.layers for one in inside]
+        width = inside[0].columns if inside else 0
+        total += sum(inputs) * width * itemsize
+    total += sum(one.layers * one.columns * itemsize for one in stacks if not any(one.role in group for group in SHARED_INPUTS))
+    return Line(0, total)
+
+
+def point_costs(point: Point, stacks: Sequence[StackShape]) -> tuple[list[StackCost] | None, Line, str]:
+    """The closed form of a point's stacks, the x that is kept, and a note on what is assumed."""
+    itemsize = 2 if point.precision == "amp-bf16" else ITEMSIZE[point.adapter_dtype]
+    uniform = point.precision == "fp32" and point.adapter_dtype == "float32"
+    found = stack_costs(point.method, point.settings, point.order, stacks, itemsize=itemsize)
+    note = "the adapters alone, beyond the frozen base"
+    if not uniform:
+        note += (
+            f"; every role keeps a copy of x in {'bfloat16' if itemsize == 2 else point.adapter_dtype}, casts of weights are not counted"
+        )
+    return found, inputs_kept(stacks, itemsize=itemsize, shared=uniform), note
+
+
+def without_gradient_marks(stacks: Sequence[StackShape]) -> list[StackShape]:
+    """The same stacks as a single inner layer sees them: every x needs a gradient."""
+    return [replace(one, inputs_without_gradient=0) for one in stacks]

@@ -1,0 +1,102 @@
+"""What CUDA's kernels keep where the CPU's differ: attention and dropout, for a dry run whose fake tensors live on the CPU.
+
+Sources: torch's aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (the choice of kernel), attention.cu and attention_backward.cu
+(outputs, log-sum-exp, seeds, temporaries), native/cuda/Dropout.cu (a bool mask), cuda/CUDAContextLight and cuBLAS workspaces
+(docs: "CUBLAS_WORKSPACE_CONFIG", default :4096:2:16:8, 32 MiB on Hopper).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
+
+MIB = 1 << 20
+HALF = (torch.float16, torch.bfloat16)
+
+
+def cublas_workspace_bytes(capability: tuple[int, int] | None) -> int:
+    """Bytes of cuBLAS workspace that torch allocates in a training step: one for the forward's thread and one for the backward's.
+
+    4096 KiB × 2 + 16 KiB × 8 = 8.125 MiB each, 32 MiB each on Hopper (compute capability 9.0).
+    """
+    each = 32 * MIB if capability == (9, 0) else 4096 * 1024 * 2 + 16 * 1024 * 8
+    return 2 * each
+
+
+class CudaKernels(TorchFunctionMode):
+    """Runs attention and dropout as CUDA keeps them. `capability` decides which attention kernels the device has."""
+
+    def __init__(self, capability: tuple[int, int]) -> None:
+        super().__init__()
+        self.capability = capability
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return self._attention(*args, **kwargs)
+        if func is F.dropout:
+            return _dropout(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _attention(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False) -> torch.Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            query, key, value = (one.to(torch.get_autocast_dtype("cpu")) for one in (query, key, value))
+        kernel = choose_attention(query, key, attn_mask, self.capability)
+        if kernel == "math":
+            options: dict[str, Any] = {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
+            with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+                return F.scaled_dot_product_attention(query, key, value, enable_gqa=enable_gqa, **options)
+        if enable_gqa and kernel == "efficient":
+            repeats = query.shape[-3] // key.shape[-3]
+            key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
+        return _FusedAttention.apply(kernel, query, key, value, attn_mask)
+
+
+def choose_attention(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, capability: tuple[int, int]) -> str:
+    """The kernel that torch takes on CUDA: 'flash' (half precision, no mask, capability 8.0 on), else 'efficient', else 'math'.
+
+    After sdp_utils.cpp, use_flash_attention and use_mem_efficient_attention; cuDNN's kernel is not chosen by default.
+    """
+    width = query.shape[-1]
+    if query.dtype in HALF and mask is None and capability >= (8, 0) and width <= 256 and width % 8 == 0:
+        return "flash"
+    aligned = width % (16 // query.element_size()) == 0
+    return "efficient" if capability >= (5, 0) and aligned and query.dtype in (*HALF, torch.float32) else "math"
+
+
+class _FusedAttention(torch.autograd.Function):
+    """Attention that keeps q, k, v, its output, the log-sum-exp and two seeds."""
+
+    @staticmethod
+    def forward(ctx, kernel, query, key, value, mask):
+        batch, heads, tokens, _ = query.shape
+        out = torch.empty(batch, tokens, heads, value.shape[-1], dtype=query.dtype, device=query.device).transpose(1, 2)
+        rows = tokens if kernel == "flash" else -(-tokens // 32) * 32
+        logsumexp = torch.empty(batch, heads, rows, dtype=torch.float32, device=query.device)
+        seeds = [torch.empty(1, dtype=torch.int64, device=query.device) for _ in range(2)]
+        ctx.kernel = kernel
+        ctx.save_for_backward(query, key, value, out, logsumexp, *seeds, *([mask] if mask is not None else []))
+        return out
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        query, key, value, *_ = ctx.saved_tensors
+        batch, heads, tokens, width = query.shape
+        rows = tokens if ctx.kernel == "efficient" else -(-tokens // 128) * 128
+        delta = torch.empty(batch, heads, rows, dtype=torch.float32, device=query.device)
+        wide = None
+        if ctx.kernel == "flash":
+            wide = torch.empty(batch, heads, rows, -(-width // 32) * 32, dtype=torch.float32, device=query.device)
+        found = tuple(torch.empty_like(one) for one in (query, key, value))
+        del wide, delta
+        return (None, *found, None)
+
+
+def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+    """Dropout by the kernel that CUDA uses: the output and a bool mask."""
+    if not training or p == 0:
+        return input
+    return torch.native_dropout(input, p, True)[0]

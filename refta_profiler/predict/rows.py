@@ -1,0 +1,93 @@
+"""A point's predictions as rows: the closed form and the dry run. A prediction that fails is a row with its reason."""
+
+from __future__ import annotations
+
+import traceback
+
+from refta.errors import ReftaError, SettingError
+from refta_profiler.plan import Point
+from refta_profiler.predict import closed_form, slice_ranks
+from refta_profiler.predict.dryrun import DryRun, dry_run
+from refta_profiler.results import Row
+
+DRYRUN_METRICS = ("peak_allocated_bytes", "static_bytes", "step_flops", "forward_flops", "trainable_parameters")
+CLOSED_METRICS = ("trainable_parameters", "adapter_parameters", "forward_flops", "step_flops", "kept_bytes")
+ASSUMED = "slice ranks are assumed: R spread evenly over min(K, R) slices, since the weights are not at hand"
+
+
+def row(point: Point, source: str, metric: str, value: int | float | None, *, target: str, status: str = "ok", note: str = "") -> Row:
+    """One row of a point."""
+    return Row.of(point, target, source, metric, value, status=status, note=note)
+
+
+def predict(point: Point, target: str | None = None) -> tuple[list[Row], list[Row], DryRun | None]:
+    """The closed form's rows, the dry run's rows, and the dry run itself where it went through; for the point's target or another."""
+    target = target or point.target
+    try:
+        ranks = slice_ranks.known(point)
+        found = dry_run(point, target, ranks)
+    except SettingError as error:
+        return [], _failed(point, target, "unsupported", str(error)), None
+    except (ReftaError, RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError, IndexError, KeyError) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        return (
+            [],
+            _failed(
+                point,
+                target,
+                "error",
+                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({last.filename}:{last.lineno})",
+            ),
+            None,
+        )
+    note = ASSUMED if ranks is None and point.method == "refta" and point.order in ("slices", "auto") else ""
+    return _closed(point, target, found, note), _dry(point, target, found, note), found
+
+
+def _failed(point: Point, target: str, status: str, note: str) -> list[Row]:
+    return [row(point, "dryrun", metric, None, target=target, status=status, note=note) for metric in DRYRUN_METRICS]
+
+
+def _dry(point: Point, target: str, found: DryRun, note: str) -> list[Row]:
+    values = {
+        "trainable_parameters": found.trainable_parameters,
+        "adapter_parameters": found.adapter_parameters,
+        "forward_flops": found.flops_by_phase.get("forward", 0),
+        "step_flops": sum(found.flops_by_phase.values()),
+        "kept_bytes": found.kept_bytes,
+        "peak_allocated_bytes": found.peak_allocated_bytes,
+        "static_bytes": found.static_bytes,
+        **{f"peak_{category}_bytes": value for category, value in found.by_category.items()},
+    }
+    if point.tokens is not None:
+        values["tokens"] = point.tokens
+    notes = "; ".join(one for one in (found.note, note) if one)
+    return [row(point, "dryrun", metric, value, target=target, note=notes) for metric, value in values.items()]
+
+
+def _closed(point: Point, target: str, found: DryRun, note: str) -> list[Row]:
+    if not found.shapes:
+        return _no_closed_form(point, target, f"'{point.method}' has no adapter on linears")
+    costs, kept_inputs, assumed = closed_form.point_costs(point, found.shapes)
+    if costs is None:
+        reason = "order auto changes with the tokens" if point.order == "auto" else f"'{point.method}' states no network"
+        return _no_closed_form(point, target, reason)
+    if point.tokens is None:
+        return _no_closed_form(point, target, "the tokens of an example are not known for this model")
+    tokens = point.tokens
+    notes = "; ".join(one for one in (assumed, note) if one)
+    values = {
+        "adapter_parameters": sum(one.trainable_parameters for one in costs),
+        "trainable_parameters": sum(one.trainable_parameters for one in costs),
+        "forward_flops": sum(one.cost.forward_flops.at(tokens) for one in costs),
+        "step_flops": sum(one.cost.step_flops.at(tokens) for one in costs),
+        "kept_bytes": sum(one.cost.kept_bytes.at(tokens) for one in costs) + kept_inputs.at(tokens),
+    }
+    return [row(point, "contraction", metric, value, target=target, note=notes) for metric, value in values.items()]
+
+
+def _no_closed_form(point: Point, target: str, reason: str) -> list[Row]:
+    return [
+        row(point, "contraction", metric, None, target=target, status="unsupported", note=f"no closed form: {reason}")
+        for metric in CLOSED_METRICS
+    ]

@@ -1,0 +1,57 @@
+"""How many components each slice has (R_j), which depends on the weights: computed once per weights and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from refta import tensor_svd
+from refta.sites import find_stacks, stack_tensors
+from refta_profiler import models
+from refta_profiler.plan import Point
+from refta_profiler.run_folder import write_whole
+
+LARGEST = 1_500_000_000  # parameters: beyond this the model is not built for its slice ranks
+
+Ranks = dict[str, tuple[int, ...]]
+
+
+def known(point: Point) -> Ranks | None:
+    """The slice ranks of the point's weights; None where the method has no slices, or the weights are too many to build here."""
+    if point.method != "refta" or point.order not in ("slices", "auto"):
+        return None
+    path = _folder() / f"{_key(point)}.json"
+    if path.exists():
+        return {name: tuple(ranks) for name, ranks in json.loads(path.read_text(encoding="utf-8")).items()}
+    if sum(one.numel() for one in models.build_on_meta(point).parameters()) > LARGEST:
+        return None
+    found = _computed(point)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(found))
+    return found
+
+
+def _folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "refta_profiler" / "slice_ranks"
+
+
+def _key(point: Point) -> str:
+    weights = [point.weights, point.seed, point.precision == "bf16", models.fingerprint(point.model), point.task]
+    content = [point.model, weights, point.targets, point.rank, str(point.settings.get("transform")), torch.__version__]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
+
+
+@torch.no_grad()
+def _computed(point: Point) -> Ranks:
+    model = models.build(point, "cpu")
+    found: Ranks = {}
+    for stack in find_stacks(model, point.targets):
+        weights, biases = stack_tensors(stack)
+        result = tensor_svd.decompose(weights, biases, point.settings["rank"], point.settings.get("transform", "dct"))
+        found[stack.name] = tuple(result.slice_ranks.tolist())
+    return found

@@ -1,0 +1,181 @@
+"""The main path: a scenario's points predicted and measured into a run folder, and the report made from its rows."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from refta_profiler import devices, plan, report
+from refta_profiler.errors import HardwareError
+from refta_profiler.plan import Point
+from refta_profiler.results import Row
+from refta_profiler.run_folder import RunFolder
+from refta_profiler.scenario import Scenario
+
+
+class Progress(Protocol):
+    """Who is told how far a run is."""
+
+    def start(self, what: str, total: int) -> None:
+        """A stage of that many points begins."""
+
+    def done(self, point: str, note: str = "") -> None:
+        """A point is finished."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says beside the scenario."""
+
+    only: str | None = None  # predict or measure
+    device: str = "auto"
+    formats: Sequence[str] = ("html",)
+
+
+def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progress) -> list[Row]:
+    """Predict, measure, report; what is finished in the folder is not done again. The rows of the run."""
+    points = plan.points(scenario)
+    device = measuring_device(options.device)
+    with folder.lock():
+        folder.order([point.id for point in points])
+        folder.write_environment(environment(scenario, device))
+        measured = [] if options.only == "predict" else to_measure(scenario, points, device)
+        if options.only != "measure":
+            predict_all(points, measured, folder, device, progress)
+            folder.write_closed_form(closed_form(points))
+        measure_all(scenario, points, measured, folder, device, progress)
+        folder.write_table()
+        report.write(folder, tuple(options.formats))
+    return folder.rows()
+
+
+def measuring_device(wanted: str) -> str:
+    """'cuda' or 'cpu'; HardwareError where a GPU is asked for and there is none."""
+    if wanted == "cpu":
+        return "cpu"
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    if wanted == "cuda":
+        raise HardwareError("--device cuda: no CUDA device is here; leave it out to measure on the CPU, or use --only predict")
+    return "cpu"
+
+
+def device_key(device: str) -> str:
+    """The name in devices.yaml of the device that measures; a GPU that is not there goes by its own name."""
+    if device == "cpu":
+        return "cpu"
+    import torch
+
+    name = torch.cuda.get_device_name().lower()
+    known = sorted(devices.names(), key=len, reverse=True)
+    return next((key for key in known if key.replace("-", " ") in name.replace("-", " ")), name)
+
+
+def environment(scenario: Scenario, device: str) -> dict[str, Any]:
+    """What the run runs on and with, and the card that it predicts for."""
+    from refta_profiler.measure import environment as found
+
+    target = devices.get(scenario.target)
+    card = {"key": scenario.target, "name": target.title, "memory_bytes": target.memory_bytes, "context_bytes": target.context_bytes}
+    return {**found.describe(device), "target_device": card}
+
+
+def to_measure(scenario: Scenario, points: Sequence[Point], device: str) -> list[Point]:
+    """The points that are measured here, variants side by side: all on a GPU, those of `on_cpu.batch` on a CPU."""
+    if scenario.measure.when == "never":
+        return []
+    chosen = [point for point in points if device == "cuda" or point.measure_on_cpu]
+    return sorted(chosen, key=lambda point: (point.batch, point.seq or 0, point.precision, point.checkpointing))
+
+
+def predict_all(points: Sequence[Point], measured: Sequence[Point], folder: RunFolder, device: str, progress: Progress) -> None:
+    """Every point's predictions for its target; for points measured on another device, for that device as well."""
+    jobs = [(point, point.target, "dryrun") for point in points]
+    key = device_key(device)
+    if key in devices.names():
+        jobs += [(point, key, f"dryrun-{key}") for point in measured if point.target != key]
+    jobs = [job for job in jobs if not folder.finished(job[0].id, job[2])]
+    progress.start("predict", len(jobs))
+    for (point, _, place), (closed, dry) in in_processes(jobs):
+        if place == "dryrun":
+            folder.write_point(point.id, "contraction", closed)
+        folder.write_point(point.id, place, dry)
+        progress.done(point.id, next((row.note for row in dry if row.status != "ok"), ""))
+
+
+def in_processes(jobs: Sequence[tuple[Point, str, str]]) -> Iterator[tuple[tuple[Point, str, str], tuple[list[Row], list[Row]]]]:
+    """The predictions of all jobs, as they are ready, over the cores of this machine; points of one method stay together."""
+    import multiprocessing
+
+    workers = min(os.cpu_count() or 1, -(-len(jobs) // 4)) or 1
+    if workers == 1:
+        yield from ((job, predict_job(job)) for job in jobs)
+        return
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=one_thread) as pool:
+        waiting = {pool.submit(predict_job, job): job for job in jobs}
+        try:
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def one_thread() -> None:
+    """A predicting process computes shapes, not numbers: one thread is enough. Ctrl-C is the driver's to handle."""
+    import signal
+
+    import torch
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def predict_job(job: tuple[Point, str, str]) -> tuple[list[Row], list[Row]]:
+    """The closed form's rows and the dry run's of one point on one target."""
+    from refta_profiler.predict import rows
+
+    closed, dry, _ = rows.predict(job[0], job[1])
+    return closed, dry
+
+
+def measure_all(
+    scenario: Scenario, points: Sequence[Point], measured: Sequence[Point], folder: RunFolder, device: str, progress: Progress
+) -> None:
+    """Every chosen point in a process of its own; what exceeds the CPU's budget is skipped and says so."""
+    from refta_profiler.measure import rows as measuring
+
+    waiting = [point for point in measured if not folder.finished(point.id, "measured")]
+    progress.start("measure", len(waiting))
+    settings = scenario.measure if device == "cuda" else scenario.measure.on_cpu
+    budget = scenario.measure.on_cpu.budget_s if device == "cpu" else float("inf")
+    started, key = time.monotonic(), device_key(device)
+    for point in waiting:
+        left = budget - (time.monotonic() - started)
+        if left <= 0:
+            found = measuring.failed(point, key, "skipped", f"the budget of {budget:g} s for measuring on the CPU was used up")
+        else:
+            found = measuring.measure(
+                point,
+                key,
+                device,
+                warmup=settings.warmup,
+                steps=settings.steps,
+                repeats=settings.repeats,
+                limit_s=max(left, 60) if device == "cpu" else 900,
+            )
+        folder.write_point(point.id, "measured", found)
+        progress.done(point.id, next((row.note for row in found if row.status != "ok"), ""))
+
+
+def closed_form(points: Sequence[Point]) -> list[dict[str, Any]]:
+    """The closed form of every method and order of the scenario, and the crossovers of each pair of one method's orders."""
+    from refta_profiler.predict import crossings
+
+    return crossings.closed_form(points)

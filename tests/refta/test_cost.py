@@ -1,0 +1,251 @@
+"""The closed form: hand-checked examples, then torch's own counters, exactly; crossovers that are in print."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from counted import beyond_base, inputs, kept_bytes
+from toy_models import REFTA_ORDERS, parallel, stack_of
+
+import refta
+from refta import registry
+from refta.cost import Line, Regime, best_order, folded_axes, layer_cost, regimes, stack_cost, total
+from refta.network import Network
+from refta.shapes import StackShape
+
+VIT_LARGE = StackShape("query", "query", 24, 1024, 1024, bias=True, inputs_without_gradient=1)
+
+
+def refta_network(rank: int = 15, shape: StackShape = VIT_LARGE) -> Network:
+    return registry.method("refta").network(registry.settings("refta", {"rank": rank}), shape)
+
+
+SMALL = refta_network(3, StackShape("query", "query", 4, 5, 7, slice_ranks=(2, 0, 1, 0)))
+
+
+def test_lines_by_hand():
+    assert Line(3, 2).at(10) == 23
+    assert Line(1, 2) + Line(3, 4) == Line(4, 6)
+    assert Line(1, 2) * 3 == Line(3, 6)
+    assert total([Line(1, 1), Line(2, 0)]) == Line(3, 1)
+    assert Line(0, 2).crossover(Line(10, 1)) == 10
+    assert Line(0, 2).crossover(Line(5, 2)) is None
+    assert Line(10, 2).crossover(Line(0, 1)) is None
+    assert Line(0, 3).crossover(Line(1, 1)) == Fraction(1, 2)
+
+
+def test_regimes_by_hand():
+    """3t is least up to 4, t + 8 from 5 to 11 (at 4 both are 12), 20 from 13 (at 12 both are 20)."""
+    lines = {"steep": Line(0, 3), "middle": Line(8, 1), "flat": Line(20, 0)}
+    assert regimes(lines) == [Regime(1, "steep"), Regime(5, "middle"), Regime(13, "flat")]
+    assert regimes({"one": Line(1, 1), "never": Line(2, 1)}) == [Regime(1, "one")]
+
+
+@pytest.mark.parametrize("order", ["first", "second", "third", "fourth"])
+def test_regimes_are_the_least_line_at_every_token_count(order):
+    lines = {"first": Line(0, 7), "second": Line(13, 5), "third": Line(90, 2), "fourth": Line(91, 2)}
+    found = regimes(lines)
+    for tokens in range(1, 120):
+        name = next(one.order for one in reversed(found) if one.tokens <= tokens)
+        assert lines[name].at(tokens) <= lines[order].at(tokens)
+
+
+# R = 3, n = 5, d = 7, slices of 2 and 1 components; numbers are 4 bytes.
+BY_HAND = {
+    # forward 2tR(n + d), backward: x B has two gradients or one, (xB∘u) A two
+    ("shared", True): (Line(0, 2 * 3 * 12), Line(0, 4 * 3 * 12), Line(0, 3 * 4)),
+    ("shared", False): (Line(0, 2 * 3 * 12), Line(0, 2 * 3 * 7 + 4 * 3 * 5), Line(0, 3 * 4)),
+    # and H u: 2tnG forward, 2tnG backward, G = 2
+    ("slices", True): (Line(0, 2 * 3 * 12 + 2 * 5 * 2), Line(0, 4 * 3 * 12 + 2 * 5 * 2), Line(0, 3 * 4)),
+    # forward 2Rnd, backward 2tnd + 4Rnd; n·d + n·R kept
+    ("reconstruct", True): (Line(2 * 3 * 35), Line(4 * 3 * 35, 2 * 35), Line((35 + 15) * 4)),
+    ("reconstruct", False): (Line(2 * 3 * 35), Line(4 * 3 * 35, 2 * 35), Line(15 * 4)),
+    # the fold once more in backward; nothing kept
+    ("reconstruct_recompute", True): (Line(2 * 3 * 35), Line(6 * 3 * 35, 2 * 35), Line()),
+    # the layer's part alone
+    ("reconstruct_stack", True): (Line(), Line(0, 2 * 35), Line()),
+}
+
+
+@pytest.mark.parametrize(("order", "x_needs_gradient"), BY_HAND)
+def test_refta_by_hand(order, x_needs_gradient):
+    cost = layer_cost(SMALL, order, x_needs_gradient=x_needs_gradient)
+    # β costs additions and a matrix-vector product, which torch's counter leaves out, and so does this
+    assert (cost.forward_flops, cost.backward_flops, cost.kept_bytes) == BY_HAND[order, x_needs_gradient]
+
+
+def test_the_docstrings_example_of_refta():
+    cost = layer_cost(refta_network(), "shared")
+    assert cost.forward_flops == Line(0, 2 * 15 * 2048)
+    assert cost.backward_flops == Line(0, 4 * 15 * 2048)
+    assert cost.kept_bytes == Line(0, 15 * 4)
+
+
+def test_a_stack_adds_its_layers_and_its_own_part():
+    """K = 4 layers, one of them with an input that needs no gradient."""
+    stack = stack_cost(SMALL, "reconstruct", 4, inputs_without_gradient=1)
+    assert stack.kept_bytes == Line((3 * 35 + 4 * 15) * 4)
+    stack = stack_cost(SMALL, "reconstruct_stack", 4, inputs_without_gradient=1)
+    assert stack.kept_bytes == Line((4 * 35 + 4 * 15) * 4)
+    assert stack.forward_flops == Line(4 * 2 * 3 * 35)
+    assert stack.backward_flops == Line(4 * 4 * 3 * 35, 4 * 2 * 35)
+    stack = stack_cost(SMALL, "reconstruct_stack", 1, inputs_without_gradient=1)
+    assert stack.kept_bytes == Line(15 * 4)
+
+
+def test_bytes_follow_the_item_size():
+    assert layer_cost(SMALL, "shared", itemsize=8).kept_bytes == layer_cost(SMALL, "shared").kept_bytes * 2
+
+
+def test_temporaries_of_slices_grow_with_tokens_outputs_and_slices():
+    """H is t·n·G numbers, and what it is stacked from as many."""
+    assert layer_cost(SMALL, "slices").temporary_bytes(10) >= 10 * 5 * 2 * 4
+    assert layer_cost(SMALL, "shared").temporary_bytes(10) < layer_cost(SMALL, "slices").temporary_bytes(10)
+
+
+def test_the_axes_of_what_is_folded():
+    assert folded_axes(SMALL, "shared") == ""
+    assert folded_axes(SMALL, "reconstruct") == "nd"
+    assert folded_axes(SMALL, "reconstruct_stack") == "knd"
+
+
+def test_elementwise_operations_are_counted_apart():
+    """shared: x B ∘ u is t·R forward and as many for ∂L/∂(x B)."""
+    assert layer_cost(SMALL, "shared").elementwise_flops == Line(0, 2 * 3)
+
+
+# ---- crossovers (refta.md, "The same sum in five orders"): ViT-Large, R = 15
+
+
+def test_crossover_of_kept_bytes_per_layer():
+    """t·R = n·d + n·R: 1,063,936 / 15 = 70,929 1/15 tokens, batch 361 of 197 tokens."""
+    features, fold = (layer_cost(refta_network(), order).kept_bytes for order in ("shared", "reconstruct"))
+    found = features.crossover(fold)
+    assert found == Fraction(1063936, 15)
+    assert int(found) == 70929
+    assert -(-int(found) // 197) == 361
+
+
+def test_crossover_of_kept_bytes_over_the_model():
+    """t·R·K = n·d(K − 1) + n·R·K: 68,016 tokens, batch 345."""
+    features, fold = (stack_cost(refta_network(), order, 24, inputs_without_gradient=1).kept_bytes for order in ("shared", "reconstruct"))
+    found = features.crossover(fold)
+    assert found is not None
+    assert found == Fraction(1024 * 1024 * 23 + 1024 * 15 * 24, 15 * 24)
+    assert int(found) == 68016
+    assert int(found) // 197 == 345
+
+
+@pytest.mark.parametrize("rank", [1, 15, 360])
+def test_crossover_of_forward_flops_is_512_at_every_rank(rank):
+    shared, fold = (layer_cost(refta_network(rank), order).forward_flops for order in ("shared", "reconstruct"))
+    assert shared.crossover(fold) == 512
+
+
+def test_crossover_of_step_flops():
+    """t = 3Rd / (6R − d): 973 at R = 360, none at 15 (nor at any R ≤ d / 6)."""
+    found = {rank: _step_crossover(rank) for rank in (15, 170, 171, 360)}
+    assert found[15] is None
+    assert found[170] is None
+    assert found[171] == Fraction(3 * 171 * 1024, 6 * 171 - 1024)
+    assert found[360] == Fraction(3 * 360 * 1024, 6 * 360 - 1024)
+    assert int(found[360]) == 973
+
+
+def _step_crossover(rank: int) -> Fraction | None:
+    shared, fold = (layer_cost(refta_network(rank), order).step_flops for order in ("shared", "reconstruct"))
+    return shared.crossover(fold)
+
+
+def test_measured_ratios_in_print():
+    """refta.md: features/reconstruct with the base's own, R = 15, t = 4096: 1.03 forward, 0.69 forward and backward; R = 360: 1.57, 1.26."""
+    assert [_ratios(rank) for rank in (15, 360)] == [(1.03, 0.69), (1.57, 1.26)]
+
+
+def _ratios(rank: int, tokens: int = 4096) -> tuple[float, float]:
+    base = 2 * tokens * 1024 * 1024
+    shared, fold = (layer_cost(refta_network(rank), order) for order in ("shared", "reconstruct"))
+    forward = (base + shared.forward_flops.at(tokens)) / (base + fold.forward_flops.at(tokens))
+    step = (2 * base + shared.step_flops.at(tokens)) / (2 * base + fold.step_flops.at(tokens))
+    return round(forward, 2), round(step, 2)
+
+
+def test_auto_chooses_features_for_few_tokens_and_the_fold_for_many():
+    assert best_order(refta_network(), 197, 24, inputs_without_gradient=1) == "shared"
+    assert best_order(refta_network(), 10**6, 24, inputs_without_gradient=1) == "reconstruct_recompute"
+
+
+# ---- torch's own counters
+
+SHAPES = {"wide": (5, 7), "tall": (9, 6), "square": (8, 8)}
+
+
+def adapted_pair(method: str, shape: str, *, bias: bool = True, dtype: torch.dtype = torch.float32, layers: int = 4, order: str | None = None, **settings):
+    """An adapted model, the plain one, and the network of the slice ranks that the weights have."""
+    rows, columns = SHAPES[shape]
+    weight, biases = stack_of("random", layers=layers, rows=rows, columns=columns, dtype=dtype)
+    plain, model = (parallel(weight, biases if bias else None) for _ in range(2))
+    adapted = refta.adapt(model, method, targets=["query"], order=order, **settings)
+    (stack,) = adapted.stacks
+    network = registry.method(method).network(adapted.settings, stack.shape(adapted.slice_ranks.get("query")))
+    return model, plain, network, columns
+
+
+@pytest.mark.parametrize("order", REFTA_ORDERS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("free", [0, 1, 4])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
+def test_refta_flops_equal_torchs_counter(order, shape, free, bias):
+    model, plain, network, columns = adapted_pair("refta", shape, bias=bias, order=order, rank=5)
+    assert len(network.slice_ranks) > 1
+    assert len(set(network.slice_ranks)) > 1  # ragged
+    for tokens in (2, 11):
+        cost = stack_cost(network, order, 4, inputs_without_gradient=free)
+        found = beyond_base(model, plain, lambda: inputs(tokens, columns, 4, free))
+        assert found == (cost.forward_flops.at(tokens), cost.step_flops.at(tokens))
+
+
+@pytest.mark.parametrize("order", REFTA_ORDERS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("free", [0, 1, 4])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_refta_kept_bytes_equal_what_autograd_keeps(order, shape, free, bias, dtype):
+    model, _, network, columns = adapted_pair("refta", shape, bias=bias, dtype=dtype, order=order, rank=5)
+    for tokens in (2, 11):
+        cost = stack_cost(network, order, 4, inputs_without_gradient=free, itemsize=dtype.itemsize)
+        assert kept_bytes(model, inputs(tokens, columns, 4, free, dtype)) == cost.kept_bytes.at(tokens)
+
+
+@pytest.mark.parametrize("order", REFTA_ORDERS)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_one_component_and_few_layers(order, layers):
+    """Matrices of one column or row, where torch would take other kernels."""
+    model, plain, network, columns = adapted_pair("refta", "wide", layers=layers, order=order, rank=1)
+    cost = stack_cost(network, order, layers, inputs_without_gradient=1)
+    for tokens in (1, 3):
+        found = beyond_base(model, plain, lambda: inputs(tokens, columns, layers, 1))
+        assert found == (cost.forward_flops.at(tokens), cost.step_flops.at(tokens))
+        assert kept_bytes(model, inputs(tokens, columns, layers, 1)) == cost.kept_bytes.at(tokens)
+
+
+@pytest.mark.parametrize("method", ["lora", "pissa"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("free", [0, 1, 4])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
+def test_lora_through_peft_equals_torchs_counters(method, shape, free, bias):
+    model, plain, network, columns = adapted_pair(method, shape, bias=bias, rank=3)
+    for order in ("features", "published"):
+        cost = stack_cost(network, order, 4, inputs_without_gradient=free)
+        for tokens in (2, 11):
+            found = beyond_base(model, plain, lambda: inputs(tokens, columns, 4, free))
+            assert found == (cost.forward_flops.at(tokens), cost.step_flops.at(tokens))
+            assert kept_bytes(model, inputs(tokens, columns, 4, free)) == cost.kept_bytes.at(tokens)
+
+
+def test_lora_by_hand():
+    """r = 3, n = 5, d = 7: forward 2tr(n + d), backward 4tr(n + d), t·r numbers kept."""
+    network = registry.method("lora").network(registry.settings("lora", {"rank": 3}), StackShape("query", "query", 4, 5, 7))
+    cost = layer_cost(network, "features")
+    assert (cost.forward_flops, cost.backward_flops, cost.kept_bytes) == (Line(0, 72), Line(0, 144), Line(0, 12))
+    assert layer_cost(network, "features", x_needs_gradient=False).backward_flops == Line(0, 144 - 2 * 3 * 7)

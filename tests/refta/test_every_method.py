@@ -1,0 +1,162 @@
+"""Every method of the registry in every one of its orders: equal outputs and gradients, and costs equal to torch's own counters.
+
+A new method is covered by being in the registry; nothing here names one.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import refta
+from refta import cost, registry
+from refta.network import count_trainable
+
+WIDTH, KEYS, INNER, LAYERS, TOKENS = 48, 24, 96, 3, (2, 5)
+TARGETS = ("query", "value", "down")
+NETWORKS = [name for name in registry.names() if name not in ("full", "head")]
+WITH_ORDERS = [(name, order) for name in NETWORKS for order in registry.orders(name)]
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, KEYS), nn.Linear(WIDTH, KEYS, bias=False)
+        self.output = nn.ModuleDict({"dense": nn.Linear(WIDTH, WIDTH)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mixed = torch.tanh(self.query(x)) + torch.cat([self.key(x), self.value(x)], dim=-1)
+        return self.output["dense"](mixed)
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.up = Attention(), nn.ModuleDict({"up_proj": nn.Linear(WIDTH, INNER)})
+        self.output = nn.ModuleDict({"dense": nn.Linear(INNER, WIDTH)})
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(x)
+        return x + self.output["dense"](torch.tanh(self.up["up_proj"](x)))
+
+
+class Encoder(nn.Module):
+    """Three blocks with the names that the roles are known by; keys and values narrower than queries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Block() for _ in range(LAYERS))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def adapted_encoder(name: str, order: str | None, dtype: torch.dtype = torch.float32) -> refta.Adapted:
+    """The encoder with the method on it, its adapter filled with values that no initialisation would hide an order behind."""
+    torch.manual_seed(0)
+    adapted = refta.adapt(Encoder().to(dtype), name, targets=TARGETS, order=order)
+    generator = torch.Generator().manual_seed(1)
+    assert adapted.attached is not None
+    with torch.no_grad():
+        for parameter in adapted.attached.parameters:
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=dtype))
+    return adapted
+
+
+def run(adapted: refta.Adapted, dtype: torch.dtype) -> list[torch.Tensor]:
+    """The encoder's output, the input's gradient, and the adapter's gradients."""
+    x = torch.randn(*TOKENS, WIDTH, generator=torch.Generator().manual_seed(2), dtype=dtype).requires_grad_()
+    out = adapted.model(x)
+    out.square().sum().backward()
+    assert adapted.attached is not None
+    gradients = [parameter.grad for parameter in adapted.attached.parameters]
+    return [out.detach(), *(one for one in (x.grad, *gradients) if one is not None)]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if registry.orders(name)])
+def test_all_orders_give_the_same_output_and_gradients(name, dtype, tolerance):
+    first, *others = registry.orders(name)
+    expected = run(adapted_encoder(name, first, dtype), dtype)
+    for order in others:
+        found = run(adapted_encoder(name, order, dtype), dtype)
+        assert len(found) == len(expected)
+        for one, wanted in zip(found, expected, strict=True):
+            error = (one - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30)
+            assert error < tolerance, (order, tuple(wanted.shape), float(error))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_formula_of_the_trainable_count_equals_the_count(name):
+    adapted = adapted_encoder(name, None)
+    networks = [(registry.method(name).network(adapted.settings, shape), shape.layers) for shape in adapted.shapes()]
+    if any(network is None for network, _ in networks):
+        pytest.skip("no closed form")
+    assert count_trainable(networks) == adapted.trainable_parameters
+
+
+def _storages(tensors) -> dict[int, int]:
+    return {one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors}
+
+
+def _stack_costs(adapted: refta.Adapted, stack, free: int) -> tuple[int, int, int]:
+    """(forward FLOPs, backward FLOPs, kept bytes) of the stack's layers beyond the frozen base, by torch's counters.
+
+    Every layer reads an input of its own; those of the first `free` layers need no gradient.
+    """
+    modules = [adapted.model.get_submodule(site.path) for site in stack.sites]
+    width = stack.sites[0].columns
+    inputs = [torch.randn(*TOKENS, width).requires_grad_(k >= free) for k in range(len(modules))]
+    excluded = _storages([*adapted.model.parameters(), *adapted.model.buffers(), *inputs])
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: (kept.append(one), one)[1], lambda one: one):
+        with FlopCounterMode(display=False) as forward:
+            loss = sum(module(x).sum() for module, x in zip(modules, inputs, strict=True))
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    own = {place: size for place, size in _storages(kept).items() if place not in excluded}
+    base = 2 * TOKENS[0] * TOKENS[1] * stack.sites[0].rows * width
+    return forward.get_total_flops() - base * len(modules), backward.get_total_flops() - base * (len(modules) - free), sum(own.values())
+
+
+COUNTED = [*WITH_ORDERS, *((name, None) for name in NETWORKS if not registry.orders(name))]
+
+
+@pytest.mark.parametrize("free", [0, 1, LAYERS])
+@pytest.mark.parametrize(("name", "order"), COUNTED)
+def test_costs_equal_the_counters_exactly(name, order, free):
+    adapted = adapted_encoder(name, order)
+    tokens = TOKENS[0] * TOKENS[1]
+    for stack, shape in zip(adapted.stacks, adapted.shapes(), strict=True):
+        network = registry.method(name).network(adapted.settings, shape)
+        if network is None:
+            pytest.skip("no closed form")
+        chosen = order or "published"
+        if chosen == "auto":
+            chosen = cost.best_order(network, tokens, shape.layers, inputs_without_gradient=shape.inputs_without_gradient)
+        found = cost.stack_cost(network, chosen, shape.layers, inputs_without_gradient=free)
+        forward, backward, kept = _stack_costs(adapted, stack, free)
+        assert found.forward_flops.at(tokens) == forward, stack.name
+        assert found.backward_flops.at(tokens) == backward, stack.name
+        assert found.kept_bytes.at(tokens) == kept, stack.name
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_adapt_takes_a_model_without_values(name):
+    if name in ("pissa", "dora", "peft"):
+        pytest.skip("the peft library decomposes the weights here")
+    with torch.device("meta"):
+        hollow = Encoder()
+    adapted = refta.adapt(hollow, name, targets=TARGETS)
+    assert adapted.trainable_parameters == adapted_encoder(name, None).trainable_parameters
+
+
+def test_every_method_with_a_network_answers_to_the_common_orders():
+    for name, common in itertools.product(NETWORKS, ("published", "features", "reconstruct", "auto")):
+        assert not registry.orders(name) or common in registry.orders(name), name
