@@ -14,6 +14,9 @@ __all__ = ["Adapted", "adapt", "load", "merge", "methods", "save"]
 _ADAPTER = ("Adapted", "adapt", "load", "merge", "save")
 
 
+importlib.import_module("refta.methods")  # binds the folder's name here, once; the function below is to have it
+
+
 def methods() -> list[str]:
     """The names of all methods, sorted."""
     from refta import registry  # noqa: PLC0415

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ from torch import nn
 
 from refta import registry
 from refta.errors import SettingError
+from refta.network import Network, is_fold
 from refta.shapes import StackShape
 from refta.sites import Stack, find_stacks, head_size
 from refta.stacking import Attached, Run
@@ -72,18 +74,14 @@ def adapt(  # noqa: PLR0913  (the settings of every method pass here)
     module = registry.method(method)
     chosen = registry.settings(method, settings)
     _check_order(method, order)
-    if getattr(model, "_refta_method", None):
-        raise SettingError(f"the model already carries '{model._refta_method}'; merge it, or adapt a fresh model")
-    wanted = list(getattr(module, "TARGETS", targets)) if not isinstance(targets, str) else targets
-    stacks = [] if method in _SITELESS else find_stacks(model, wanted)
+    refuse_adapted(model)
+    stacks = [] if method in _SITELESS else _stacks(module, model, targets)
     for stack in stacks:
-        module.network(chosen, stack.shape())
+        _check_dropout(module.network(chosen, stack.shape()), chosen, order or next(iter(module.ORDERS), None))
     head = _head_parameters(model, train_head)
-    everything = list(model.parameters())
-    for parameter in everything:
-        parameter.requires_grad_(False)
-    dtype = DTYPES[adapter_dtype] if isinstance(adapter_dtype, str) else adapter_dtype
-    attached = _attach(module, model, stacks, chosen, Run(order, dtype, slice_ranks or {}, progress, stored))
+    run = Run(order, _dtype(adapter_dtype), slice_ranks or {}, progress, stored)
+    with _frozen(model):
+        attached = _attach(module, model, stacks, chosen, run)
     for stack in stacks:  # the modules that were replaced must not be held: their weights would stay
         stack.sites = [replace(site, module=model.get_submodule(site.path)) for site in stack.sites]
     for parameter in [*head, *attached.parameters]:
@@ -91,7 +89,29 @@ def adapt(  # noqa: PLR0913  (the settings of every method pass here)
     model._refta_method = method  # type: ignore[assignment]
     own = {id(parameter): parameter.numel() for parameter in attached.parameters}
     run_order = order or (module.ORDERS[0] if module.ORDERS else None)
-    return Adapted(model, method, run_order, chosen, list(wanted), attached.sites, sum(own.values()), stacks, attached.notes, attached)
+    return Adapted(model, method, run_order, chosen, _targets(module, targets, stacks), attached.sites, sum(own.values()), stacks, attached.notes, attached)
+
+
+def refuse_adapted(model: nn.Module) -> None:
+    """Nothing; raises SettingError for a model that carries a method."""
+    if getattr(model, "_refta_method", None):
+        raise SettingError(f"the model already carries '{model._refta_method}'; merge it, or adapt a fresh model")
+
+
+def _stacks(module: ModuleType, model: nn.Module, targets: Sequence[str]) -> list[Stack]:
+    """The stacks of the targets, or of the first of the method's own sites that the model has."""
+    own = getattr(module, "TARGETS", None)
+    if own is None:
+        return find_stacks(model, list(targets) if not isinstance(targets, str) else targets)
+    for choice in own[1:]:
+        with contextlib.suppress(SettingError):
+            return find_stacks(model, own[0])
+        own = (choice,)
+    return find_stacks(model, own[0])
+
+
+def _targets(module: ModuleType, targets: Sequence[str], stacks: list[Stack]) -> list[str]:
+    return list(dict.fromkeys(stack.role for stack in stacks)) if hasattr(module, "TARGETS") else list(targets)
 
 
 def _attach(module: ModuleType, model: nn.Module, stacks: list[Stack], chosen: Any, run: Run) -> Attached:
@@ -101,6 +121,35 @@ def _attach(module: ModuleType, model: nn.Module, stacks: list[Stack], chosen: A
     from refta.tensor_adapter import attach_tensor  # noqa: PLC0415
 
     return attach_tensor(model, stacks, chosen, run, module)
+
+
+@contextlib.contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Every parameter frozen, for good if all goes well; an error gives them back as they were."""
+    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.requires_grad_(False)
+    try:
+        yield
+    except BaseException:
+        for parameter, trained in before:
+            parameter.requires_grad_(trained)
+        raise
+
+
+def _dtype(given: str | torch.dtype | None) -> torch.dtype | None:
+    if given is None or isinstance(given, torch.dtype):
+        return given
+    if given not in DTYPES:
+        raise SettingError(f"adapter_dtype: unknown dtype {given!r}; there are {', '.join(DTYPES)}")
+    return DTYPES[given]
+
+
+def _check_dropout(network: Network | None, settings: Any, order: str | None) -> None:
+    if network is None or order is None or not getattr(settings, "dropout", 0.0):
+        return
+    if order == "auto" or is_fold(network.order(order)):
+        there = f"dropout: {settings.dropout} with order '{order}'"
+        raise SettingError(f"{there}: it acts on the features, which a folded weight does not have; use `features`")
 
 
 def _check_order(method: str, order: str | None) -> None:

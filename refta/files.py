@@ -6,6 +6,7 @@ weights (a few projections per layer) refuses other ones.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -14,19 +15,22 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from refta import registry
-from refta.adapter import Adapted, adapt
+from refta.adapter import Adapted, adapt, refuse_adapted
 from refta.errors import SettingError
-from refta.stacking import CONTAINER, ReftaStack
+from refta.sites import find_stacks, is_conv1d
+from refta.stacking import CONTAINER, ReftaStack, is_hollow
 
 FORMAT = "refta-adapter-1"
-_TOLERANCE = 2e-2  # of a layer's norm: half-precision copies of the same weights differ by about 4e-3
+_HEAD = "head."  # before the names of a trained head's parameters
+_TOLERANCE = 2e-2  # of a projection's usual size: half-precision copies of the same weights differ by about 2e-3
 
 
 def save(adapted: Adapted, path: Path) -> None:
     """Write the adapter, and the head where it was trained."""
     if adapted.method != "refta" or adapted.attached is None:
         raise SettingError(f"save: '{adapted.method}' is not ReFTA (or merged already); save it with the peft library, or the whole model")
+    if any(is_hollow(parameter) for parameter in adapted.attached.parameters):
+        raise SettingError("save: the model has no values (it is on the meta device, or fake)")
     tensors: dict[str, torch.Tensor] = {}
     described = {}
     for name, stack in getattr(adapted.model, CONTAINER).items():
@@ -38,8 +42,10 @@ def save(adapted: Adapted, path: Path) -> None:
     own = {id(parameter) for parameter in adapted.attached.parameters}
     for key, parameter in adapted.model.named_parameters():
         if parameter.requires_grad and id(parameter) not in own:
-            tensors[f"head.{key}"] = parameter.detach().cpu().contiguous()
-    settings = {"rank": adapted.settings.rank, "convention": adapted.settings.convention, "dropout": adapted.settings.dropout}
+            tensors[f"{_HEAD}{key}"] = parameter.detach().cpu().contiguous()
+    settings = dataclasses.asdict(adapted.settings)
+    if not isinstance(settings["transform"], str):
+        settings["transform"] = torch.as_tensor(settings["transform"]).tolist()
     header = {"format": FORMAT, "targets": adapted.targets, "settings": settings, "stacks": described}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata={"refta": json.dumps(header)})
@@ -48,21 +54,14 @@ def save(adapted: Adapted, path: Path) -> None:
 def load(model: torch.nn.Module, path: Path, *, order: str | None = None) -> Adapted:
     """The model with the file's adapter (and head) on it; raises SettingError where the file is not for this model."""
     header, tensors = _read(path)
-    _check_fits(model, path, header)
-    registry.settings("refta", header["settings"])
+    refuse_adapted(model)
+    _check_shapes(model, path, header, tensors)
+    _check_weights(model, path, header)
+    _check_head(model, path, tensors)
     dtype = tensors[f"{next(iter(header['stacks']))}.A"].dtype
-    with_head = any(key.startswith("head.") for key in tensors)
-    adapted = adapt(
-        model,
-        "refta",
-        targets=header["targets"],
-        order=order,
-        adapter_dtype=dtype,
-        train_head=with_head,
-        stored=tensors,
-        **header["settings"],
-    )
-    _fill_head(model, path, tensors)
+    run = {"order": order, "adapter_dtype": dtype, "train_head": bool(_head(tensors)), "stored": tensors}
+    adapted = adapt(model, "refta", targets=header["targets"], **run, **header["settings"])
+    _fill_head(model, tensors)
     return adapted
 
 
@@ -78,23 +77,50 @@ def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     return header, tensors
 
 
-def _check_fits(model: torch.nn.Module, path: Path, header: dict) -> None:
+def _check_shapes(model: torch.nn.Module, path: Path, header: dict, tensors: dict[str, torch.Tensor]) -> None:
+    """The file's stacks and the model's are of the same linears, shapes and biases."""
+    where = f"{path}: is for another model: this {type(model).__name__}"
     modules = dict(model.named_modules())
     for name, stack in header["stacks"].items():
         for site, wanted in zip(stack["sites"], stack["fingerprint"], strict=True):
-            if site not in modules or not hasattr(modules[site], "weight"):
-                raise SettingError(f"{path}: is for another model: this {type(model).__name__} has no linear '{site}'")
-            weight = _turned(modules[site])
-            if list(weight.shape) != wanted["shape"]:
-                raise SettingError(f"{path}: is for another model: '{site}' is {list(weight.shape)} here, {wanted['shape']} in the file")
+            if not isinstance(getattr(modules.get(site), "weight", None), torch.Tensor):
+                raise SettingError(f"{where} has no linear '{site}'")
+            shape = list(_turned(modules[site]).shape)
+            if shape != wanted["shape"]:
+                raise SettingError(f"{where} has '{site}' {shape[0]} × {shape[1]}, the file {wanted['shape'][0]} × {wanted['shape'][1]}")
+            if (getattr(modules[site], "bias", None) is None) == (f"{name}.beta" in tensors):
+                raise SettingError(f"{where} and the file differ in whether '{site}' has a bias")
+    there = {stack.name: [site.path for site in stack.sites] for stack in find_stacks(model, header["targets"])}
+    if there != {name: stack["sites"] for name, stack in header["stacks"].items()}:
+        count = sum(len(sites) for sites in there.values())
+        raise SettingError(f"{where} has {count} linears {', '.join(header['targets'])} in {len(there)} stacks, not those of the file")
+
+
+def _check_weights(model: torch.nn.Module, path: Path, header: dict) -> None:
+    """The base weights are those that the file was made on."""
+    for name, stack in header["stacks"].items():
+        for site, wanted in zip(stack["sites"], stack["fingerprint"], strict=True):
+            weight = _turned(model.get_submodule(site))
+            if is_hollow(weight):
+                raise SettingError(f"{path}: cannot be loaded on a model without values (the residual is made from them)")
             found = _fingerprint(weight)
             if any(abs(a - b) > _TOLERANCE * wanted["norm"] for a, b in zip(found["projections"], wanted["projections"], strict=True)):
                 raise SettingError(f"{path}: was made on other base weights: '{site}' ({name}) has the same shape and different values")
 
 
-def _turned(module: torch.nn.Module) -> torch.Tensor:
-    from refta.sites import is_conv1d  # noqa: PLC0415
+def _check_head(model: torch.nn.Module, path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for key, value in _head(tensors).items():
+        if key not in parameters or parameters[key].shape != value.shape:
+            raise SettingError(f"{path}: holds a trained head '{key}' of {list(value.shape)} that this model does not have")
 
+
+def _head(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The head's parameters in a file, by their name in the model."""
+    return {key.removeprefix(_HEAD): value for key, value in sorted(tensors.items(), reverse=True) if key.startswith(_HEAD)}
+
+
+def _turned(module: torch.nn.Module) -> torch.Tensor:
     weight = module.weight
     assert isinstance(weight, torch.Tensor)
     return weight.detach().T if is_conv1d(module) else weight.detach()
@@ -109,7 +135,7 @@ def _base_weights(stack: ReftaStack) -> list[torch.Tensor]:
 
 
 def _fingerprint(weight: torch.Tensor) -> dict:
-    """The shape, the norm and four projections of a weight (n, d) on fixed unit vectors of cosines."""
+    """The shape, the root mean square and four projections of a weight (n, d) on fixed unit vectors of cosines; a projection is about as large."""
     weight = weight.cpu().double()
     rows, columns = weight.shape
     projections = []
@@ -117,17 +143,11 @@ def _fingerprint(weight: torch.Tensor) -> dict:
         left = torch.cos(seed * (torch.arange(rows, dtype=torch.float64) + 1) ** 2)
         right = torch.cos(math.sqrt(seed + 1) * (torch.arange(columns, dtype=torch.float64) + 1) ** 2)
         projections.append(float(left / left.norm() @ weight @ (right / right.norm())))
-    return {"shape": [rows, columns], "norm": float(weight.norm()) / math.sqrt(min(rows, columns)), "projections": projections}
+    return {"shape": [rows, columns], "norm": float(weight.norm()) / math.sqrt(rows * columns), "projections": projections}
 
 
-def _fill_head(model: torch.nn.Module, path: Path, tensors: dict[str, torch.Tensor]) -> None:
+def _fill_head(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     parameters = dict(model.named_parameters())
-    for key, value in tensors.items():
-        if not key.startswith("head."):
-            continue
-        target = parameters.get(key.removeprefix("head."))
-        if target is None or target.shape != value.shape:
-            raise SettingError(f"{path}: holds a trained head '{key.removeprefix('head.')}' of {list(value.shape)} that this model does not have")
-        with torch.no_grad():
-            target.copy_(value)
-
+    with torch.no_grad():
+        for key, value in _head(tensors).items():
+            parameters[key].copy_(value)

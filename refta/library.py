@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from typing import Any
 
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 
 from refta.errors import SettingError
 from refta.sites import Stack
-from refta.stacking import Attached, Run, set_module
+from refta.stacking import Attached, Run, is_hollow, set_module
 
 ADAPTER = "default"
 
@@ -19,36 +21,42 @@ def attach_library(model: nn.Module, stacks: list[Stack], type_: str, config: di
 
     Raises SettingError for a type that peft does not have or cannot inject, and for configuration keys that it refuses.
     """
-    import peft  # noqa: PLC0415  (seconds of import, only for its methods)
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING  # noqa: PLC0415
-
-    known = {str(getattr(one, "value", one)): cls for one, cls in PEFT_TYPE_TO_CONFIG_MAPPING.items()}
-    if type_ not in known:
-        raise SettingError(f"type: peft {peft.__version__} has no type '{type_}'; it has {', '.join(sorted(known))}")
-    sites = [site.path for stack in stacks for site in stack.sites]
+    if is_hollow(stacks[0].sites[0].module.weight):
+        config = {key: value for key, value in config.items() if key != "init_lora_weights"}  # PiSSA and its like read the weights' values
+    training = {site.path: site.module.training for stack in stacks for site in stack.sites}
     frozen = {id(parameter) for parameter in model.parameters()}
     try:
-        made = known[type_](target_modules=sites, **config)
-        automatic = run.adapter_dtype is None or run.adapter_dtype == torch.float32
-        _inject(made, model, type_, automatic=automatic)
+        _inject(model, type_, {"target_modules": list(training), **config})
     except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
         raise SettingError(f"peft {type_}: {error}") from error
     own = [parameter for parameter in model.parameters() if id(parameter) not in frozen and parameter.requires_grad]
     if not own:
         raise SettingError(f"peft {type_}: put nothing trainable into the model; it cannot be injected into single layers")
     _to_dtype(own, model, run)
-    return Attached(own, sites, _merge)
+    for path, mode in training.items():
+        model.get_submodule(path).train(mode)
+    return Attached(own, list(training), _merge)
 
 
-def _inject(config, model: nn.Module, type_: str, *, automatic: bool) -> None:
-    """Put the adapter in; a type that keeps state on its tuner (VeRA's shared A and B) by that tuner, which its layers share it with."""
-    import peft  # noqa: PLC0415
-    from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING  # noqa: PLC0415
+def _inject(model: nn.Module, type_: str, settings: dict[str, Any]) -> None:
+    """Put the adapter in by peft's own tuner of the type, whose layers keep what state they share (VeRA's A and B)."""
+    import peft  # noqa: PLC0415  (seconds of import, only for its methods)
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING  # noqa: PLC0415
 
-    if type_ == "VERA":
-        PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type](model, {ADAPTER: config}, ADAPTER)
-        return
-    peft.inject_adapter_in_model(config, model, adapter_name=ADAPTER, **({} if automatic else {"low_cpu_mem_usage": False}))
+    known = {str(getattr(one, "value", one)): one for one in PEFT_TYPE_TO_CONFIG_MAPPING}
+    layered = sorted(name for name, one in known.items() if one in PEFT_TYPE_TO_TUNER_MAPPING and _names_modules(PEFT_TYPE_TO_CONFIG_MAPPING[one]))
+    if type_ not in layered:
+        fault = "cannot be put into single layers" if type_ in known else "is not a type of it"
+        raise SettingError(f"type: '{type_}' {fault} (peft {peft.__version__}); there are {', '.join(layered)}")
+    config = PEFT_TYPE_TO_CONFIG_MAPPING[known[type_]](**settings)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")  # peft sees for itself which layers are Conv1D
+        PEFT_TYPE_TO_TUNER_MAPPING[known[type_]](model, config, adapter_name=ADAPTER)
+
+
+def _names_modules(config: type) -> bool:
+    """Whether a type's configuration says which modules it is put into."""
+    return any(one.name == "target_modules" for one in dataclasses.fields(config))
 
 
 def _to_dtype(own: list[nn.Parameter], model: nn.Module, run: Run) -> None:
@@ -67,3 +75,4 @@ def _merge(model: nn.Module) -> None:
         if isinstance(module, BaseTunerLayer):
             module.merge()  # type: ignore[operator]
             set_module(model, path, module.get_base_layer())
+    del model.peft_config

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from refta import autocast
 from refta.network import INPUT, RELU, Network, Operand, Order, Tree, is_fold, leaf_axes, plan_pair, tree_axes
 from refta.pairing import Pairing
 
@@ -57,6 +58,8 @@ class AdaptedLinear(nn.Module):
             weight, bias = fold(stack.network, order, self.weight, self.bias, operands)
             return F.linear(x, weight, bias)
         base = F.linear(x, self.weight, self.bias)
+        if order.mode == "delta" and stack.network.dropout and self.training:
+            return torch.add(base, dropped_delta(stack.network, order, x, operands).to(base.dtype), alpha=stack.network.scale)
         update = self._update(order, stack.drop(base if stack.network.serial else x), operands).to(base.dtype)
         return base + update if stack.network.scale == 1 else torch.add(base, update, alpha=stack.network.scale)
 
@@ -124,6 +127,14 @@ def fold_stack(network: Network, order: Order, weights: list[torch.Tensor], oper
     assert isinstance(order.tree, tuple)
     base = torch.stack([weight.detach() for weight in weights])
     return _Evaluation(network, operands, stacked=True).run(order.tree[1], "k" + network.fold_axes, base=base)
+
+
+def dropped_delta(network: Network, order: Order, x: torch.Tensor, operands: dict[str, torch.Tensor]) -> torch.Tensor:
+    """x times the rebuilt update with dropout on the update's own numbers, unscaled; the mask is kept as one byte a number."""
+    assert isinstance(order.tree, tuple)
+    update = arranged(_Evaluation(network, operands).run(order.tree[1], network.fold_axes), network.fold_axes).reshape(network.sizes["n"], network.sizes["d"])
+    mask = torch.rand_like(update, requires_grad=False) >= network.dropout
+    return F.linear(x.to(update.dtype), update * mask * (1 / (1 - network.dropout)))
 
 
 def delta_stack(network: Network, order: Order, operands: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -242,7 +253,7 @@ def _pair(
 
 def _can_accumulate(base: torch.Tensor, product: torch.Tensor) -> bool:
     """Whether addmm can add straight into the base: one dtype, and no autocast that would change it on the way."""
-    return base.dtype == product.dtype and not torch.is_autocast_enabled(base.device.type)
+    return base.dtype == product.dtype and not autocast.is_on(base)
 
 
 def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -303,8 +314,8 @@ class _RecomputedFold(torch.autograd.Function):
 
 
 def _recomputed(network, order, x, weight, bias, operands: dict[str, torch.Tensor]) -> torch.Tensor:
-    dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
-    with torch.autocast(x.device.type, enabled=False):
+    dtype = autocast.dtype_of(x)
+    with autocast.off(x):
         return _RecomputedFold.apply(network, order, tuple(operands), x.to(dtype), weight, bias, *operands.values())
 
 
@@ -330,5 +341,5 @@ class _RecomputedFeatures(torch.autograd.Function):
 
 
 def _recomputed_features(network: Network, order: Order, x: torch.Tensor, operands: dict[str, torch.Tensor]) -> torch.Tensor:
-    with torch.autocast(x.device.type, enabled=False):
+    with autocast.off(x):
         return _RecomputedFeatures.apply(network, order, tuple(operands), x.to(next(iter(operands.values())).dtype), *operands.values())

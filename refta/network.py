@@ -22,6 +22,7 @@ INPUT, INPUT_AXES, OUTPUT_AXES, FOLD_AXES = "x", "td", "tn", "nd"
 RELU = "relu"
 COMMON_ORDERS = ("published", "features", "reconstruct", "auto")
 FOLDING = ("plain", "recompute", "stack", "copies")
+PER_STEP = ("stack", "delta_stack")  # modes that build for all layers at once
 AXES = "abcefghijopqrsuvwyzABCDEFGHIJKLMNOPQRSTUVWXYZ"  # the letters that a method may give its own axes
 
 
@@ -102,6 +103,7 @@ class Network:
     sizes: the length of every axis but t. slice_ranks: R_j of the slices that have components (their sum is axis r).
     inputs, outputs: the axes that d and n are split into, as a tensor train does. scale multiplies the whole update.
     serial: the network reads the layer's output z (inputs are z's axes) and adds to it, instead of reading the layer's input.
+    dropout: of the rebuilt update in a `delta` order (elsewhere dropout acts on the network's input and is no part of the costs).
     """
 
     sizes: dict[str, int]
@@ -113,6 +115,7 @@ class Network:
     outputs: str = "n"
     scale: float = 1.0
     serial: bool = False
+    dropout: float = 0.0
 
     @property
     def input_axes(self) -> str:

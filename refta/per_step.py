@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from refta import autocast
+
 Part = tuple[torch.Tensor, torch.Tensor | None]  # a layer's weight and bias
 
 
@@ -77,7 +79,7 @@ class BuiltPerStep(nn.Module):
 
     def _state(self) -> tuple:
         sources = self.sources()
-        return *((id(one), one._version) for one in sources), torch.is_autocast_enabled(sources[0].device.type)
+        return *((id(one), one._version) for one in sources), autocast.is_on(sources[0])
 
     def _forget(self, gradient: torch.Tensor) -> None:
         self._built = None

@@ -16,13 +16,14 @@ import typing
 from types import ModuleType
 from typing import Any
 
-import refta.methods
 from refta.errors import SettingError
+
+_FOLDER = importlib.import_module("refta.methods")
 
 
 def names() -> list[str]:
     """The names of all methods, sorted."""
-    return sorted(found.name for found in pkgutil.iter_modules(refta.methods.__path__))
+    return sorted(found.name for found in pkgutil.iter_modules(_FOLDER.__path__))
 
 
 def method(name: str) -> ModuleType:

@@ -54,6 +54,7 @@ class ReftaStack(BuiltPerStep):
         self.inputs_without_gradient = inputs_without_gradient
         self.dropout = dropout
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
+        self._chosen: dict[int, str] = {}
         self._members: list[AdaptedLinear] = []
         self.paths: list[str] = []
         self.initial: dict[str, torch.Tensor] = {}
@@ -86,9 +87,10 @@ class ReftaStack(BuiltPerStep):
         """The order to run at that many tokens; `auto` asks the closed form for the one that adds least memory."""
         if self.order_name != "auto":
             return self.network.order(self.order_name)
-        itemsize = self.A.element_size()
-        name = cost.best_order(self.network, tokens, self.layers, inputs_without_gradient=self.inputs_without_gradient, itemsize=itemsize)
-        return self.network.order(name)
+        if tokens not in self._chosen:
+            free, itemsize = self.inputs_without_gradient, self.A.element_size()
+            self._chosen[tokens] = cost.best_order(self.network, tokens, self.layers, inputs_without_gradient=free, itemsize=itemsize)
+        return self.network.order(self._chosen[tokens])
 
     @property
     def residual_coefficients(self) -> torch.Tensor:
@@ -135,7 +137,7 @@ def attach_refta(model: nn.Module, stacks: list[Stack], settings, run: Run) -> A
         if run.progress:
             run.progress(f"decompose {stack.name}: {len(stack.sites)} × {stack.sites[0].rows} × {stack.sites[0].columns}")
         container[stack.name] = _attach_stack(model, stack, settings, run, method)
-    model.add_module(CONTAINER, container)
+    model.add_module(CONTAINER, container.train(model.training))
     sites = [site.path for stack in stacks for site in stack.sites]
     ranks = {name: module.slice_ranks for name, module in container.items()}
     return Attached(list(container.parameters()), sites, merge_refta, stacks=ranks)

@@ -18,13 +18,12 @@ from refta import cost
 from refta.errors import SettingError
 from refta.initial import fill
 from refta.linear import AdaptedLinear, delta_stack, fold_stack
-from refta.network import Network, Operand, Order, across_key, is_fold
+from refta.network import PER_STEP, Network, Operand, Order, across_key
 from refta.per_step import BuiltPerStep, Part
 from refta.shapes import StackShape
 from refta.sites import Stack, head_size, is_conv1d
 from refta.stacking import CONTAINER, Attached, Run, is_hollow, merged, set_module, turned_weight
 
-PER_STEP = ("stack", "delta_stack")  # modes that build for all layers at once
 
 
 class SharedOperands(nn.Module):
@@ -55,6 +54,7 @@ class TensorStack(BuiltPerStep):
         self.members: list[AdaptedLinear] = []
         self._container = (container,)
         self._chosen: dict[int, Order] = {}
+        self._per_step = None if order == "auto" else network.order(order)
 
     def shared(self, name: str) -> torch.Tensor:
         """A shared operand, whole."""
@@ -82,6 +82,7 @@ class TensorStack(BuiltPerStep):
             free = self.shape.inputs_without_gradient
             name = cost.best_order(self.network, tokens, self.shape.layers, inputs_without_gradient=free, itemsize=size)
             self._chosen[tokens] = self.network.order(name)
+        self._per_step = self._chosen[tokens]
         return self._chosen[tokens]
 
     def folded(self, layer: int) -> Part:
@@ -94,7 +95,8 @@ class TensorStack(BuiltPerStep):
 
     def build(self) -> tuple[torch.Tensor, list[Part]]:
         """All layers' folded weights, or their updates alone, and each layer's part."""
-        order = next(one for one in self.network.orders.values() if one.mode in PER_STEP)
+        order = self._per_step
+        assert order is not None
         tables = self._tables("m")
         values = self._stacked()
         bound = {name: one if name not in tables else one.select(self.network.operand(name).index.index("m"), self.place) for name, one in values.items()}
@@ -116,12 +118,12 @@ class TensorStack(BuiltPerStep):
             tensor = tensor.select(0, places[axis])
         return tensor
 
+
 def attach_tensor(model: nn.Module, stacks: Sequence[Stack], settings: Any, run: Run, method: ModuleType) -> Attached:
     """A method's networks on the model's stacks; nothing of the model but the sites is touched."""
     container = SharedOperands()
     shapes = [replace(stack.shape(), stacks=len(stacks), head_size=head_size(model)) for stack in stacks]
     networks = [method.network(settings, shape) for shape in shapes]
-    _check_dropout(networks, settings, run)
     for place, (stack, shape, network) in enumerate(zip(stacks, shapes, networks, strict=True)):
         module = TensorStack(network, shape, place, run.order or method.ORDERS[0], container=container, dropout=getattr(settings, "dropout", 0.0))
         container.stacks[stack.name] = module
@@ -130,7 +132,7 @@ def attach_tensor(model: nn.Module, stacks: Sequence[Stack], settings: Any, run:
             _replace_site(model, site, module, layer, run)
         if module.order_name != "auto" and network.order(module.order_name).mode in PER_STEP:
             module.watch(model)
-    model.add_module(CONTAINER, container)
+    model.add_module(CONTAINER, container.train(model.training))
     own = list({id(one): one for one in _parameters(container)}.values())
     note = getattr(method, "NOTE", None)
     return Attached(own, [site.path for stack in stacks for site in stack.sites], _merge, [note] if note else [])
@@ -140,14 +142,6 @@ def _parameters(container: SharedOperands) -> list[nn.Parameter]:
     members = [member for stack in container.stacks.values() for member in stack.members]  # type: ignore[union-attr]
     own = [parameter for member in members for name, parameter in member.adapter.items() if member.stack.network.operand(name).trainable]
     return [*container.parameters(), *own]
-
-
-def _check_dropout(networks: list[Network], settings: Any, run: Run) -> None:
-    if not getattr(settings, "dropout", 0.0) or run.order is None:
-        return
-    folding = [name for name, order in networks[0].orders.items() if is_fold(order)]
-    if networks[0].aliases.get(run.order, run.order) in (*folding, "auto"):
-        raise SettingError(f"dropout: {settings.dropout} with order '{run.order}': it acts on the features, which a folded weight does not have; use `features`")
 
 
 def _make_shared(container: SharedOperands, module: TensorStack, stack: Stack, run: Run) -> None:

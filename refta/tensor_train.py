@@ -32,19 +32,20 @@ def balanced_factors(size: int, largest: int = 16) -> tuple[int, ...]:
     return tuple(sorted(parts, reverse=True))
 
 
+def grouped_factors(size: int, count: int) -> tuple[int, ...]:
+    """The size as exactly that many factors, as even as its primes allow, ascending: 1024 in three is 8 · 8 · 16."""
+    parts = [1] * count
+    for prime in reversed(prime_factors(size)):
+        parts[parts.index(min(parts))] *= prime
+    return tuple(sorted(parts))
+
+
 def splits(size: int) -> str:
     """Factorisations of a size that a message can offer: `1024 = 1024, 32·32, 16·8·8`."""
     primes = prime_factors(size)
-    halves = _grouped(primes, 2)
+    halves = grouped_factors(size, 2)
     offered = dict.fromkeys([(size,), halves, balanced_factors(size), tuple(reversed(primes)) or (1,)])
     return f"{size} = " + ", ".join("·".join(map(str, one)) for one in offered)
-
-
-def _grouped(primes: list[int], count: int) -> tuple[int, ...]:
-    parts = [1] * count
-    for prime in reversed(primes):
-        parts[parts.index(min(parts))] *= prime
-    return tuple(sorted((part for part in parts if part > 1), reverse=True)) or (1,)
 
 
 def checked_factors(name: str, factors: Sequence[int], size: int) -> tuple[int, ...]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from refta.errors import ReftaError
-from refta_profiler.errors import ProfilerError, ScenarioError
+from refta_profiler import commands
+from refta_profiler.errors import GateError, ProfilerError, ScenarioError
 
 app = typer.Typer(
     name="refta_profiler",
@@ -186,6 +190,26 @@ def report(
     for path in [path for one in runs for path in reports.write(RunFolder.open(one), chosen)]:
         print(path)
     return 0
+
+
+def _register(name: str) -> None:
+    """Adds a command of commands/: its docstring is the help, and what it answers is printed here."""
+    module = importlib.import_module(f"refta_profiler.commands.{name}")
+    answer: Callable[..., Any] = module.command
+
+    @functools.wraps(answer)
+    def answered(**options: Any) -> int:
+        found = answer(**options)
+        print(json.dumps(found.data, indent=1, allow_nan=False) if options.get("json_") else found.text)
+        if found.failed:
+            raise GateError(found.failed)
+        return 0
+
+    app.command(name, help=module.__doc__)(answered)
+
+
+for _name in commands.NAMES:
+    _register(_name)
 
 
 @app.command("list")

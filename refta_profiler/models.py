@@ -107,7 +107,8 @@ def batch(point: "Point", device: "torch.device | str") -> "dict[str, torch.Tens
     text = settings.get_text_config()
     first, last = _plain_tokens(text.vocab_size, text.pad_token_id)
     tokens = torch.randint(first, last, (point.batch, point.seq or 1), device=device)
-    return {"input_ids": tokens, "labels": tokens if point.task["kind"] == CAUSAL else _labels(point, device)}
+    mask = {"attention_mask": _padding(tokens)} if point.loop["attention_mask"] else {}
+    return {"input_ids": tokens, **mask, "labels": tokens if point.task["kind"] == CAUSAL else _labels(point, device)}
 
 
 @contextmanager
@@ -130,6 +131,15 @@ def without_packing() -> Iterator[None]:
         yield
     finally:
         setattr(masking_utils, name, found)
+
+
+def _padding(tokens: "torch.Tensor") -> "torch.Tensor":
+    """An attention mask (batch, tokens) of a padded batch: every example but the first ends one token early."""
+    import torch
+
+    mask = torch.ones_like(tokens)
+    mask[1:, -1] = 0
+    return mask
 
 
 def _labels(point: "Point", device: "torch.device | str") -> "torch.Tensor":
@@ -155,7 +165,7 @@ def _point_config(point: "Point") -> "PreTrainedConfig":
     """The model's config set up for training on the point's task."""
     settings = config(point.model)
     settings.architectures = []  # which head a checkpoint was saved with; the point's task decides
-    settings.use_cache = False
+    settings.use_cache = point.loop["use_cache"]
     if (labels := point.task.get("num_labels")) is not None:
         settings.num_labels = labels
         settings.problem_type = "regression" if labels == 1 else "single_label_classification"

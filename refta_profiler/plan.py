@@ -40,6 +40,7 @@ class Point:
     attention: str
     accumulate: int
     clip: float | None
+    loop: dict[str, bool]  # keep_outputs, use_cache, attention_mask
     measure_on_cpu: bool  # whether the scenario asks for it where there is no GPU
 
     @property
@@ -83,6 +84,7 @@ def _point(scenario: Scenario, variant: Variant, cell: dict[str, Any], architect
         **cell,
         "targets": list(scenario.targets or []),
         "task": scenario.task.model_dump(),
+        "loop": scenario.loop.model_dump(),
         "measure_on_cpu": cell["batch"] in (scenario.measure.on_cpu.batch or []),
         **{key: getattr(scenario, key) for key in same},
     }

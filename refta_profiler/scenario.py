@@ -59,6 +59,14 @@ class Measure(Settings):
     on_cpu: OnCpu = OnCpu()
 
 
+class Loop(Settings):
+    """What the training loop does that changes its memory."""
+
+    keep_outputs: bool = False  # whether the forward's outputs (logits, cache) stay alive through backward, as in `outputs = model(…)`
+    use_cache: bool = False  # whether a decoder builds its key-value cache in training (transformers' Trainer switches it off from 5 on)
+    attention_mask: bool = False  # whether batches are padded, so that a real mask is passed
+
+
 class Scenario(Settings):
     """A checked scenario; after `load` nothing in it is left open (a task's kind, targets, sequence length are filled in)."""
 
@@ -80,6 +88,7 @@ class Scenario(Settings):
     attention: Literal["sdpa", "eager"] = "sdpa"
     accumulate: Count = 1
     clip: Annotated[float, Field(gt=0)] | None = None
+    loop: Loop = Loop()
     measure: Measure = Measure()
 
     @property

@@ -87,10 +87,13 @@ def training_step(work: Workload, mark: Callable[[str], Any] = lambda phase: Non
     work.optimizer.zero_grad(set_to_none=True)
     for _ in range(work.point.accumulate):
         with _precision(work):
-            loss = work.model(**work.batch).loss
+            outputs = work.model(**work.batch)
+        loss = outputs.loss
+        if not work.point.loop["keep_outputs"]:
+            del outputs
         mark("forward")
         loss.backward()
-        del loss
+        outputs = loss = None
         mark("backward")
     if work.point.clip is not None:
         torch.nn.utils.clip_grad_norm_([one for one in work.model.parameters() if one.requires_grad], work.point.clip)

@@ -11,7 +11,7 @@ from refta.shapes import StackShape
 
 SUMMARY = "serial bottleneck adapters as tensor trains, core by core (2410.13097)"
 ORDERS = ("published", "features", "reconstruct", "reconstruct_recompute", "auto")
-TARGETS = ("output", "down")
+TARGETS = (("output", "down"),)
 NOTE = "fedtt adapts the outputs of attention and MLP, always; targets are ignored"
 
 

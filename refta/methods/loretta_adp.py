@@ -14,7 +14,7 @@ from refta.shapes import StackShape
 
 SUMMARY = "serial bottleneck adapters as tensor trains, rebuilt every step (2402.11417)"
 ORDERS = ("published", "features", "reconstruct", "reconstruct_recompute", "auto")
-TARGETS = ("output", "down")
+TARGETS = (("output", "down"),)
 NOTE = "loretta_adp adapts the outputs of attention and MLP, always; targets are ignored"
 
 

@@ -53,6 +53,7 @@ def assumed_slice_ranks(rank: int, layers: int) -> tuple[int, ...]:
 def network(settings: Settings, shape: StackShape) -> Network:
     """ReFTA's update `td,rd,r,nr->tn` at one layer: x, B and β, u = Φ[k, slice of each component] (frozen), A."""
     _check_rank(settings, shape)
+    _check_transform(settings, shape)
     ranks = shape.slice_ranks or assumed_slice_ranks(settings.rank, shape.layers)
     beta = (Operand("beta", "r"),) if shape.bias else ()
     operands = (
@@ -70,6 +71,11 @@ def _check_rank(settings: Settings, shape: StackShape) -> None:
         raise SettingError(
             f"rank: {settings.rank}; the {shape.layers} {shape.role} layers of {shape.rows} × {shape.columns} have at most {largest} components"
         )
+
+
+def _check_transform(settings: Settings, shape: StackShape) -> None:
+    if not isinstance(settings.transform, str) and hasattr(settings.transform, "__len__") and len(settings.transform) != shape.layers:
+        raise SettingError(f"transform: the matrix has {len(settings.transform)} rows; a stack of {shape.layers} layers needs {shape.layers} × {shape.layers}")
 
 
 def attach(model, stacks, settings: Settings, run):

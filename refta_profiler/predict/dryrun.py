@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from refta import registry
 from refta.cost import folded_axes
 from refta.shapes import StackShape
 from refta_profiler import devices, models, workload
 from refta_profiler.plan import Point
 from refta_profiler.predict import fake
+from refta_profiler.predict.allocator import CachingAllocator
 from refta_profiler.predict.kernels import CudaKernels, cublas_workspace_bytes
+from refta_profiler.predict.replay import Memory, PlainMemory, replay
 from refta_profiler.predict.storage import Block, LiveStorages, Stream
 from refta_profiler.workload import Workload
 
-CUDA_BLOCK = 512  # bytes: the caching allocator rounds every allocation up to a multiple (c10/cuda/CUDACachingAllocator.cpp, kMinBlockSize)
 RNG_STATE = 5056  # bytes of torch's CPU generator state, which checkpointing keeps per block
-CATEGORIES = ("weights", "adapter", "gradients", "optimizer", "activations", "reconstructed", "temporary", "workspace", "batch")
 
 
 @dataclass
@@ -29,6 +30,7 @@ class DryRun:
     """What a dry run found. Bytes by category are those at the peak and sum to it."""
 
     peak_allocated_bytes: int
+    peak_reserved_bytes: int | None  # None where the device has no caching allocator
     static_bytes: int
     kept_bytes: int
     flops_by_phase: dict[str, int]
@@ -37,7 +39,6 @@ class DryRun:
     adapter_parameters: int
     shapes: list[StackShape]
     note: str = ""
-    blocks: list[Block] = field(default_factory=list)
 
 
 def dry_run(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] | None = None) -> DryRun:
@@ -52,13 +53,11 @@ def dry_run(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] 
         warnings.simplefilter("ignore")
         work = fake.build(point, mode, foreach=cuda, slice_ranks=slice_ranks)
         with mode:
-            workload.training_step(work)
-            work.optimizer.zero_grad(set_to_none=True)
-            static = _static_blocks(work, cuda=cuda)
-            live = _followed_step(work)
+            initial = _initial(work)
+            live = _followed_steps(work)
             gradients = {id(one.grad.untyped_storage()) for one in work.model.parameters() if one.grad is not None}
             _mark_gradients(live, gradients)
-    return _summary(work, static, live, device, cuda=cuda)
+    return _summary(work, initial, live, device)
 
 
 @contextlib.contextmanager
@@ -82,38 +81,40 @@ def _random_state() -> Iterator[None]:
         torch.get_rng_state, torch.set_rng_state = kept
 
 
-def _followed_step(work: Workload) -> LiveStorages:
+def _followed_steps(work: Workload) -> LiveStorages:
     live = LiveStorages()
     live.know(one for tensors in work.static_tensors().values() for one in tensors)
-    following = {"forward": "backward", "backward": "optimizer", "optimizer": "end"}
-
-    def mark(phase: str) -> None:
-        last = phase != "backward" or live.passes + 1 == work.point.accumulate
-        live.passes += phase == "backward"
-        live.phase = following[phase] if last else "forward"
-
     with live:
-        workload.training_step(work, mark)
+        live.phase = "warm forward"
+        workload.training_step(work, _marker(live, work.point.accumulate, "warm "))
+        work.optimizer.zero_grad(set_to_none=True)
+        live.boundary, live.phase = len(live.stream.events), "forward"
+        workload.training_step(work, _marker(live, work.point.accumulate, ""))
     return live
 
 
-def _static_blocks(work: Workload, *, cuda: bool) -> dict[str, int]:
-    """Bytes live when the step starts, by category; every storage once."""
-    seen: set[int] = set()
-    result: dict[str, int] = {}
+def _marker(live: LiveStorages, accumulate: int, prefix: str) -> Callable[[str], None]:
+    """What tells the stream which phase comes next: forward and backward as often as gradients accumulate, then the optimizer."""
+    passes = 0
+
+    def mark(phase: str) -> None:
+        nonlocal passes
+        passes += phase == "backward"
+        again = phase == "backward" and passes < accumulate
+        following = {"forward": "backward", "backward": "forward" if again else "optimizer", "optimizer": "end"}
+        live.phase = prefix + following[phase]
+
+    return mark
+
+
+def _initial(work: Workload) -> list[tuple[str, int]]:
+    """What is live before the first step, by category; every storage once."""
+    seen: dict[int, tuple[str, int]] = {}
     for category, tensors in work.static_tensors().items():
         for tensor in tensors:
             storage = tensor.untyped_storage()
-            if id(storage) not in seen and not (
-                cuda and category == "optimizer" and tensor.dim() == 0
-            ):  # Adam's step counts stay on the CPU
-                seen.add(id(storage))
-                result[category] = result.get(category, 0) + _rounded(storage.nbytes(), cuda=cuda)
-    return result
-
-
-def _rounded(nbytes: int, *, cuda: bool) -> int:
-    return -(-nbytes // CUDA_BLOCK) * CUDA_BLOCK if cuda else nbytes
+            seen.setdefault(id(storage), (category, storage.nbytes()))
+    return list(seen.values())
 
 
 def _mark_gradients(live: LiveStorages, gradients: set[int]) -> None:
@@ -121,75 +122,63 @@ def _mark_gradients(live: LiveStorages, gradients: set[int]) -> None:
         block.is_gradient = key in gradients
 
 
-def _summary(work: Workload, static: dict[str, int], live: LiveStorages, device: devices.Device, *, cuda: bool) -> DryRun:
-    stream = live.stream
-    if cuda:
-        on_host = {block.number for block in stream.blocks if block.shape == (RNG_STATE,)}
-        stream.events = [event for event in stream.events if event[0] not in on_host]
-    peak, at = _peak(stream, cuda=cuda)
-    categories = dict.fromkeys(CATEGORIES, 0) | static
+def _summary(work: Workload, initial: list[tuple[str, int]], live: LiveStorages, device: devices.Device) -> DryRun:
+    stream, boundary, workspaces = live.stream, live.boundary, []
+    make_memory: Callable[[], Memory] = PlainMemory
+    if device.kind == "cuda":
+        make_memory = CachingAllocator
+        stream, boundary, places = _on_device(live)
+        workspaces = [(place, cublas_workspace_bytes(device.compute_capability)) for place in places]
     shapes = [one.shape(work.adapted.slice_ranks.get(one.name)) for one in work.adapted.stacks]
     rebuilt = _rebuilt_shapes(work, shapes)
-    for number in _live_at(stream, at):
-        block = stream.blocks[number]
-        categories[_category(block, rebuilt)] += _rounded(block.nbytes, cuda=cuda)
-    workspace = cublas_workspace_bytes(device.compute_capability) if cuda else 0
-    categories["workspace"] = workspace
-    total = sum(static.values())
+    found = replay(make_memory, initial, stream, boundary, lambda block: _category(block, rebuilt), workspaces=workspaces)
+    kept = [block for block in stream.blocks if block.phase == "forward" and block.died_phase != "forward"]
     return DryRun(
-        peak_allocated_bytes=total + peak + workspace,
-        static_bytes=total,
-        kept_bytes=sum(
-            _rounded(block.nbytes, cuda=cuda) for block in stream.blocks if block.phase == "forward" and block.died_phase != "forward"
-        ),
-        flops_by_phase=live.flops_by_phase,
-        by_category=categories,
+        peak_allocated_bytes=found.peak_allocated,
+        peak_reserved_bytes=found.peak_reserved,
+        static_bytes=found.static,
+        kept_bytes=sum(block.nbytes for block in kept),
+        flops_by_phase={phase: count for phase, count in live.flops_by_phase.items() if not phase.startswith("warm")},
+        by_category=found.by_category,
         trainable_parameters=sum(one.numel() for one in work.model.parameters() if one.requires_grad),
         adapter_parameters=work.adapted.trainable_parameters,
         shapes=shapes,
         note="; ".join(work.adapted.notes),
-        blocks=stream.blocks,
     )
 
 
-def _peak(stream: Stream, *, cuda: bool) -> tuple[int, int]:
-    """The highest running sum, and the event that reaches it."""
-    running = peak = at = 0
-    for index, (number, sign) in enumerate(stream.events):
-        running += sign * _rounded(stream.blocks[number].nbytes, cuda=cuda)
-        if running > peak:
-            peak, at = running, index
-    return peak, at
+def _on_device(live: LiveStorages) -> tuple[Stream, int, list[int]]:
+    """The stream without what stays on the host (generator states, Adam's step counts), its boundary, and where cuBLAS takes its workspaces.
 
-
-def _live_at(stream: Stream, at: int) -> list[int]:
-    live: dict[int, None] = {}
-    for number, sign in stream.events[: at + 1]:
-        if sign > 0:
-            live[number] = None
-        else:
-            live.pop(number, None)
-    return list(live)
+    A workspace belongs to a thread's handle: the forward's is taken at the first matrix product, the backward's at its own.
+    """
+    host = {
+        block.number for block in live.stream.blocks if block.shape == (RNG_STATE,) or (block.shape == () and "optimizer" in block.phase)
+    }
+    places = [live.boundary, live.first_products.get("warm forward", 0), live.first_products.get("warm backward", 0)]
+    events, shifted = [], [0, 0, 0]
+    for index, event in enumerate(live.stream.events):
+        if event[0] not in host:
+            events.append(event)
+            shifted = [old + (index < place) for old, place in zip(shifted, places, strict=True)]
+    return Stream(live.stream.blocks, events), shifted[0], shifted[1:]
 
 
 def _rebuilt_shapes(work: Workload, shapes: list[StackShape]) -> set[tuple[int, ...]]:
     """Shapes that a rebuilt weight (or its gradient) can have, where the point's order rebuilds; empty for features."""
     found: set[tuple[int, ...]] = set()
-    networks = {name: module.network for name, module in _stacks(work).items()}
+    order = work.point.order
     for shape in shapes:
-        network = networks.get(shape.name)
-        if network is not None and work.adapted.order not in (None, "auto") and folded_axes(network, work.adapted.order):
+        network = registry.method(work.point.method).network(work.adapted.settings, shape)
+        if network is not None and order not in (None, "auto") and folded_axes(network, order):
             n, d, k = shape.rows, shape.columns, shape.layers
             found |= {(n, d), (d, n), (k, n, d), (k * n, d)}
     return found
 
 
-def _stacks(work: Workload) -> dict:
-    container = getattr(work.model, "refta_adapter", None)
-    return {name: module for name, module in container.items() if hasattr(module, "network")} if container is not None else {}
-
-
 def _category(block: Block, rebuilt: set[tuple[int, ...]]) -> str:
+    if block.phase.startswith("warm"):
+        return "optimizer"  # what outlives the first step: the optimizer's state, which appears in it
     if block.is_gradient:
         return "gradients"
     if block.shape in rebuilt:

@@ -18,12 +18,11 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def cublas_workspace_bytes(capability: tuple[int, int] | None) -> int:
-    """Bytes of cuBLAS workspace that torch allocates in a training step: one for the forward's thread and one for the backward's.
+    """Bytes of one cuBLAS workspace: 4096 KiB × 2 + 16 KiB × 8 = 8.125 MiB, 32 MiB on Hopper (compute capability 9.0).
 
-    4096 KiB × 2 + 16 KiB × 8 = 8.125 MiB each, 32 MiB each on Hopper (compute capability 9.0).
+    torch keeps one for each handle: the forward's thread has its own, the backward's another.
     """
-    each = 32 * MIB if capability == (9, 0) else 4096 * 1024 * 2 + 16 * 1024 * 8
-    return 2 * each
+    return 32 * MIB if capability == (9, 0) else 4096 * 1024 * 2 + 16 * 1024 * 8
 
 
 class CudaKernels(TorchFunctionMode):

@@ -59,6 +59,8 @@ def _dry(point: Point, target: str, found: DryRun, note: str) -> list[Row]:
         "static_bytes": found.static_bytes,
         **{f"peak_{category}_bytes": value for category, value in found.by_category.items()},
     }
+    if found.peak_reserved_bytes is not None:
+        values["peak_reserved_bytes"] = found.peak_reserved_bytes
     if point.tokens is not None:
         values["tokens"] = point.tokens
     notes = "; ".join(one for one in (found.note, note) if one)

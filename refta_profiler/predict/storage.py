@@ -45,7 +45,8 @@ class LiveStorages(TorchDispatchMode):
         self.phase = "forward"
         self.stream = Stream()
         self.flops_by_phase: dict[str, int] = {}
-        self.passes = 0
+        self.boundary = 0  # how many events stood before the step that counts
+        self.first_products: dict[str, int] = {}  # by phase: how many events stood before its first matrix product
         self._known: dict[int, weakref.ref] = {}
         self._live: dict[int, Block] = {}
 
@@ -61,7 +62,10 @@ class LiveStorages(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        self.flops_by_phase[self.phase] = self.flops_by_phase.get(self.phase, 0) + flops.count(func, args, kwargs or {}, out)
+        work = flops.count(func, args, kwargs or {}, out)
+        if work:
+            self.first_products.setdefault(self.phase, len(self.stream.events))
+            self.flops_by_phase[self.phase] = self.flops_by_phase.get(self.phase, 0) + work
         self._follow(func, out)
         return out
 

@@ -281,7 +281,7 @@ def test_what_is_refused_leaves_the_model_as_it_was(fault):
 
 def test_a_matrix_of_the_wrong_size_is_refused_and_leaves_the_model_as_it_was():
     model = vit()
-    with pytest.raises(SettingError, match="a stack of 2 layers needs"):
+    with pytest.raises(SettingError, match="a stack of 2 layers needs 2 × 2"):
         refta.adapt(model, "refta", targets=["query"], rank=3, transform=torch.eye(3))
     assert all(one.requires_grad for one in model.parameters())
     refta.adapt(model, "refta", targets=["query"], rank=3)

@@ -1,0 +1,75 @@
+"""The options that several commands take, and what they mean: a method's settings, a model's shapes. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from refta import registry
+from refta.shapes import StackShape
+from refta_profiler import models, scenario_yaml
+from refta_profiler.errors import ScenarioError
+
+TEXT_TOKENS = 128  # tokens of a text example where none are given, as in a scenario
+
+ModelOption = Annotated[str, typer.Option("--model", help="a preset, a hub name, or a folder with a config.json")]
+RankOption = Annotated[int | None, typer.Option("--rank", help="the method's rank (by default the method's own)")]
+TargetsOption = Annotated[str | None, typer.Option("--targets", help="what is adapted, e.g. query,value (the default; qkv where they are one)")]
+SeqOption = Annotated[int | None, typer.Option("--seq", help="tokens of a text (default 128); images have their own count")]
+SettingOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting of the method, e.g. alpha=16")]
+JsonOption = Annotated[bool, typer.Option("--json", help="the answer as one JSON array")]
+PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32, bf16 or amp-bf16")]
+CheckpointingOption = Annotated[bool, typer.Option("--checkpointing", help="with gradient checkpointing")]
+
+
+def method_settings(rank: int | None, given: Sequence[str] | None) -> dict[str, Any]:
+    """The method's settings as they were given: `--rank` and every `--set key=value`, a value read as a scenario's YAML."""
+    found: dict[str, Any] = {} if rank is None else {"rank": rank}
+    for one in given or []:
+        key, equals, value = one.partition("=")
+        if not equals or not key.strip():
+            raise ScenarioError(f"--set {one}: write KEY=VALUE, e.g. --set alpha=16")
+        found[key.strip()] = scenario_yaml.parse(value, f"--set {key.strip()}")
+    return found
+
+
+def roles(model: str, targets: str | None) -> list[str]:
+    """The targets that were named; by default query and value, or qkv where the model has them in one."""
+    if targets is not None:
+        found = [one.strip() for one in targets.split(",") if one.strip()]
+        if not found:
+            raise ScenarioError("--targets: names nothing; write e.g. --targets query,value")
+        return found
+    return ["qkv"] if "qkv" in (models.roles(model) or []) else ["query", "value"]
+
+
+def sites(model: str, method: str, targets: list[str]) -> list[str]:
+    """The roles that the method adapts: the targets, or its own where they are fixed (the first of its choices that the model has)."""
+    own = getattr(registry.method(method), "TARGETS", None)
+    if own is None:
+        return targets
+    has = models.roles(model) or []
+    return list(next((choice for choice in own if set(choice) <= set(has)), own[0]))
+
+
+def stacks(model: str, method: str, targets: list[str]) -> list[StackShape]:
+    """The stacks of layers that the method adapts; ScenarioError where the model's shapes are not known as data."""
+    from refta_profiler.predict import closed_form
+
+    found = closed_form.shapes(model, sites(model, method, targets))
+    if found is None:
+        kind = models.describe(model).model_type
+        raise ScenarioError(f"--model {model}: the shapes of a '{kind}' model are not known as data; try one of {', '.join(models.presets())}")
+    return found
+
+
+def tokens(model: str, seq: int | None) -> int:
+    """Tokens of one example: an image's own, or a text's `--seq`."""
+    own = models.tokens_per_sequence(model, None)
+    if own is not None and seq is not None:
+        raise ScenarioError(f"--seq {seq}: {model} reads images of {own} tokens; leave --seq out")
+    if seq is not None and seq < 1:
+        raise ScenarioError(f"--seq {seq}: it must be at least 1")
+    return own or seq or TEXT_TOKENS

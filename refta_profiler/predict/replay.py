@@ -1,0 +1,126 @@
+"""A followed stream of allocations replayed on a device's memory: peaks, what a step starts with, bytes by category."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from refta_profiler.predict.allocator import CachingAllocator
+from refta_profiler.predict.storage import Block, Stream
+
+CATEGORIES = ("weights", "adapter", "gradients", "optimizer", "activations", "reconstructed", "temporary", "workspace", "batch")
+
+
+class Held(Protocol):
+    """What an allocation holds."""
+
+    size: int
+
+
+class Memory(Protocol):
+    """A device's memory."""
+
+    allocated: int
+    reserved: int
+    peak_reserved: int
+
+    def allocate(self, nbytes: int) -> Held:
+        """Take that many bytes."""
+        ...
+
+    def release(self, block: Any) -> None:
+        """Give them back."""
+        ...
+
+
+@dataclass
+class Piece:
+    """Bytes taken as they are."""
+
+    size: int
+
+
+class PlainMemory:
+    """Memory that takes exactly what is asked, as the CPU's allocator is counted."""
+
+    def __init__(self) -> None:
+        self.allocated = self.reserved = self.peak_reserved = 0
+
+    def allocate(self, nbytes: int) -> Piece:
+        """Take that many bytes."""
+        self.allocated += nbytes
+        return Piece(nbytes)
+
+    def release(self, block: Held) -> None:
+        """Give them back."""
+        self.allocated -= block.size
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Bytes: the step's peak, what the allocator reserved at most (None for plain memory), what was held when the step started."""
+
+    peak_allocated: int
+    peak_reserved: int | None
+    static: int
+    by_category: dict[str, int]
+
+
+def replay(
+    make_memory: Callable[[], Memory],
+    initial: Sequence[tuple[str, int]],
+    stream: Stream,
+    boundary: int,
+    category: Callable[[Block], str],
+    *,
+    workspaces: Sequence[tuple[int, int]] = (),
+) -> Replayed:
+    """The stream's peak from event `boundary` on, where the step that counts starts.
+
+    initial: (category, bytes) of what is there before the stream. category: of a block of the stream at the peak.
+    workspaces: (event, bytes) that the device's libraries take before that event and keep. Runs twice: to find the peak, and to stop there.
+    """
+    first = _Pass(make_memory(), initial, stream, workspaces)
+    static = peak = top = 0
+    for index in range(len(stream.events) + 1):
+        if index == boundary:
+            static, peak, top = first.memory.allocated, first.memory.allocated, index
+        if index < len(stream.events):
+            first.advance(index)
+        if index >= boundary and first.memory.allocated > peak:
+            peak, top = first.memory.allocated, index + 1
+    second = _Pass(make_memory(), initial, stream, workspaces)
+    for index in range(top):
+        second.advance(index)
+    reserved = first.memory.peak_reserved if isinstance(first.memory, CachingAllocator) else None
+    return Replayed(peak, reserved, static, second.by_category(category))
+
+
+class _Pass:
+    """One run over the stream."""
+
+    def __init__(self, memory: Memory, initial: Sequence[tuple[str, int]], stream: Stream, workspaces: Sequence[tuple[int, int]]) -> None:
+        self.memory, self.stream = memory, stream
+        self.held: dict[str, int] = dict.fromkeys(CATEGORIES, 0)
+        self.live: dict[int, Held] = {}
+        self.waiting = sorted(workspaces)
+        for name, nbytes in initial:
+            self.held[name] += memory.allocate(nbytes).size
+
+    def advance(self, index: int) -> None:
+        """The event of that index, and the workspaces that are taken before it."""
+        while self.waiting and self.waiting[0][0] <= index:
+            self.held["workspace"] += self.memory.allocate(self.waiting.pop(0)[1]).size
+        number, sign = self.stream.events[index]
+        if sign > 0:
+            self.live[number] = self.memory.allocate(self.stream.blocks[number].nbytes)
+        else:
+            self.memory.release(self.live.pop(number))
+
+    def by_category(self, category: Callable[[Block], str]) -> dict[str, int]:
+        """Bytes held now, by category."""
+        found = dict(self.held)
+        for number, one in self.live.items():
+            found[category(self.stream.blocks[number])] += one.size
+        return found
