@@ -1,4 +1,4 @@
-"""How much quicker ReFTA's set-up is than full SVDs: the query and value stacks of ViT-Large, random weights (a flat spectrum, the hard case).
+"""How much quicker ReFTA's set-up is than full SVDs: two stacks of ViT-Large, random weights (a flat spectrum, the hard case).
 
     .venv/bin/python benchmarks/setup.py
 
@@ -28,9 +28,11 @@ def main() -> None:
     start = time.perf_counter()
     wanted = [_full_products(stack, bias, one.transform_matrix) for stack, one in zip(stacks, found, strict=True)]
     full = time.perf_counter() - start
-    exact = torch.cat([_full_products(stack.double(), bias.double(), one.transform_matrix.double()) for stack, one in zip(stacks, found, strict=True)])
+    matrices = [one.transform_matrix.double() for one in found]
+    exact = torch.cat([_full_products(stack.double(), bias.double(), phi) for stack, phi in zip(stacks, matrices, strict=True)])
     products = torch.stack([a @ b for one in found for a, b in one.factors])
-    print(f"decompose: {ours:.2f} s for {STACKS} stacks of {LAYERS} × {WIDTH} × {WIDTH + 1}, rank {RANK}, {torch.get_num_threads()} threads")
+    shape = f"{STACKS} stacks of {LAYERS} × {WIDTH} × {WIDTH + 1}, rank {RANK}"
+    print(f"decompose: {ours:.2f} s for {shape}, {torch.get_num_threads()} threads")
     print(f"full SVDs: {full:.2f} s for {STACKS * LAYERS} matrices")
     print(f"ratio: {full / ours:.2f}")
     print(f"relative error of the products: decompose {_error(products, exact):.1e}, full SVDs {_error(torch.cat(wanted), exact):.1e}")

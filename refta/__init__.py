@@ -19,7 +19,7 @@ importlib.import_module("refta.methods")  # binds the folder's name here, once; 
 
 def methods() -> list[str]:
     """The names of all methods, sorted."""
-    from refta import registry  # noqa: PLC0415
+    from refta import registry
 
     return registry.names()
 

@@ -52,7 +52,7 @@ class Adapted:
         return dict(self.attached.stacks) if self.attached else {}
 
 
-def adapt(  # noqa: PLR0913  (the settings of every method pass here)
+def adapt(
     model: nn.Module,
     method: str,
     *,
@@ -67,9 +67,10 @@ def adapt(  # noqa: PLR0913  (the settings of every method pass here)
 ) -> Adapted:
     """The model, changed in place: everything frozen but the method's adapter and the classification head.
 
-    targets: roles (query, key, value, qkv, output, gate, up, down) or ends of module paths; a method with sites of its own ignores them and says so in a note. order: one of the method's orders.
-    train_head: by default a classification head is trained, a language model's is not. slice_ranks: per stack, for models without values. stored: a file's tensors instead of a decomposition (`load` gives them).
-    Raises SettingError for what does not fit, before the model is touched.
+    targets: roles (query, key, value, qkv, output, gate, up, down) or ends of module paths; a method with sites of its own ignores
+    them and says so in a note. order: one of the method's orders. train_head: by default a classification head is trained, a
+    language model's is not. slice_ranks: per stack, for models without values. stored: a file's tensors instead of a decomposition
+    (`load` gives them). Raises SettingError for what does not fit, before the model is touched.
     """
     module = registry.method(method)
     chosen = registry.settings(method, settings)
@@ -89,7 +90,8 @@ def adapt(  # noqa: PLR0913  (the settings of every method pass here)
     model._refta_method = method  # type: ignore[assignment]
     own = {id(parameter): parameter.numel() for parameter in attached.parameters}
     run_order = order or (module.ORDERS[0] if module.ORDERS else None)
-    return Adapted(model, method, run_order, chosen, _targets(module, targets, stacks), attached.sites, sum(own.values()), stacks, attached.notes, attached)
+    named = _targets(module, targets, stacks)
+    return Adapted(model, method, run_order, chosen, named, attached.sites, sum(own.values()), stacks, attached.notes, attached)
 
 
 def refuse_adapted(model: nn.Module) -> None:
@@ -118,7 +120,7 @@ def _attach(module: ModuleType, model: nn.Module, stacks: list[Stack], chosen: A
     """The method's own attach, or the generic one for a method that is its networks and nothing more."""
     if hasattr(module, "attach"):
         return module.attach(model, stacks, chosen, run)
-    from refta.tensor_adapter import attach_tensor  # noqa: PLC0415
+    from refta.tensor_adapter import attach_tensor
 
     return attach_tensor(model, stacks, chosen, run, module)
 
@@ -182,13 +184,13 @@ def merge(adapted: Adapted) -> nn.Module:
 
 def save(adapted: Adapted, path: str | Path) -> None:
     """Write the adapter to a safetensors file (see refta/files.py)."""
-    from refta import files  # noqa: PLC0415
+    from refta import files
 
     files.save(adapted, Path(path))
 
 
 def load(model: nn.Module, path: str | Path, *, order: str | None = None) -> Adapted:
     """The model with the adapter of a file on it; raises SettingError where the file is for another model."""
-    from refta import files  # noqa: PLC0415
+    from refta import files
 
     return files.load(model, Path(path), order=order)

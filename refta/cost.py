@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from refta.counting import NOTHING, Cost, Counter
 from refta.lines import Line, Regime, regimes, total
-from refta.network import PER_STEP, Network, Order, is_fold, root
+from refta.network import PER_STEP, Network, Order, is_fold
 
 __all__ = [
     "NOTHING",

@@ -46,7 +46,11 @@ class Cost:
     def times(self, layers: int) -> Cost:
         """That many layers in turn: everything adds up but the largest temporary."""
         return Cost(
-            self.forward_flops * layers, self.backward_flops * layers, self.elementwise_flops * layers, self.kept_bytes * layers, self.temporaries
+            self.forward_flops * layers,
+            self.backward_flops * layers,
+            self.elementwise_flops * layers,
+            self.kept_bytes * layers,
+            self.temporaries,
         )
 
 
@@ -116,7 +120,9 @@ class Counter:
     def _again(self, cost: Cost) -> Cost:
         """The whole update computed again in backward from its input alone."""
         kept = self.bytes(self.network.input_axes) if self.network.serial else Line()
-        return replace(cost, backward_flops=cost.forward_flops + cost.backward_flops, kept_bytes=kept, temporaries=(*cost.temporaries, cost.kept_bytes))
+        return replace(
+            cost, backward_flops=cost.forward_flops + cost.backward_flops, kept_bytes=kept, temporaries=(*cost.temporaries, cost.kept_bytes)
+        )
 
     def steps(self, steps: list[Step]) -> Cost:
         forward = total(self._flops(step) for step in steps if step.is_product)
@@ -125,11 +131,9 @@ class Counter:
         return Cost(forward, backward, elementwise, self._kept(steps), self._temporaries(steps))
 
     def _flops(self, step: Step) -> Line:
-        from opt_einsum.helpers import flop_count  # noqa: PLC0415  (start-up: only counting needs it)
-
-        axes = set(step.left.axes) | set(step.right.axes)
-        sizes = {**self.network.sizes, "t": 1}
-        count = int(flop_count(axes, step.is_product, 2, sizes))
+        """opt_einsum's count of a pair: its axes' lengths multiplied, twice where an axis is summed (`td,rd->tr`: 2tdr)."""
+        axes = "".join(dict.fromkeys(step.left.axes + step.right.axes))
+        count = self.network.elements(axes) * (2 if step.is_product else 1)
         return Line(0, count) if "t" in axes else Line(count, 0)
 
     @staticmethod
@@ -144,9 +148,12 @@ class Counter:
         return total(kept.values())
 
     def _temporaries(self, steps: list[Step]) -> tuple[Line, ...]:
-        forward = [self.bytes(step.out.axes) for step in steps] + [self.bytes(one.axes) for step in steps for one, _, copied in _sides(step) if copied]
+        forward = [self.bytes(step.out.axes) for step in steps] + [
+            self.bytes(one.axes) for step in steps for one, _, copied in _sides(step) if copied
+        ]
         backward = [
-            total(self.bytes(one.axes) for one in (step.out, step.left, step.right) if one.needs_gradient and not one.is_static) for step in steps
+            total(self.bytes(one.axes) for one in (step.out, step.left, step.right) if one.needs_gradient and not one.is_static)
+            for step in steps
         ]
         return (*forward, *backward)
 
@@ -189,7 +196,7 @@ def _sides(step: Step) -> tuple[tuple[Value, Value, bool], tuple[Value, Value, b
 
 
 def _saved(step: Step) -> list[tuple[object, str]]:
-    """What autograd keeps of a step, as (storage, axes): each input whose partner needs a gradient, unless it is a parameter, a buffer or x.
+    """What autograd keeps of a step, as (storage, axes): each input whose partner needs a gradient, parameters, buffers and x left out.
 
     A copy that the layout asks for is a storage of its own, whatever it was made of. relu keeps its result; an addition keeps nothing.
     """
@@ -198,7 +205,11 @@ def _saved(step: Step) -> list[tuple[object, str]]:
     if step.pairing.kind == "relu":
         return [(id(step.out), step.out.axes)]
     sides = [(one, copied) for one, partner, copied in _sides(step) if partner.needs_gradient]
-    return [((id(step), place) if copied else id(one), one.axes) for place, (one, copied) in enumerate(sides) if copied or not (one.is_static or one.is_input)]
+    return [
+        ((id(step), place) if copied else id(one), one.axes)
+        for place, (one, copied) in enumerate(sides)
+        if copied or not (one.is_static or one.is_input)
+    ]
 
 
 def _resized(network: Network, **sizes: int) -> Network:

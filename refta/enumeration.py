@@ -1,12 +1,12 @@
 """All contraction trees of a network with their costs over a stack, each pair of values costed once. No torch.
 
 A pair costs the same wherever it stands in a tree, so the trees over a set of operands are put together from those over its parts.
-Of trees whose result has the same layout and whose costs are equal one stands for all.
+Of trees whose result has the same layout those that another one equals or beats in every count are left out as they arise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from refta.counting import Cost, Counter
@@ -27,8 +27,9 @@ class Partial:
 
     def cost(self) -> Cost:
         """The tally as a cost."""
-        lines = [Line(*self.tally[place : place + 2]) for place in range(0, len(self.tally), 2)]
-        return Cost(*lines, tuple(sorted(self.temporaries, key=lambda line: (line.constant, line.per_token))))
+        forward, backward, elementwise, kept = (Line(*self.tally[place : place + 2]) for place in range(0, len(self.tally), 2))
+        temporaries = tuple(sorted(self.temporaries, key=lambda line: (line.constant, line.per_token)))
+        return Cost(forward, backward, elementwise, kept, temporaries)
 
 
 @dataclass
@@ -40,10 +41,12 @@ class Enumeration:
     free: int
     itemsize: int
     _found: dict[tuple[int, str], list[Partial]] = field(default_factory=dict)
+    _outsides: dict[tuple[int, bool], str] = field(default_factory=dict)
     _pairs: dict[tuple, tuple[str, Tally, frozenset[Line]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.leaves = (INPUT, *(operand.name for operand in self.network.contracted))
+        self._leaf_axes = {name: leaf(self.network, name, x_needs_gradient=True, stacked=False).axes for name in self.leaves}
         self.everything = 2 ** len(self.leaves) - 1
         self.counters = [
             (Counter(self.network, self.itemsize, needed), needed, count)
@@ -63,7 +66,9 @@ class Enumeration:
         """What the stack costs with that update folded into its weights, kept or recomputed."""
         fold = update.cost()
         additions = Line(self.network.elements(self.network.fold_axes) * self.layers)
-        fold = replace(fold, elementwise_flops=fold.elementwise_flops + additions, temporaries=(self.counters[0][0].bytes(self.network.fold_axes),))
+        fold = replace(
+            fold, elementwise_flops=fold.elementwise_flops + additions, temporaries=(self.counters[0][0].bytes(self.network.fold_axes),)
+        )
         return self.counters[0][0].on_fold(fold, order, layers=self.layers, free=self.free)
 
     def over(self, mask: int, outside: str) -> list[Partial]:
@@ -75,14 +80,12 @@ class Enumeration:
 
     def _leaf(self, mask: int) -> list[Partial]:
         name = self.leaves[mask.bit_length() - 1]
-        axes = leaf(self.network, name, x_needs_gradient=True, stacked=False).axes
-        return [Partial(name, axes, (0,) * 8, frozenset())]
+        return [Partial(name, self._leaf_axes[name], (0,) * 8, frozenset())]
 
     def _joined(self, mask: int, outside: str) -> list[Partial]:
         found: dict[tuple, Partial] = {}
         for first, second in _splits(mask):
-            lefts = self.over(first, outside + self._axes(second))
-            rights = self.over(second, outside + self._axes(first))
+            lefts, rights = self.over(first, self._around(first, outside)), self.over(second, self._around(second, outside))
             for left in lefts:
                 for right in rights:
                     axes, tally, temporaries = self._pair(first, left.axes, second, right.axes, outside)
@@ -91,12 +94,18 @@ class Enumeration:
                     key = (axes, total, all_temporaries)
                     if key not in found:
                         found[key] = Partial((left.tree, right.tree), axes, total, all_temporaries)
-        return list(found.values())
+        return _undominated(found.values())
 
-    def _axes(self, mask: int) -> str:
-        names = (name for place, name in enumerate(self.leaves) if mask >> place & 1)
-        axes = (leaf(self.network, name, x_needs_gradient=True, stacked=False).axes for name in names)
-        return "".join(dict.fromkeys("".join(axes)))
+    def _around(self, mask: int, outside: str) -> str:
+        """The axes that must survive a set of operands: the whole network's, then those of all others (x aside where a fold is made)."""
+        folding = outside.startswith(self.network.fold_axes)
+        key = (mask, folding)
+        if key not in self._outsides:
+            others = self.everything & ~mask & (~1 if folding else ~0)
+            names = (name for place, name in enumerate(self.leaves) if others >> place & 1)
+            axes = "".join(self._leaf_axes[name] for name in names)
+            self._outsides[key] = "".join(dict.fromkeys((self.network.fold_axes if folding else self.network.output_axes) + axes))
+        return self._outsides[key]
 
     def _pair(self, first: int, left: str, second: int, right: str, outside: str) -> tuple[str, Tally, frozenset[Line]]:
         key = (first, left, second, right, outside)
@@ -118,6 +127,24 @@ class Enumeration:
         return Value(axes, trained or (needed and INPUT in names), is_static=False)
 
 
+def _undominated(found: Iterable[Partial]) -> list[Partial]:
+    """Those that no other of the same layout equals or beats in every count and temporary: no quantity can want the rest."""
+    kept: dict[str, list[Partial]] = {}
+    for one in sorted(found, key=lambda partial: sum(partial.tally)):
+        group = kept.setdefault(one.axes, [])
+        if not any(_is_covered(one, other) for other in group):
+            group.append(one)
+    return [one for group in kept.values() for one in group]
+
+
+def _is_covered(one: Partial, other: Partial) -> bool:
+    if any(mine < theirs for mine, theirs in zip(one.tally, other.tally, strict=True)):
+        return False
+    return other.temporaries <= one.temporaries or all(
+        any(low.constant <= high.constant and low.per_token <= high.per_token for high in one.temporaries) for low in other.temporaries
+    )
+
+
 def _splits(mask: int) -> Iterator[tuple[int, int]]:
     """The ways to part a set in two, its lowest member always in the first part."""
     lowest = mask & -mask
@@ -130,7 +157,11 @@ def _splits(mask: int) -> Iterator[tuple[int, int]]:
 
 def _tally(costs: list[Cost]) -> Tally:
     rows = [
-        [part for line in (one.forward_flops, one.backward_flops, one.elementwise_flops, one.kept_bytes) for part in (line.constant, line.per_token)]
+        [
+            part
+            for line in (one.forward_flops, one.backward_flops, one.elementwise_flops, one.kept_bytes)
+            for part in (line.constant, line.per_token)
+        ]
         for one in costs
     ]
     return tuple(map(sum, zip(*rows, strict=True)))

@@ -38,7 +38,8 @@ def save(adapted: Adapted, path: Path) -> None:
         tensors[f"{name}.residual_coefficients"] = stack.residual_coefficients.cpu().contiguous()
         tensors[f"{name}.slice_ranks"] = torch.tensor(stack.slice_ranks)
         tensors |= {f"{name}.initial.{key}": value for key, value in stack.initial.items()}
-        described[name] = {"sites": stack.paths, "slice_ranks": list(stack.slice_ranks), "fingerprint": [_fingerprint(one) for one in _base_weights(stack)]}
+        fingerprints = [_fingerprint(weight) for weight in _base_weights(stack)]
+        described[name] = {"sites": stack.paths, "slice_ranks": list(stack.slice_ranks), "fingerprint": fingerprints}
     own = {id(parameter) for parameter in adapted.attached.parameters}
     for key, parameter in adapted.model.named_parameters():
         if parameter.requires_grad and id(parameter) not in own:
@@ -129,13 +130,14 @@ def _turned(module: torch.nn.Module) -> torch.Tensor:
 def _base_weights(stack: ReftaStack) -> list[torch.Tensor]:
     left, right = stack.initial["A"], stack.initial["B"]
     coefficients = stack.residual_coefficients.cpu()
-    return [
-        member.weight.detach().cpu().to(left.dtype) + (left * u) @ right for member, u in zip(stack.members, coefficients, strict=True)
-    ]
+    return [member.weight.detach().cpu().to(left.dtype) + (left * u) @ right for member, u in zip(stack.members, coefficients, strict=True)]
 
 
 def _fingerprint(weight: torch.Tensor) -> dict:
-    """The shape, the root mean square and four projections of a weight (n, d) on fixed unit vectors of cosines; a projection is about as large."""
+    """The shape, the root mean square and four projections of a weight (n, d) on fixed unit vectors of cosines.
+
+    A projection of an unstructured weight is about as large as its root mean square.
+    """
     weight = weight.cpu().double()
     rows, columns = weight.shape
     projections = []

@@ -11,7 +11,7 @@ from torch import nn
 
 from refta.errors import SettingError
 from refta.sites import Stack
-from refta.stacking import Attached, Run, is_hollow, set_module
+from refta.stacking import Attached, Run, is_hollow, set_module, turned_weight
 
 ADAPTER = "default"
 
@@ -21,7 +21,7 @@ def attach_library(model: nn.Module, stacks: list[Stack], type_: str, config: di
 
     Raises SettingError for a type that peft does not have or cannot inject, and for configuration keys that it refuses.
     """
-    if is_hollow(stacks[0].sites[0].module.weight):
+    if is_hollow(turned_weight(stacks[0].sites[0])):
         config = {key: value for key, value in config.items() if key != "init_lora_weights"}  # PiSSA and its like read the weights' values
     training = {site.path: site.module.training for stack in stacks for site in stack.sites}
     frozen = {id(parameter) for parameter in model.parameters()}
@@ -40,11 +40,13 @@ def attach_library(model: nn.Module, stacks: list[Stack], type_: str, config: di
 
 def _inject(model: nn.Module, type_: str, settings: dict[str, Any]) -> None:
     """Put the adapter in by peft's own tuner of the type, whose layers keep what state they share (VeRA's A and B)."""
-    import peft  # noqa: PLC0415  (seconds of import, only for its methods)
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING  # noqa: PLC0415
+    import peft
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
     known = {str(getattr(one, "value", one)): one for one in PEFT_TYPE_TO_CONFIG_MAPPING}
-    layered = sorted(name for name, one in known.items() if one in PEFT_TYPE_TO_TUNER_MAPPING and _names_modules(PEFT_TYPE_TO_CONFIG_MAPPING[one]))
+    layered = sorted(
+        name for name, one in known.items() if one in PEFT_TYPE_TO_TUNER_MAPPING and _names_modules(PEFT_TYPE_TO_CONFIG_MAPPING[one])
+    )
     if type_ not in layered:
         fault = "cannot be put into single layers" if type_ in known else "is not a type of it"
         raise SettingError(f"type: '{type_}' {fault} (peft {peft.__version__}); there are {', '.join(layered)}")
@@ -69,7 +71,7 @@ def _to_dtype(own: list[nn.Parameter], model: nn.Module, run: Run) -> None:
 
 @torch.no_grad()
 def _merge(model: nn.Module) -> None:
-    from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     for path, module in list(model.named_modules()):
         if isinstance(module, BaseTunerLayer):

@@ -58,7 +58,9 @@ def regimes(lines: dict[str, Line]) -> list[Regime]:
         candidates = [name for name, line in lines.items() if line.at(tokens) == least]
         name = min(candidates, key=lambda one: lines[one].per_token)
         found.append(Regime(tokens, name))
-        later = [t for line in lines.values() if line.per_token < lines[name].per_token for t in [lines[name].crossover(line)] if t is not None]
+        later = [
+            t for line in lines.values() if line.per_token < lines[name].per_token for t in [lines[name].crossover(line)] if t is not None
+        ]
         later = [t for t in later if t >= tokens]
         if not later:
             return found

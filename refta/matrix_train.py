@@ -35,7 +35,7 @@ def default_factors(left: int, right: int) -> tuple[int, ...]:
     """Eights between two smaller ends where they fit the border, as LoRETTA's shapes: 1024 × 8 has 4·8·8·8·4, 1280 × 64 has 5·8·8·8·8·4."""
     size = left * right
     eights = 0
-    while size % 8 ** (eights + 1) == 0 and size // 8 ** (eights + 1) >= 9:  # noqa: PLR2004  (two ends of 3 at least)
+    while size % 8 ** (eights + 1) == 0 and size // 8 ** (eights + 1) >= 9:
         eights += 1
     for count in range(eights, 0, -1):
         small, large = _halves(size // 8**count)
@@ -67,7 +67,9 @@ def checked_shape(name: str, factors: Sequence[int] | None, left: int, right: in
         return possible
     shown = "·".join(map(str, factors))
     if math.prod(factors) != left * right:
-        raise SettingError(f"{name}: {shown} is {math.prod(factors)}, not {left} × {right} = {left * right}; possible is {'·'.join(map(str, possible))}")
+        raise SettingError(
+            f"{name}: {shown} is {math.prod(factors)}, not {left} × {right} = {left * right}; possible is {'·'.join(map(str, possible))}"
+        )
     if not _fits(factors, [left]):
         raise SettingError(f"{name}: {shown} does not divide at {left} (of {left} × {right}); possible is {'·'.join(map(str, possible))}")
     return tuple(factors)
@@ -107,7 +109,17 @@ def inner_digits(first: Sequence[int], outer: int, second: Sequence[int], inner:
     return [upper // lower for lower, upper in itertools.pairwise(chain)]
 
 
-def matrix_train(factors: Sequence[int], rank: int, name: str, *, left: int, inner: Sequence[int], inner_is_left: bool, letters: Iterator[str], inner_axes: str) -> tuple[MatrixTrain, dict[str, int]]:
+def matrix_train(
+    factors: Sequence[int],
+    rank: int,
+    name: str,
+    *,
+    left: int,
+    inner: Sequence[int],
+    inner_is_left: bool,
+    letters: Iterator[str],
+    inner_axes: str,
+) -> tuple[MatrixTrain, dict[str, int]]:
     """The train over left × right and the sizes of its axes; the inner side's digits (in the cores' order) and their axes are given."""
     size = math.prod(factors)
     given = list(itertools.accumulate(inner, lambda a, b: a * b, initial=1))
@@ -129,10 +141,14 @@ def matrix_train(factors: Sequence[int], rank: int, name: str, *, left: int, inn
     return MatrixTrain(tuple(operands), axes[:border], axes[border:]), sizes
 
 
-def two_trains(first: Sequence[int], second: Sequence[int], rank: int, *, outer: int, inner: int, names: tuple[str, str], letters: Iterator[str]) -> tuple[MatrixTrain, MatrixTrain, dict[str, int]]:
+def two_trains(
+    first: Sequence[int], second: Sequence[int], rank: int, *, outer: int, inner: int, names: tuple[str, str], letters: Iterator[str]
+) -> tuple[MatrixTrain, MatrixTrain, dict[str, int]]:
     """Two trains, outer × inner and inner × …, that share the axes of the inner size; and the sizes of all axes."""
     digits = inner_digits(first, outer, second, inner)
     axes = "".join(next(letters) for _ in digits)
     one, sizes = matrix_train(first, rank, names[0], left=outer, inner=digits, inner_is_left=False, letters=letters, inner_axes=axes)
-    other, more = matrix_train(second, rank, names[1], left=inner, inner=digits[::-1], inner_is_left=True, letters=letters, inner_axes=axes[::-1])
+    other, more = matrix_train(
+        second, rank, names[1], left=inner, inner=digits[::-1], inner_is_left=True, letters=letters, inner_axes=axes[::-1]
+    )
     return one, other, {**sizes, **more}

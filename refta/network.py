@@ -10,90 +10,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from refta.errors import SettingError
+from refta.operands import AXES, COMMON_ORDERS, FOLDING, INPUT, PER_STEP, RELU, Mode, Operand, Order, Step, Tree, Value
 from refta.pairing import Pairing, pair
 
-Tree = str | tuple["Tree", "Tree"]
-Mode = Literal["plain", "recompute", "stack", "slices", "copies", "delta", "delta_stack", "whole"]
-
-INPUT, INPUT_AXES, OUTPUT_AXES, FOLD_AXES = "x", "td", "tn", "nd"
-RELU = "relu"
-COMMON_ORDERS = ("published", "features", "reconstruct", "auto")
-FOLDING = ("plain", "recompute", "stack", "copies")
-PER_STEP = ("stack", "delta_stack")  # modes that build for all layers at once
-AXES = "abcefghijopqrsuvwyzABCDEFGHIJKLMNOPQRSTUVWXYZ"  # the letters that a method may give its own axes
-
-
-@dataclass(frozen=True)
-class Operand:
-    """One factor of a network.
-
-    `shared`: one for the whole stack, otherwise one per layer; `across`: one for all stacks of the adapter whose shapes agree.
-    `index`: a table with a row per layer (`l`), per stack (`m`) or both, of which a layer reads its own; a table is shared.
-    `constant` names the operand that stands beside this one for x's constant-one column (ReFTA's β beside B).
-    `added`: a bias, added to what it is paired with. `shape`: the parameter's own, where it is not that of its axes (the
-    1s at the ends of a tensor train). `init` names how it starts (see tensor_adapter.py).
-    """
-
-    name: str
-    axes: str
-    trainable: bool = True
-    shared: bool = True
-    constant: str | None = None
-    across: bool = False
-    index: str = ""
-    added: bool = False
-    shape: tuple[int, ...] | None = None
-    init: str = "normal"
-
-
-@dataclass(frozen=True)
-class Order:
-    """One way to evaluate a network.
-
-    mode `plain`: the tree, by plain autograd; a tree `("x", M)` folds M into the frozen weight and runs one linear.
-    `recompute`: the fold again in backward instead of kept. `stack`: the folds of all layers at once, once per step.
-    `slices`: one product per slice of axis r, stacked, then weighted by the per-layer operand u (the paper's H_int).
-    `copies`: a fold that forms the dense update, its scaled copy and the sum with the weight one after the other.
-    `delta`: M is rebuilt but not folded; x times M beside the base's own linear. `delta_stack`: the same, M of all layers once per step.
-    `whole`: M of every layer and stack at every call, of which the layer takes its own.
-    """
-
-    tree: Tree
-    mode: Mode = "plain"
-
-
-@dataclass(frozen=True, eq=False)
-class Value:
-    """An operand or an intermediate of a contraction: its axes in memory order, whether it needs a gradient, whether it outlives the step."""
-
-    axes: str
-    needs_gradient: bool
-    is_static: bool
-    is_input: bool = False
-    has_constant: bool = False
-
-
-@dataclass(frozen=True)
-class Step:
-    """One binary contraction; `is_product` where an axis is summed (a matrix product), otherwise an elementwise operation."""
-
-    left: Value
-    right: Value
-    out: Value
-    pairing: Pairing
-
-    @property
-    def equation(self) -> str:
-        """The pair as an einsum equation, such as `td,rd->tr`."""
-        return f"{self.left.axes},{self.right.axes}->{self.out.axes}"
-
-    @property
-    def is_product(self) -> bool:
-        """Whether an axis is summed: torch then runs mm or bmm, which its FLOP counter counts."""
-        return self.pairing.kind == "product"
+__all__ = [
+    "AXES",
+    "COMMON_ORDERS",
+    "INPUT",
+    "PER_STEP",
+    "RELU",
+    "Mode",
+    "Network",
+    "Operand",
+    "Order",
+    "Step",
+    "Tree",
+    "Value",
+    "across_key",
+    "count_trainable",
+    "is_fold",
+    "leaf",
+    "leaf_axes",
+    "plan_pair",
+    "tree_axes",
+    "walk",
+]
 
 
 @dataclass(frozen=True)
@@ -197,11 +140,13 @@ def is_fold(order: Order) -> bool:
 
 
 def leaf(network: Network, name: str, *, x_needs_gradient: bool, stacked: bool, whole: bool = False) -> Value:
-    """The value of a leaf: x, or an operand (with the layer axis k in front where the whole stack is contracted, or a whole table's axes)."""
+    """The value of a leaf: x, or an operand (with the layers' axis k in front for a whole stack, or with a whole table's axes)."""
     if name == INPUT:
         return Value(network.input_axes, x_needs_gradient, is_static=False, is_input=not network.serial)
     operand = network.operand(name)
-    return Value(leaf_axes(operand, stacked=stacked, whole=whole), operand.trainable, is_static=True, has_constant=operand.constant is not None)
+    return Value(
+        leaf_axes(operand, stacked=stacked, whole=whole), operand.trainable, is_static=True, has_constant=operand.constant is not None
+    )
 
 
 def leaf_axes(operand: Operand, *, stacked: bool, whole: bool = False) -> str:
@@ -215,11 +160,6 @@ def leaf_axes(operand: Operand, *, stacked: bool, whole: bool = False) -> str:
 def walk(network: Network, tree: Tree, outside: str, *, x_needs_gradient: bool, stacked: bool, whole: bool = False) -> list[Step]:
     """The steps of a tree, inner pairs first; `outside` are the axes that must survive it."""
     return _Walk(network, x_needs_gradient=x_needs_gradient, stacked=stacked, whole=whole).run(tree, outside)[0]
-
-
-def root(network: Network, tree: Tree, outside: str, *, x_needs_gradient: bool, stacked: bool) -> Value:
-    """What a tree evaluates to."""
-    return _Walk(network, x_needs_gradient=x_needs_gradient, stacked=stacked, whole=False).run(tree, outside)[1]
 
 
 @dataclass

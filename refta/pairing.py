@@ -37,7 +37,8 @@ class Pairing:
 def pair(left: str, right: str, wanted: str, sizes: Mapping[str, int]) -> Pairing:
     """The pairing that copies least; `wanted` are the axes that must survive, in their order where nothing else does.
 
-    `td,rd->tr` has rows t, inner d, columns r and copies nothing; `tabr,bra->t` wants its inner axes in one order, so the smaller side is copied.
+    `td,rd->tr` has rows t, inner d, columns r and copies nothing; `tabr,bra->t` wants its inner axes in one order on both sides, so
+    the smaller side is copied.
     """
     summed = (set(left) | set(right)) - set(wanted)
     if not summed:

@@ -11,7 +11,9 @@ from refta.shapes import StackShape
 from refta.tensor_train import chain
 
 
-def serial_network(shape: StackShape, *, bottleneck: int, tensor_rank: int, tensor_shape: Sequence[int] | None, published: str, frozen: Sequence[int] = ()) -> Network:
+def serial_network(
+    shape: StackShape, *, bottleneck: int, tensor_rank: int, tensor_shape: Sequence[int] | None, published: str, frozen: Sequence[int] = ()
+) -> Network:
     """The update of one layer's output z, read from z itself: Down's cores and bias, relu, Up's cores and bias, all the layer's own.
 
     `features` goes core by core, `reconstruct` rebuilds Down (d × b) and Up (b × d); `frozen` numbers cores that stay as they start.
@@ -33,4 +35,6 @@ def serial_network(shape: StackShape, *, bottleneck: int, tensor_rank: int, tens
         "reconstruct_recompute": Order(rebuilt, mode="recompute"),
     }
     operands = (*cores, *biases)
-    return Network({**shape.sizes, **sizes}, operands, orders, {"published": published}, inputs=down.left[::-1], outputs=up.right, serial=True)
+    return Network(
+        {**shape.sizes, **sizes}, operands, orders, {"published": published}, inputs=down.left[::-1], outputs=up.right, serial=True
+    )

@@ -33,6 +33,7 @@ _RULES = tuple(
         ("up", r"(up_proj|gate_up_proj|fc1|fc_in|lin1|c_fc|Wi|dense_h_to_4h|DenseReluDense\.wi|wi_1|intermediate\.dense|intermediate_dense|ffn|w3)"),
     )
 )
+_CROSS_ATTENTION = re.compile(r"encoder_attn|EncDecAttention|crossattention|cross_attn")
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def all_sites(model: nn.Module) -> list[Site]:
     found = []
     for path, module in model.named_modules():
         if (isinstance(module, nn.Linear) or is_conv1d(module)) and re.search(r"\.\d+\.", f".{path}."):
+            assert isinstance(module.weight, torch.Tensor)
             rows, columns = module.weight.shape if not is_conv1d(module) else module.weight.shape[::-1]
             found.append(Site(path, _role(path), module, rows, columns, getattr(module, "bias", None) is not None))
     return found
@@ -159,26 +161,27 @@ def _mark_first_inputs(stacks: list[Stack]) -> None:
     towers = {tower for tower, _, _ in places}
     for stack, (tower, layer, part) in zip(stacks, places, strict=True):
         earliest = min((one[1], one[2]) for one in places if one[0] == tower)
-        fed = part > 0 and "decoder" in tower and tower.replace("decoder", "encoder") in towers
+        fed = part > (0, 0) and "decoder" in tower and tower.replace("decoder", "encoder") in towers
         stack.inputs_without_gradient = int((layer, part) == earliest and not fed)
 
 
-_PARTS = {"query": 0, "key": 0, "value": 0, "qkv": 0, "output": 1, "gate": 4, "up": 4, "down": 5}  # of a layer, in the order of its forward
-_CROSS = 2  # cross-attention's query, key and value come after self-attention's output
+def _place(site: Site) -> tuple[str, int, tuple[int, int]]:
+    """The tower (what the layers are a list of), the layer's number, and the part of the layer; parts of one number read the same input.
 
-
-def _place(site: Site) -> tuple[str, int, int]:
-    """The tower (what the layers are a list of), the layer's number, and the part of the layer; parts of one number read the same input."""
+    Self-attention comes first, then cross-attention, then the MLP.
+    """
     match = re.search(r"^(.*?)\.?(\d+)\.", site.path)
     tower, layer = (match.group(1), int(match.group(2))) if match else ("", 0)
-    cross = _CROSS if re.search(r"encoder_attn|EncDecAttention|crossattention|cross_attn", site.path) else 0
-    return tower, layer, _PARTS.get(site.role, 0) + cross
+    place = INPUT_PLACES.get(site.role, 0)
+    block = 2 if place >= INPUT_PLACES["up"] else int(bool(_CROSS_ATTENTION.search(site.path)))
+    return tower, layer, (block, place)
 
 
 def head_size(model: nn.Module) -> int | None:
     """The width of one attention head, from the model's config where it says so."""
     config = getattr(model, "config", None)
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    text_config = getattr(config, "get_text_config", None)
+    config = text_config() if text_config is not None else config
     given = getattr(config, "head_dim", None)
     width, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
     if isinstance(given, int):

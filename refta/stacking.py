@@ -48,6 +48,10 @@ class ReftaStack(BuiltPerStep):
     order of the slices that have components.
     """
 
+    transform_matrix: torch.Tensor
+    coefficients: torch.Tensor
+    slice_coefficients: torch.Tensor
+
     def __init__(self, network: Network, layers: int, order: str, *, inputs_without_gradient: int, dropout: float):
         super().__init__()
         self.network, self.layers, self.order_name = network, layers, order
@@ -119,7 +123,7 @@ class ReftaStack(BuiltPerStep):
     def build(self) -> tuple[torch.Tensor, list[Part]]:
         """The fold of the whole stack, and each layer's weight and bias of it."""
         order = next(one for one in self.network.orders.values() if one.mode == "stack")
-        weights = [member.weight for member in self._members]
+        weights: list[torch.Tensor] = [member.weight for member in self._members]
         result: Tensor = fold_stack(self.network, order, weights, {**self.shared_operands(), "u": self.coefficients})
         biases: Sequence[torch.Tensor | None] = [member.bias for member in self._members]
         if result.constant is not None:
@@ -130,7 +134,7 @@ class ReftaStack(BuiltPerStep):
 
 def attach_refta(model: nn.Module, stacks: list[Stack], settings, run: Run) -> Attached:
     """ReFTA on the model's stacks: every site replaced by an AdaptedLinear on its residual, the factors registered at the root."""
-    from refta.methods import refta as method  # noqa: PLC0415  (the method's file imports this one lazily as well)
+    from refta.methods import refta as method
 
     container = nn.ModuleDict()
     for stack in stacks:
@@ -151,9 +155,8 @@ def _attach_stack(model: nn.Module, stack: Stack, settings, run: Run, method) ->
     found = _factors(weights, biases, shape, settings, run, method)
     shape = stack.shape(found.slice_ranks)
     order = run.order or "shared"
-    module = ReftaStack(
-        method.network(settings, shape), shape.layers, order, inputs_without_gradient=shape.inputs_without_gradient, dropout=settings.dropout
-    )
+    network, free = method.network(settings, shape), shape.inputs_without_gradient
+    module = ReftaStack(network, shape.layers, order, inputs_without_gradient=free, dropout=settings.dropout)
     dtype = run.adapter_dtype or (torch.float64 if weights[0].dtype == torch.float64 else torch.float32)
     module.fill(found.left.to(dtype), found.right.to(dtype), found.phi, found.slice_ranks, convention=settings.convention)
     kept = found.initial or {name: one.detach() for name, one in module.shared_operands().items()}
@@ -196,7 +199,8 @@ def _factors(weights, biases, shape, settings, run: Run, method) -> _Factors:
 
 def _stored_factors(weights, biases, shape, stored: dict[str, torch.Tensor]) -> _Factors:
     """A file's factors, and the residual that its initial factors define on these weights."""
-    given = {key.removeprefix(f"{shape.name}."): value.to(weights[0].device) for key, value in stored.items() if key.startswith(f"{shape.name}.")}
+    prefix, device = f"{shape.name}.", weights[0].device
+    given = {key.removeprefix(prefix): value.to(device) for key, value in stored.items() if key.startswith(prefix)}
     coefficients, left, right = given["residual_coefficients"], given["initial.A"], given["initial.B"]
     residual = [_minus(one, (left * u) @ right) for one, u in zip(weights, coefficients, strict=True)]
     residual_bias = None
@@ -214,7 +218,7 @@ def _minus(tensor: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
 
 def is_hollow(weight: torch.Tensor) -> bool:
     """Whether a tensor has a shape but no values: on the meta device, or fake."""
-    from torch._subclasses.fake_tensor import FakeTensor  # noqa: PLC0415
+    from torch._subclasses.fake_tensor import FakeTensor
 
     return weight.is_meta or isinstance(weight, FakeTensor) or isinstance(getattr(weight, "data", None), FakeTensor)
 
@@ -223,7 +227,8 @@ def _hollow_factors(weights, biases, shape, settings, run: Run, method) -> _Fact
     """Empty factors of the right shapes for a model without values: no SVD, slice ranks as given or assumed."""
     ranks = list(run.slice_ranks.get(shape.name, method.assumed_slice_ranks(settings.rank, shape.layers)))
     if len(ranks) != shape.layers or sum(ranks) != settings.rank:
-        raise SettingError(f"slice_ranks: {ranks} for '{shape.name}'; they must be {shape.layers} numbers that sum to the rank {settings.rank}")
+        wanted = f"{shape.layers} numbers that sum to the rank {settings.rank}"
+        raise SettingError(f"slice_ranks: {ranks} for '{shape.name}'; they must be {wanted}")
     dtype = torch.float64 if weights[0].dtype == torch.float64 else torch.float32
     with torch.device(weights[0].device):
         left = torch.empty(shape.rows, settings.rank, dtype=dtype)
@@ -237,6 +242,7 @@ def _hollow_factors(weights, biases, shape, settings, run: Run, method) -> _Fact
 def turned_weight(site: Site) -> torch.Tensor:
     """The site's weight as n × d."""
     weight = site.module.weight
+    assert isinstance(weight, torch.Tensor)
     return weight.T if is_conv1d(site.module) else weight
 
 
@@ -262,16 +268,18 @@ def merged(module: AdaptedLinear, order: Order) -> nn.Module:
     """A plain linear (or Conv1D) with the update of one layer folded in."""
     operands = {name: one.float() if one.dtype != torch.float64 else one for name, one in module.stack.operands(module.layer).items()}
     wide = next(iter(operands.values())).dtype
-    weight, bias = fold(module.stack.network, order, module.weight.to(wide), None if module.bias is None else module.bias.to(wide), operands)
+    own_bias = None if module.bias is None else module.bias.to(wide)
+    weight, bias = fold(module.stack.network, order, module.weight.to(wide), own_bias, operands)
     weight = weight.to(module.weight.dtype)
-    plain = _conv1d(module) if getattr(module, "was_conv1d", False) else nn.Linear(module.in_features, module.out_features, bias=bias is not None)
-    plain.weight = nn.Parameter(weight.T.contiguous() if getattr(module, "was_conv1d", False) else weight, requires_grad=False)
+    turned = module.was_conv1d
+    plain = _conv1d(module) if turned else nn.Linear(module.in_features, module.out_features, bias=bias is not None)
+    plain.weight = nn.Parameter(weight.T.contiguous() if turned else weight, requires_grad=False)
     if bias is not None:
         plain.bias = nn.Parameter(bias.to(module.weight.dtype), requires_grad=False)
     return plain.train(module.training)
 
 
 def _conv1d(module: AdaptedLinear) -> nn.Module:
-    from transformers.pytorch_utils import Conv1D  # noqa: PLC0415  (only GPT-2's family needs transformers here)
+    from transformers.pytorch_utils import Conv1D
 
     return Conv1D(module.out_features, module.in_features)

@@ -25,7 +25,6 @@ from refta.sites import Stack, head_size, is_conv1d
 from refta.stacking import CONTAINER, Attached, Run, is_hollow, merged, set_module, turned_weight
 
 
-
 class SharedOperands(nn.Module):
     """The operands that stand for more than one layer: parameters where trained, buffers where frozen; and the stacks that read them."""
 
@@ -67,7 +66,9 @@ class TensorStack(BuiltPerStep):
     def operands(self, layer: int) -> dict[str, torch.Tensor]:
         """The operands at one layer, by name."""
         own = dict(self.members[layer].adapter.items())
-        return {one.name: own[one.name] if not one.shared else self._row(one, {"l": layer, "m": self.place}) for one in self.network.operands}
+        return {
+            one.name: own[one.name] if not one.shared else self._row(one, {"l": layer, "m": self.place}) for one in self.network.operands
+        }
 
     def tables(self) -> dict[str, torch.Tensor]:
         """The shared operands, whole tables included."""
@@ -99,7 +100,10 @@ class TensorStack(BuiltPerStep):
         assert order is not None
         tables = self._tables("m")
         values = self._stacked()
-        bound = {name: one if name not in tables else one.select(self.network.operand(name).index.index("m"), self.place) for name, one in values.items()}
+        bound = {
+            name: one if name not in tables else one.select(self.network.operand(name).index.index("m"), self.place)
+            for name, one in values.items()
+        }
         if order.mode == "delta_stack":
             built = delta_stack(self.network, order, bound)
         else:
@@ -125,7 +129,9 @@ def attach_tensor(model: nn.Module, stacks: Sequence[Stack], settings: Any, run:
     shapes = [replace(stack.shape(), stacks=len(stacks), head_size=head_size(model)) for stack in stacks]
     networks = [method.network(settings, shape) for shape in shapes]
     for place, (stack, shape, network) in enumerate(zip(stacks, shapes, networks, strict=True)):
-        module = TensorStack(network, shape, place, run.order or method.ORDERS[0], container=container, dropout=getattr(settings, "dropout", 0.0))
+        module = TensorStack(
+            network, shape, place, run.order or method.ORDERS[0], container=container, dropout=getattr(settings, "dropout", 0.0)
+        )
         container.stacks[stack.name] = module
         _make_shared(container, module, stack, run)
         for layer, site in enumerate(stack.sites):
@@ -146,7 +152,7 @@ def _parameters(container: SharedOperands) -> list[nn.Parameter]:
 
 def _make_shared(container: SharedOperands, module: TensorStack, stack: Stack, run: Run) -> None:
     """Register the stack's shared operands that are not there yet."""
-    weight = stack.sites[0].module.weight
+    weight = turned_weight(stack.sites[0])
     sizes = {"l": module.shape.layers, "m": module.shape.stacks}
     for one in module.network.operands:
         if not one.shared:

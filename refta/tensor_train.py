@@ -51,7 +51,9 @@ def splits(size: int) -> str:
 def checked_factors(name: str, factors: Sequence[int], size: int) -> tuple[int, ...]:
     """The factors; raises SettingError that offers factorisations where they do not multiply to the size."""
     if math.prod(factors) != size:
-        raise SettingError(f"{name}: {'·'.join(map(str, factors))} is {math.prod(factors)}, not the layer's {size}; possible are {splits(size)}")
+        raise SettingError(
+            f"{name}: {'·'.join(map(str, factors))} is {math.prod(factors)}, not the layer's {size}; possible are {splits(size)}"
+        )
     return tuple(factors)
 
 
@@ -61,7 +63,16 @@ def train_size(factors: Sequence[int], rank: int) -> int:
     return sum(ranks[i] * factor * ranks[i + 1] for i, factor in enumerate(factors))
 
 
-def cores(factors: Sequence[int], rank: int, axes: Sequence[str], bonds: Sequence[str], *, name: str = "core", init: str = "normal", shared: bool = False) -> list[Operand]:
+def cores(
+    factors: Sequence[int],
+    rank: int,
+    axes: Sequence[str],
+    bonds: Sequence[str],
+    *,
+    name: str = "core",
+    init: str = "normal",
+    shared: bool = False,
+) -> list[Operand]:
     """The cores of a tensor train, parameters of shape (r_{i-1}, k_i, r_i); `axes` are those of each core's k_i (one letter or more)."""
     ranks = [1, *[rank] * (len(factors) - 1), 1]
     edges = ["", *bonds, ""]

@@ -62,7 +62,8 @@ def written(tree: Tree) -> str:
 def candidates(network: Network, layers: int = 1, *, inputs_without_gradient: int = 0, itemsize: int = 4) -> list[Candidate]:
     """The named orders, and every other tree, both kept and recomputed where it folds; costs over a stack of `layers`.
 
-    Of trees that cost the same one stands for all; a named order comes first. A network with a relu has its named orders alone.
+    Trees that another one equals or beats in every count are left out; a named order comes first.
+    A network with a relu has its named orders alone.
     """
     given = {"layers": layers, "inputs_without_gradient": inputs_without_gradient, "itemsize": itemsize}
     found = {name: Candidate(name, order, order_cost(network, order, **given)) for name, order in network.orders.items()}
@@ -109,7 +110,7 @@ def _folded(trees: Enumeration, update: Partial) -> Iterator[Candidate]:
 
 def _dynamic(network: Network, leaves: Sequence[str]) -> list[Tree]:
     """The trees of opt_einsum's dynamic programming at several token counts."""
-    import opt_einsum  # noqa: PLC0415  (start-up)
+    import opt_einsum
 
     axes = network.equation.split("->")[0].split(",")
     found = {}
@@ -135,7 +136,9 @@ def envelope(found: Sequence[Candidate], quantity: Quantity) -> list[Regime]:
     """
     if quantity == "memory_bytes":
         return _memory_envelope(found)
-    lines = {one.name: one.cost.kept_bytes if quantity == "kept_bytes" else one.cost.step_flops + one.cost.elementwise_flops for one in found}
+    lines = {
+        one.name: one.cost.kept_bytes if quantity == "kept_bytes" else one.cost.step_flops + one.cost.elementwise_flops for one in found
+    }
     return regimes(lines)
 
 
@@ -148,7 +151,9 @@ def _highest_lines(lines: Iterable[Line]) -> frozenset[Line]:
     """Those that do not lie under another at every token count."""
     different = set(lines)
     return frozenset(
-        one for one in different if not any(other != one and other.constant >= one.constant and other.per_token >= one.per_token for other in different)
+        one
+        for one in different
+        if not any(other != one and other.constant >= one.constant and other.per_token >= one.per_token for other in different)
     )
 
 

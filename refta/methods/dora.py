@@ -36,7 +36,7 @@ def network(settings: Settings, shape: StackShape) -> None:
 
 def attach(model, stacks, settings: Settings, run):
     """peft's adapter on every site."""
-    from refta.library import attach_library  # noqa: PLC0415  (torch)
+    from refta.library import attach_library
 
     config = {
         "r": settings.rank,

@@ -1,4 +1,4 @@
-"""FedTT (arXiv 2410.13097): LoRETTA-adp's serial adapters run core by core, nothing rebuilt (inferred); FedTT+ freezes some of the cores."""
+"""FedTT (arXiv 2410.13097): LoRETTA-adp's serial adapters run core by core, nothing rebuilt (inferred); FedTT+ freezes some cores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ NOTE = "fedtt adapts the outputs of attention and MLP, always; targets are ignor
 
 @dataclass(frozen=True)
 class Settings:
-    """`bottleneck` b; `tensor_rank` of the trains; `tensor_shape` of Down's d · b (Up's mirrors it; found where left out); `frozen` numbers of the cores of either train that stay as they start (FedTT+)."""
+    """`bottleneck` b; `tensor_rank` of the trains; `tensor_shape` of Down's d · b (Up's mirrors it; found where left out).
+
+    `frozen` numbers the cores of either train that stay as they start (FedTT+).
+    """
 
     bottleneck: int = 64
     tensor_rank: int = 5

@@ -1,4 +1,4 @@
-"""FourierFT (arXiv 2405.03003), attached by the peft library: ΔW is the real inverse DFT of a few trained frequencies, rebuilt at every step.
+"""FourierFT (arXiv 2405.03003), attached by the peft library: ΔW is the inverse DFT of a few trained frequencies, rebuilt every step.
 
 A Fourier transform is no contraction of operands, so there is no closed form.
 """
@@ -34,7 +34,7 @@ def network(settings: Settings, shape: StackShape) -> None:
 
 def attach(model, stacks, settings: Settings, run):
     """peft's adapter on every site."""
-    from refta.library import attach_library  # noqa: PLC0415  (torch)
+    from refta.library import attach_library
 
     config = {"n_frequency": settings.frequencies, "scaling": settings.scaling, **(settings.options or {})}
     return attach_library(model, stacks, "FOURIERFT", config, run)

@@ -21,6 +21,6 @@ def network(settings: Settings, shape: StackShape) -> None:
 
 def attach(model, stacks, settings: Settings, run):
     """Every parameter of the model."""
-    from refta.stacking import Attached  # noqa: PLC0415  (torch)
+    from refta.stacking import Attached
 
     return Attached(list(model.parameters()), [], lambda model: None)

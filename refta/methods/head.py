@@ -22,7 +22,7 @@ def network(settings: Settings, shape: StackShape) -> None:
 
 def attach(model, stacks, settings: Settings, run):
     """Nothing; a causal language model, whose head is tied to the embeddings, is refused."""
-    from refta.stacking import Attached  # noqa: PLC0415  (torch)
+    from refta.stacking import Attached
 
     if "lm_head" in dict(model.named_children()):
         raise SettingError(f"head: {type(model).__name__} has no head to train (its head is the language model's)")

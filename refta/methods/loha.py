@@ -17,7 +17,7 @@ ORDERS = ()
 
 @dataclass(frozen=True)
 class Settings:
-    """`rank` r; `alpha` (default: the rank, so that the scale is 1); `dropout` of whole rank components; `options` go to peft's LoHaConfig."""
+    """`rank` r; `alpha` (default: the rank, so that the scale is 1); `dropout` of whole rank components; `options`: peft's LoHaConfig."""
 
     rank: int = 8
     alpha: float | None = None
@@ -36,7 +36,7 @@ def network(settings: Settings, shape: StackShape) -> None:
 
 def attach(model, stacks, settings: Settings, run):
     """peft's adapter on every site."""
-    from refta.library import attach_library  # noqa: PLC0415  (torch)
+    from refta.library import attach_library
 
     config = {"r": settings.rank, "alpha": settings.alpha or settings.rank, "rank_dropout": settings.dropout, **(settings.options or {})}
     return attach_library(model, stacks, "LOHA", config, run)

@@ -17,7 +17,10 @@ ORDERS = ()
 
 @dataclass(frozen=True)
 class Settings:
-    """`rank` r; `alpha` (default: the rank, so that the scale is 1); `factor` of the Kronecker split (-1: as even as can be); `dropout`; `options` go to peft's LoKrConfig."""
+    """`rank` r; `alpha` (default: the rank, so that the scale is 1); `dropout`; `options` go to peft's LoKrConfig.
+
+    `factor` of the Kronecker split; -1 is as even as can be.
+    """
 
     rank: int = 8
     alpha: float | None = None
@@ -37,7 +40,7 @@ def network(settings: Settings, shape: StackShape) -> None:
 
 def attach(model, stacks, settings: Settings, run):
     """peft's adapter on every site."""
-    from refta.library import attach_library  # noqa: PLC0415  (torch)
+    from refta.library import attach_library
 
     config = {
         "r": settings.rank,

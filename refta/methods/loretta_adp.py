@@ -1,6 +1,6 @@
-"""LoRETTA-adp (arXiv 2402.11417): z + Up(relu(Down z)) after attention's output and after the MLP's, Down and Up each a tensor train and a bias.
+"""LoRETTA-adp (arXiv 2402.11417): z + Up(relu(Down z)) after the outputs of attention and of the MLP.
 
-The published code rebuilds Down (d × b) and Up (b × d) at every step. Both start random.
+Down and Up are each a tensor train and a bias. The published code rebuilds Down (d × b) and Up (b × d) at every step. Both start random.
 """
 
 from __future__ import annotations

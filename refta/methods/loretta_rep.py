@@ -19,7 +19,10 @@ ORDERS = ("published", "features", "reconstruct", "reconstruct_recompute", "auto
 
 @dataclass(frozen=True)
 class Settings:
-    """`rank` r of the update; `tensor_rank` of the trains; `tensor_shape` of A's d · r (B's mirrors it; found where left out); `alpha` / rank is the scale."""
+    """`rank` r of the update; `tensor_rank` of the trains; `tensor_shape` of A's d · r (B's mirrors it; found where left out).
+
+    `alpha` / rank is the scale; alpha is the rank by default.
+    """
 
     rank: int = 8
     tensor_rank: int = 5

@@ -34,7 +34,7 @@ class Settings:
 
 
 def network(settings: Settings, shape: StackShape) -> Network:
-    """The update `td,da,ab,bc,cn->tn` at one layer (inferred); G_1 starts at zero and the others at the identity, so that the output is unchanged."""
+    """The update `td,da,ab,bc,cn->tn` at one layer (inferred). G_1 starts at zero, the others at the identity: the output is unchanged."""
     operands = (
         Operand("G_1", "da", across=True, init="zeros"),
         Operand("G_2", "ab", across=True, index="l", init="identity"),

@@ -32,6 +32,6 @@ def network(settings: Settings, shape: StackShape) -> None:
 
 def attach(model, stacks, settings: Settings, run):
     """The library's adapter on every site."""
-    from refta.library import attach_library  # noqa: PLC0415  (torch)
+    from refta.library import attach_library
 
     return attach_library(model, stacks, settings.type.upper(), settings.config, run)

@@ -37,7 +37,13 @@ def network(settings: Settings, shape: StackShape) -> Network:
 
 def attach(model, stacks, settings: Settings, run):
     """peft's PiSSA on every site."""
-    from refta.library import attach_library  # noqa: PLC0415  (torch)
+    from refta.library import attach_library
 
-    config = {"r": settings.rank, "lora_alpha": settings.alpha or settings.rank, "lora_dropout": settings.dropout, "init_lora_weights": settings.initialise, **(settings.options or {})}
+    config = {
+        "r": settings.rank,
+        "lora_alpha": settings.alpha or settings.rank,
+        "lora_dropout": settings.dropout,
+        "init_lora_weights": settings.initialise,
+        **(settings.options or {}),
+    }
     return attach_library(model, stacks, "LORA", config, run)

@@ -28,7 +28,7 @@ Convention = Literal["exact", "public_code"]
 
 @dataclass(frozen=True)
 class Settings:
-    """ReFTA's settings: `rank` R per stack; `transform` a name or Φ; `convention: public_code` reads Φ transposed, as the public code does."""
+    """`rank` R per stack; `transform` a name or Φ; `convention: public_code` reads Φ transposed, as the public code does."""
 
     rank: int = 8
     transform: Any = "dct"
@@ -38,7 +38,9 @@ class Settings:
     def __post_init__(self) -> None:
         whole_number("rank", self.rank)
         if isinstance(self.transform, str) and self.transform not in TRANSFORMS:
-            raise SettingError(f"transform: unknown name '{self.transform}'; there are {', '.join(TRANSFORMS)}, or a K × K orthogonal matrix")
+            raise SettingError(
+                f"transform: unknown name '{self.transform}'; there are {', '.join(TRANSFORMS)}, or a K × K orthogonal matrix"
+            )
         if self.convention not in get_args(Convention):
             raise SettingError(f"convention: '{self.convention}'; there are {', '.join(get_args(Convention))}")
         if isinstance(self.dropout, bool) or not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
@@ -68,18 +70,19 @@ def network(settings: Settings, shape: StackShape) -> Network:
 def _check_rank(settings: Settings, shape: StackShape) -> None:
     largest = shape.layers * min(shape.rows, shape.columns + shape.bias)
     if settings.rank > largest:
-        raise SettingError(
-            f"rank: {settings.rank}; the {shape.layers} {shape.role} layers of {shape.rows} × {shape.columns} have at most {largest} components"
-        )
+        layers = f"the {shape.layers} {shape.role} layers of {shape.rows} × {shape.columns}"
+        raise SettingError(f"rank: {settings.rank}; {layers} have at most {largest} components")
 
 
 def _check_transform(settings: Settings, shape: StackShape) -> None:
-    if not isinstance(settings.transform, str) and hasattr(settings.transform, "__len__") and len(settings.transform) != shape.layers:
-        raise SettingError(f"transform: the matrix has {len(settings.transform)} rows; a stack of {shape.layers} layers needs {shape.layers} × {shape.layers}")
+    given = settings.transform
+    if not isinstance(given, str) and hasattr(given, "__len__") and len(given) != shape.layers:
+        wanted = f"a stack of {shape.layers} layers needs {shape.layers} × {shape.layers}"
+        raise SettingError(f"transform: the matrix has {len(given)} rows; {wanted}")
 
 
 def attach(model, stacks, settings: Settings, run):
     """The adapter on the model: every stack decomposed, every site an AdaptedLinear on the residual."""
-    from refta.stacking import attach_refta  # noqa: PLC0415  (torch)
+    from refta.stacking import attach_refta
 
     return attach_refta(model, stacks, settings, run)

@@ -18,7 +18,6 @@ ORDERS = ("published", "features", "reconstruct", "reconstruct_recompute", "auto
 Decomposition = Literal["tucker", "cp"]
 
 
-
 @dataclass(frozen=True)
 class Settings:
     """`rank` r of every axis; `decomposition` tucker or cp; `alpha` a plain factor."""
@@ -37,7 +36,7 @@ class Settings:
 
 
 def network(settings: Settings, shape: StackShape) -> Network:
-    """The update `td,da,nb,c,e,abce->tn` (tucker) or `td,dr,nr,r,r->tn` (cp) at one layer. The core (the outputs' factor) starts at zero."""
+    """The update `td,da,nb,c,e,abce->tn` (tucker) or `td,dr,nr,r,r->tn` (cp) at one layer. The core (cp: outputs) starts at zero."""
     return _tucker(settings, shape) if settings.decomposition == "tucker" else _cp(settings, shape)
 
 

@@ -1,6 +1,6 @@
-"""TRAC (ICLR 2026): LoRA whose A (d × r) and B (n × r) are 3-core trains: G_1 per layer, G_2 frozen, random and shared, G_3 shared per role.
+"""TRAC (ICLR 2026): LoRA whose A (d × r) and B (n × r) are trains of three cores.
 
-A layer scales the shared cores by vectors over r_2 and the last factor. The published code rebuilds A and B; an einsum form
+G_1 is a layer's own, G_2 frozen, random and shared, G_3 shared per role. A layer scales the shared cores by vectors over r_2 and the last factor. The published code rebuilds A and B; an einsum form
 exists (`features`). The digits of d and n are read with the first core's factor fastest, so that no copy arises.
 """
 
@@ -31,7 +31,10 @@ _CORES = 3
 
 @dataclass(frozen=True)
 class Settings:
-    """`rank` r; `ranks_a` and `ranks_b` the inner ranks (r_1, r_2) of A and B; three `input_factors` of d and `output_factors` of n (found where left out)."""
+    """`rank` r; `ranks_a` and `ranks_b` the inner ranks (r_1, r_2) of A and B; `alpha` / rank is the scale.
+
+    Three `input_factors` of d and `output_factors` of n, found where left out.
+    """
 
     rank: int = 16
     ranks_a: list[int] = field(default_factory=lambda: [8, 12])
@@ -53,7 +56,7 @@ class Settings:
 
 
 def network(settings: Settings, shape: StackShape) -> Network:
-    """The update at one layer: A's digits a, b, c with bonds p, q; B's e, f, g with bonds u, w. B's G_3 starts at zero: the output is unchanged."""
+    """The update at one layer: A's digits a, b, c with bonds p, q; B's e, f, g with bonds u, w. B's G_3 starts at zero."""
     operands = (
         Operand("G1_A", "ap", shared=False, init="kaiming"),
         Operand("scale_A", "q", shared=False, init="ones"),

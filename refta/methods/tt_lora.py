@@ -58,4 +58,3 @@ def network(settings: Settings, shape: StackShape) -> Network:
         **dict.fromkeys(bonds, settings.rank),
     }
     return Network(sizes, tuple(operands), orders, inputs=axes[: len(inputs)][::-1], outputs=axes[len(inputs) :], scale=settings.alpha)
-

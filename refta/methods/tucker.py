@@ -30,14 +30,16 @@ class Settings:
 
     def __post_init__(self) -> None:
         number_list("ranks", self.ranks)
-        if self.ranks is None or len(self.ranks) != 3:  # noqa: PLR2004
-            raise SettingError(f"ranks: {self.ranks!r}; it must be three whole numbers, for outputs, inputs and matrices, such as [8, 8, 8]")
+        if self.ranks is None or len(self.ranks) != 3:
+            raise SettingError(
+                f"ranks: {self.ranks!r}; it must be three whole numbers, for outputs, inputs and matrices, such as [8, 8, 8]"
+            )
         positive("scale", self.scale)
         share("dropout", self.dropout)
 
 
 def network(settings: Settings, shape: StackShape) -> Network:
-    """The update `td,rd,srq,q,ns->tn` at one layer; only the r_1 × r_2 core is built. The core starts at zero, so that the output is unchanged."""
+    """The update `td,rd,srq,q,ns->tn` at one layer; only r_1 × r_2 is built. The core starts at zero: the output is unchanged."""
     operands = (
         Operand("U_1", "ns", across=True, init="orthogonal"),
         Operand("U_2", "rd", across=True, init="orthogonal"),

@@ -43,7 +43,7 @@ def network(settings: Settings, shape: StackShape) -> Network:
 
 def attach(model, stacks, settings: Settings, run):
     """peft's VeRA on every site."""
-    from refta.library import attach_library  # noqa: PLC0415  (torch)
+    from refta.library import attach_library
 
     config = {"r": settings.rank, "d_initial": settings.d_initial, "vera_dropout": settings.dropout, **(settings.options or {})}
     return attach_library(model, stacks, "VERA", config, run)

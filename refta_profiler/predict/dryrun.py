@@ -148,7 +148,7 @@ def _summary(work: Workload, initial: list[tuple[str, int]], live: LiveStorages,
 
 
 def _on_device(live: LiveStorages) -> tuple[Stream, int, list[int]]:
-    """The stream without what stays on the host (generator states, Adam's step counts), its boundary, and where cuBLAS takes its workspaces.
+    """The stream without what stays on the host (generator states, Adam's step counts), its boundary, and where workspaces are taken.
 
     A workspace belongs to a thread's handle: the forward's is taken at the first matrix product, the backward's at its own.
     """

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch.overrides import TorchFunctionMode
 
 MIB = 1 << 20
 HALF = (torch.float16, torch.bfloat16)
@@ -25,20 +24,22 @@ def cublas_workspace_bytes(capability: tuple[int, int] | None) -> int:
     return 32 * MIB if capability == (9, 0) else 4096 * 1024 * 2 + 16 * 1024 * 8
 
 
-class CudaKernels(TorchFunctionMode):
-    """Runs attention and dropout as CUDA keeps them. `capability` decides which attention kernels the device has."""
+class CudaKernels:
+    """Within it, attention and dropout run as CUDA keeps them. `capability` decides which attention kernels the device has.
+
+    Replaces the two functions in torch.nn.functional rather than using a TorchFunctionMode: a mode does not hold within backward, where
+    checkpointing recomputes a forward.
+    """
 
     def __init__(self, capability: tuple[int, int]) -> None:
-        super().__init__()
         self.capability = capability
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            return self._attention(*args, **kwargs)
-        if func is F.dropout:
-            return _dropout(*args, **kwargs)
-        return func(*args, **kwargs)
+    def __enter__(self) -> None:
+        self._kept = F.scaled_dot_product_attention, F.dropout
+        F.scaled_dot_product_attention, F.dropout = self._attention, _dropout  # type: ignore[assignment]
+
+    def __exit__(self, *exception: object) -> None:
+        F.scaled_dot_product_attention, F.dropout = self._kept
 
     def _attention(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False) -> torch.Tensor:
         if torch.is_autocast_enabled("cpu"):
@@ -47,7 +48,7 @@ class CudaKernels(TorchFunctionMode):
         if kernel == "math":
             options: dict[str, Any] = {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
             with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-                return F.scaled_dot_product_attention(query, key, value, enable_gqa=enable_gqa, **options)
+                return self._kept[0](query, key, value, enable_gqa=enable_gqa, **options)
         if enable_gqa and kernel == "efficient":
             repeats = query.shape[-3] // key.shape[-3]
             key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)

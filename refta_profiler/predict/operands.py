@@ -1,8 +1,8 @@
 """What the CPU makes of an operation's operands, where no dispatch mode sees it: Python numbers as tensors, and copies in the common dtype.
 
 `x * 0.5` in float32 takes 8 bytes for the number (torch's scalar_tensor: float64 or int64) and 4 for it in x's dtype; `x + y` of float32
-and bfloat16 takes a float32 copy of y (TensorIterator::compute_types). The copies go with the operation, and so does the number, unless autograd
-keeps it (derivatives.yaml: `mul` and `div` keep the other operand). CUDA kernels read numbers and other dtypes as they are.
+and bfloat16 takes a float32 copy of y (TensorIterator::compute_types). The copies go with the operation, and so does the number, unless
+autograd keeps it (derivatives.yaml: `mul` and `div` keep the other operand). CUDA kernels read numbers and other dtypes as they are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from refta_profiler.predict.storage import Block, LiveStorages
 
@@ -26,18 +25,12 @@ class CpuStorages(LiveStorages):
 
     def __init__(self) -> None:
         super().__init__()
-        self.kept: list[Block] = []  # numbers that autograd keeps, of operations whose node is not known yet
-        self._nodes = KeptNumbers(self)
-
-    def __enter__(self):
-        self._nodes.__enter__()
-        return super().__enter__()
-
-    def __exit__(self, *exception):
-        super().__exit__(*exception)
-        self._nodes.__exit__(*exception)
+        self._kept: tuple[torch.Tensor, list[Block]] | None = None  # an operation's result and the numbers that its node will keep
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "prim":  # asked of a fake tensor's device while an operation is still under way
+            return super().__torch_dispatch__(func, types, args, kwargs)
+        self._bind()
         if torch.Tag.pointwise not in func.tags:
             return super().__torch_dispatch__(func, types, args, kwargs)
         numbers = [self.allocate(NUMBER_BYTES[type(one)], f"number of {func}") for one in numbers_of(func, args)]
@@ -45,12 +38,18 @@ class CpuStorages(LiveStorages):
         out = super().__torch_dispatch__(func, types, args, kwargs)
         for block in copies:
             self.release(block)
-        if is_kept(func, args):
-            self.kept += numbers
+        if numbers and is_kept(func, args):
+            self._kept = out, numbers
         else:
             for block in numbers:
                 self.release(block)
         return out
+
+    def _bind(self) -> None:
+        """Lets the numbers of the operation before go with its node, which is there once the operation has returned."""
+        if self._kept is not None:
+            (result, blocks), self._kept = self._kept, None
+            when_over(result.grad_fn, lambda: [self.release(block) for block in blocks])
 
     def allocate(self, nbytes: int, operation: str) -> Block:
         """A new live block that belongs to no tensor."""
@@ -97,25 +96,6 @@ def is_kept(func: Any, args: Sequence[Any]) -> bool:
     """Whether autograd keeps the number: the operation is recorded and its derivative needs it."""
     recorded = torch.is_grad_enabled() and any(isinstance(one, torch.Tensor) and one.requires_grad for one in args)
     return recorded and func._overloadpacket.__name__ in KEEPING and func._overloadname == "Tensor"
-
-
-class KeptNumbers(TorchFunctionMode):
-    """Frees the numbers that autograd keeps when the node that keeps them has run, or goes.
-
-    A function written in Python that multiplies inside counts as one node.
-    """
-
-    def __init__(self, live: CpuStorages) -> None:
-        super().__init__()
-        self.live = live
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if self.live.kept:
-            blocks, self.live.kept = self.live.kept, []
-            node = result.grad_fn if isinstance(result, torch.Tensor) else None
-            when_over(node, lambda: [self.live.release(block) for block in blocks])
-        return result
 
 
 def when_over(node: Any, call: Callable[[], Any]) -> None:

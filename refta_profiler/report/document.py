@@ -59,7 +59,7 @@ def facts(material: Material) -> list[tuple[str, str]]:
     broken = [
         f"{count} {status}"
         for status in STATUSES
-        if (count := len({row.point for row in material.rows if row.status == status})) and status != "ok"
+        if (count := len({row.point for row in material.rows if row.status == status and row.source != "contraction"})) and status != "ok"
     ]
     counted = f"{len(points)}, of them {', '.join(broken)}" if broken else f"{len(points)}"
     found = [

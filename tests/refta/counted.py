@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from toy_models import Parallel
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
+from toy_models import Parallel
 
 
 def inputs(tokens: int, columns: int, layers: int, free: int, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:

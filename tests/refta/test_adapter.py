@@ -3,11 +3,26 @@
 import copy
 import gc
 import weakref
+from typing import Any
 
 import pytest
 import torch
-from toy_models import REFTA_ORDERS, Parallel, adapted_stack, gpt2, gradients, llama, moved, parallel, pixels, relative_error, stack_of, tokens, vit
 from torch import nn
+from toy_models import (
+    REFTA_ORDERS,
+    Parallel,
+    adapted_stack,
+    gpt2,
+    gradients,
+    llama,
+    moved,
+    parallel,
+    pixels,
+    relative_error,
+    stack_of,
+    tokens,
+    vit,
+)
 
 import refta
 from refta.errors import ReftaError, SettingError
@@ -19,10 +34,10 @@ MODELS = {
     "llama-mlp": (llama, tokens, ["gate", "up", "down"]),
     "gpt2": (gpt2, tokens, ["qkv", "down"]),  # Conv1D
 }
-METHODS = {"refta": {"rank": 4}, "lora": {"rank": 2}, "pissa": {"rank": 2}}
+METHODS: dict[str, dict[str, Any]] = {"refta": {"rank": 4}, "lora": {"rank": 2}, "pissa": {"rank": 2}}
 
 
-def made(name: str, method: str = "refta", *, order: str | None = None, **settings):
+def made(name: str, method: str = "refta", *, order: str | None = None, **settings) -> Any:
     build, batch, targets = MODELS[name]
     return refta.adapt(build().eval(), method, targets=targets, order=order, **{**METHODS[method], **settings}), batch()
 
@@ -109,14 +124,17 @@ def test_what_is_trained():
         *("classifier.weight", "classifier.bias"),
         *(f"refta_adapter.{role}.{name}" for role in ("query", "value") for name in ("A", "B", "beta")),
     ]
-    frozen = refta.adapt(vit(), "refta", targets=["query"], rank=4, train_head=False).model
-    assert [name for name, one in frozen.named_parameters() if one.requires_grad] == [f"refta_adapter.query.{name}" for name in ("A", "B", "beta")]
+    frozen: Any = refta.adapt(vit(), "refta", targets=["query"], rank=4, train_head=False).model
+    assert [name for name, one in frozen.named_parameters() if one.requires_grad] == [
+        f"refta_adapter.query.{name}" for name in ("A", "B", "beta")
+    ]
 
 
 def test_a_language_model_trains_no_head_unless_told():
     model = made("llama")[0].model
     assert not model.lm_head.weight.requires_grad
-    assert refta.adapt(llama(), "refta", targets=["query"], rank=4, train_head=True).model.lm_head.weight.requires_grad
+    told: Any = refta.adapt(llama(), "refta", targets=["query"], rank=4, train_head=True).model
+    assert told.lm_head.weight.requires_grad
 
 
 def test_counts_and_sites():
@@ -124,7 +142,6 @@ def test_counts_and_sites():
     assert adapted.trainable_parameters == 2 * 4 * (32 + 32 + 1)
     assert len(adapted.sites) == 4
     assert all(isinstance(adapted.model.get_submodule(site), nn.Module) for site in adapted.sites)
-    assert {site.rsplit(".", 1)[-1] for site in adapted.sites} == {"q_proj", "v_proj"} or len(adapted.sites) == 4
     assert set(adapted.slice_ranks) == {"query", "value"}
     assert all(sum(ranks) == 4 for ranks in adapted.slice_ranks.values())
     without_bias, _ = made("llama")
@@ -132,7 +149,7 @@ def test_counts_and_sites():
 
 
 def test_unequal_shapes_are_separate_stacks_of_the_rank_each():
-    model = Parallel(4, 8, 6)
+    model: Any = Parallel(4, 8, 6)
     model.layers[1].query = nn.Linear(6, 4)
     model.layers[3].query = nn.Linear(6, 8, bias=False)
     wanted = [layer.query(torch.ones(6)).detach() for layer in model.layers]
@@ -183,14 +200,16 @@ def test_a_deep_copy_is_its_own(order):
 
 def test_the_replaced_layers_are_let_go():
     model = vit()
-    replaced = weakref.ref(model.vit.layers[0].attention.q_proj if hasattr(model.vit, "layers") else next(iter(model.modules())))
+    replaced = weakref.ref(next(module for name, module in model.named_modules() if name.endswith("q_proj")))
     adapted = refta.adapt(model, "refta", targets=["query"], rank=4)
     gc.collect()
     assert replaced() is None
     assert adapted.stacks[0].sites[0].module is model.get_submodule(adapted.sites[0])
 
 
-@pytest.mark.parametrize(("dtype", "factors"), [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
+@pytest.mark.parametrize(
+    ("dtype", "factors"), [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.float64, torch.float64)]
+)
 def test_the_factors_dtype_by_default(dtype, factors):
     model = adapted_stack(dtype=dtype).model
     assert model.refta_adapter["query"].A.dtype == factors
@@ -225,7 +244,7 @@ def test_assumed_slice_ranks_are_as_even_as_can_be():
     assert adapted.slice_ranks == {"query": (2, 2, 1)}
     with torch.device("meta"):
         model = vit(layers=3)
-    with pytest.raises(SettingError, match="slice_ranks: .*sum to the rank 5"):
+    with pytest.raises(SettingError, match=r"slice_ranks: .*sum to the rank 5"):
         refta.adapt(model, "refta", targets=["query"], rank=5, slice_ranks={"query": (1, 1, 1)})
 
 
@@ -241,7 +260,7 @@ def test_dropout_acts_in_training_alone():
 
 @pytest.mark.parametrize("order", ["reconstruct", "reconstruct_recompute", "reconstruct_stack", "auto"])
 def test_dropout_is_refused_where_no_features_are(order):
-    with pytest.raises(SettingError, match="dropout: 0.5 with order"):
+    with pytest.raises(SettingError, match=r"dropout: 0\.5 with order"):
         made("vit", order=order, dropout=0.5)
 
 
@@ -273,7 +292,7 @@ REFUSED = {
 def test_what_is_refused_leaves_the_model_as_it_was(fault):
     model = vit()
     before = [(name, one.requires_grad) for name, one in model.named_parameters()]
-    asked = {"method": "refta", "targets": ["query"], **REFUSED[fault]}
+    asked: dict[str, Any] = {"method": "refta", "targets": ["query"], **REFUSED[fault]}
     with pytest.raises(ReftaError, match=fault):
         refta.adapt(model, asked.pop("method"), **asked)
     assert [(name, one.requires_grad) for name, one in model.named_parameters()] == before

@@ -39,7 +39,9 @@ def test_counts_in_print_on_vit_large(method, rank, count):
 
 
 @pytest.mark.parametrize("method", ["lora", "pissa"])
-@pytest.mark.parametrize(("build", "batch", "targets"), [(vit, pixels, ["query", "up"]), (llama, tokens, ["key", "down"]), (gpt2, tokens, ["qkv", "up"])])
+@pytest.mark.parametrize(
+    ("build", "batch", "targets"), [(vit, pixels, ["query", "up"]), (llama, tokens, ["key", "down"]), (gpt2, tokens, ["qkv", "up"])]
+)
 def test_they_start_at_the_pretrained_model_and_train(method, build, batch, targets):
     wanted = build().eval()(batch()).logits.detach()
     adapted = refta.adapt(build().eval(), method, targets=targets, rank=3)

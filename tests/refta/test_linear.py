@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 from toy_models import DATA, REFTA_ORDERS, adapted_stack, gradients, llama, moved, parallel, relative_error, stack_of, vit
 
 import refta
@@ -196,7 +197,7 @@ def test_two_forwards_before_one_backward(order):
     x = torch.randn(6, 7, generator=torch.Generator().manual_seed(1))
     whole, both = adapted_stack(order=order).model, adapted_stack(order=order).model
     whole(x).square().sum().backward()
-    sum(both(part).square().sum() for part in x.split(3)).backward()
+    torch.stack([both(part).square().sum() for part in x.split(3)]).sum().backward()
     for name, wanted in gradients(whole).items():
         assert relative_error(gradients(both)[name], wanted) < 1e-5
 
@@ -209,7 +210,7 @@ def trained(build, order: str, *, checkpointing: dict | None, steps: int = 2):
         model.activation_checkpointing_enable(checkpointing)
     refta.adapt(model, "refta", targets=["query", "value"], rank=4, order=order)
     optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=1e-2)
-    losses = []
+    losses, found = [], {}
     for number in range(steps):
         optimizer.zero_grad()
         for half in range(2):
@@ -277,7 +278,7 @@ def test_a_part_of_the_model_runs_alone(order):
         with torch.no_grad():
             assert relative_error(model.layers[1](x), wanted[1]) < 1e-6
         found.sum().backward()
-    checkpointed = torch.stack([torch.utils.checkpoint.checkpoint(layer, x, use_reentrant=False) for layer in model.layers])
+    checkpointed = torch.stack([checkpoint(layer, x, use_reentrant=False) for layer in model.layers])
     model.zero_grad()
     checkpointed.sum().backward()
     again = gradients(model)

@@ -69,5 +69,5 @@ def test_folds():
 
 def test_aliases_and_unknown_orders():
     assert network().order("published") is network().order("features") is network().order("shared")
-    with pytest.raises(SettingError, match="unknown order 'share'; there are shared, slices, .*published"):
+    with pytest.raises(SettingError, match=r"unknown order 'share'; there are shared, slices, .*published"):
         network().order("share")

@@ -28,15 +28,36 @@ FAMILIES = {
     "roberta": ("RobertaConfig", "RobertaModel", TEXT, SEPARATE),
     "electra": ("ElectraConfig", "ElectraModel", {**TEXT, "embedding_size": 32}, SEPARATE),
     "deberta-v2": ("DebertaV2Config", "DebertaV2Model", TEXT, SEPARATE),
-    "distilbert": ("DistilBertConfig", "DistilBertModel", {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "vocab_size": 50}, SEPARATE),
-    "albert": ("AlbertConfig", "AlbertModel", {**TEXT, "embedding_size": 16}, dict.fromkeys(SEPARATE, 1)),  # its layers share one set of weights
-    "t5": ("T5Config", "T5Model", {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 50}, ONE_ENCODER_AND_DECODER),
+    "distilbert": (
+        "DistilBertConfig",
+        "DistilBertModel",
+        {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "vocab_size": 50},
+        SEPARATE,
+    ),
+    "albert": (
+        "AlbertConfig",
+        "AlbertModel",
+        {**TEXT, "embedding_size": 16},
+        dict.fromkeys(SEPARATE, 1),
+    ),  # its layers share one set of weights
+    "t5": (
+        "T5Config",
+        "T5Model",
+        {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 50},
+        ONE_ENCODER_AND_DECODER,
+    ),
     "bart": (
         "BartConfig",
         "BartModel",
         {
-            **{"d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4},
-            **{"encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "vocab_size": 50},
+            "d_model": 32,
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 64,
+            "decoder_ffn_dim": 64,
+            "vocab_size": 50,
         },
         ONE_ENCODER_AND_DECODER,
     ),

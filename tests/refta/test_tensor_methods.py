@@ -63,12 +63,16 @@ def test_trainable_counts_are_those_in_print(name, roles, settings, printed):
     assert trained(name, roles, **settings) == printed
 
 
-@pytest.mark.parametrize(("file", "width", "outputs", "stacks"), [("ttlora_gpt2_ptb.csv", 768, 2304, 1), ("ttlora_roberta_mrpc.csv", 768, 768, 3)])
+@pytest.mark.parametrize(
+    ("file", "width", "outputs", "stacks"), [("ttlora_gpt2_ptb.csv", 768, 2304, 1), ("ttlora_roberta_mrpc.csv", 768, 768, 3)]
+)
 def test_tt_lora_has_the_published_core_shapes_and_counts(file, width, outputs, stacks):
     with (PUBLISHED / file).open() as rows:
         for row in csv.DictReader(rows):
             factors = {key: [int(one) for one in row[key].split("x")] for key in ("input_factors", "output_factors", "tt_shape")}
-            settings = registry.settings("tt_lora", {"rank": 6, "alpha": 8, **{key: factors[key] for key in ("input_factors", "output_factors")}})
+            settings = registry.settings(
+                "tt_lora", {"rank": 6, "alpha": 8, **{key: factors[key] for key in ("input_factors", "output_factors")}}
+            )
             network = registry.method("tt_lora").network(settings, StackShape("s", "s", 12, outputs, width))
             assert [operand.shape[1] for operand in network.operands] == factors["tt_shape"]
             assert stacks * network.trainable_parameters(12) == int(row["trainable"])
@@ -204,7 +208,7 @@ def test_auto_is_never_above_the_best_fixed_order(name):
 
 def test_a_wrong_count_or_order_is_seen(monkeypatch):
     """The drill: with one gradient product left out, or an operand left out of a tree, the registry's tests fail."""
-    import test_every_method as tests  # noqa: PLC0415
+    import test_every_method as tests
 
     with monkeypatch.context() as patched:
         patched.setattr(counting.Counter, "_gradients", staticmethod(lambda step: int(step.right.needs_gradient)))

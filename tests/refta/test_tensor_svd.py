@@ -114,7 +114,7 @@ def test_largest_rank_by_hand():
 @pytest.mark.parametrize("rank", [0, -1, 33, 2.0, True, None])
 def test_ranks_that_cannot_be_are_refused(rank):
     weight, bias = stack_of("random")
-    with pytest.raises(SettingError, match="rank: .*4 layers of 9 × 7 has ranks 1 to 32"):
+    with pytest.raises(SettingError, match=r"rank: .*4 layers of 9 × 7 has ranks 1 to 32"):
         refta.tensor_svd.decompose(weight, bias, rank, "dct")
 
 

@@ -38,9 +38,9 @@ class Parallel(nn.Module):
         return torch.stack([layer(one) for layer, one in zip(self.layers, inputs, strict=True)])
 
 
-def parallel(weight: torch.Tensor, bias: torch.Tensor | None) -> Parallel:
+def parallel(weight: torch.Tensor, bias: torch.Tensor | None) -> Any:
     """The model of a stack: weight (K, n, d), bias (K, n) or None."""
-    model = Parallel(*weight.shape, bias=bias is not None).to(weight.dtype)
+    model: Any = Parallel(*weight.shape, bias=bias is not None).to(weight.dtype)
     with torch.no_grad():
         for k, layer in enumerate(model.layers):
             layer.query.weight.copy_(weight[k])
@@ -49,7 +49,9 @@ def parallel(weight: torch.Tensor, bias: torch.Tensor | None) -> Parallel:
     return model
 
 
-def stack_of(kind: str, *, layers: int = 4, rows: int = 9, columns: int = 7, dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+def stack_of(
+    kind: str, *, layers: int = 4, rows: int = 9, columns: int = 7, dtype: torch.dtype = torch.float32
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A stack's weight and bias: `random`, `tied` (all layers equal), `zero`, or `deficient` (rank 2 in all, biases too)."""
     generator = torch.Generator().manual_seed(7)
     both = torch.randn(layers, rows, columns + 1, generator=generator, dtype=torch.float64)
@@ -64,7 +66,7 @@ def stack_of(kind: str, *, layers: int = 4, rows: int = 9, columns: int = 7, dty
     return both[:, :, :columns].contiguous(), both[:, :, columns].contiguous()
 
 
-def adapted_stack(kind: str = "random", *, rank: int = 5, bias: bool = True, dtype: torch.dtype = torch.float32, **settings: Any):
+def adapted_stack(kind: str = "random", *, rank: int = 5, bias: bool = True, dtype: torch.dtype = torch.float32, **settings: Any) -> Any:
     """A ReFTA-adapted `Parallel` of a kind of stack."""
     weight, biases = stack_of(kind, dtype=dtype)
     model = parallel(weight, biases if bias else None)
@@ -92,33 +94,39 @@ def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return difference / norm if norm else difference
 
 
-def vit(layers: int = 2, width: int = 32, *, seed: int = 0, **changes: Any) -> nn.Module:
+def vit(layers: int = 2, width: int = 32, *, seed: int = 0, **changes: Any) -> Any:
     """A small ViT classifier."""
-    from transformers import ViTConfig, ViTForImageClassification  # noqa: PLC0415
+    from transformers import ViTConfig, ViTForImageClassification
 
     torch.manual_seed(seed)
-    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 2 * width}
-    config = ViTConfig(image_size=32, patch_size=16, num_labels=3, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, **sizes, **changes)
-    return ViTForImageClassification(config)
+    sizes: dict[str, Any] = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": 4, "intermediate_size": 2 * width}
+    settings: dict[str, Any] = {"image_size": 32, "patch_size": 16, "num_labels": 3, **changes}
+    return ViTForImageClassification(ViTConfig(**sizes, **settings))
 
 
-def llama(layers: int = 2, *, seed: int = 0) -> nn.Module:
+def llama(layers: int = 2, *, seed: int = 0) -> Any:
     """A small Llama with grouped-query attention: query 32 → 32, key and value 32 → 16, no biases."""
-    from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    sizes = {"hidden_size": 32, "num_hidden_layers": layers, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
+    sizes: dict[str, Any] = {
+        "hidden_size": 32,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+    }
     return LlamaForCausalLM(LlamaConfig(vocab_size=50, max_position_embeddings=32, use_cache=False, **sizes))
 
 
-def gpt2(layers: int = 2, *, seed: int = 0) -> nn.Module:
+def gpt2(layers: int = 2, *, seed: int = 0) -> Any:
     """A small GPT-2, whose linears are Conv1D."""
-    from transformers import GPT2Config, GPT2LMHeadModel  # noqa: PLC0415
+    from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(seed)
-    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    config = GPT2Config(vocab_size=50, n_positions=32, n_embd=32, n_layer=layers, n_head=4, use_cache=False, bos_token_id=0, eos_token_id=0, **dropout)
-    model = GPT2LMHeadModel(config)
+    dropout: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    sizes: dict[str, Any] = {"vocab_size": 50, "n_positions": 32, "n_embd": 32, "n_layer": layers, "n_head": 4}
+    model = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, use_cache=False, **sizes, **dropout))
     model.loss_type = "ForCausalLM"
     return model
 

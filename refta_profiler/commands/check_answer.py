@@ -1,0 +1,289 @@
+"""`check`'s answer as data: verdicts, the winner, the reasons, the largest batches. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from refta.errors import SettingError
+from refta_profiler import devices, verdict
+from refta_profiler.commands import check_runs, options, order_table
+from refta_profiler.commands.causes import PEAK, PEAK_PARTS, Cause, causes
+from refta_profiler.commands.check_runs import Runs
+from refta_profiler.commands.peak_lines import LAST
+from refta_profiler.errors import ScenarioError
+from refta_profiler.verdict import Verdict
+
+PAPER_FORM = "slices"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why the peaks of two labels differ: the parts of the difference, and what each one's adapters keep and build in closed form."""
+
+    subject: str
+    against: str
+    causes: list[Cause]
+    closed: dict[str, dict[str, Any]]  # by label: kept_bytes, temporary_bytes, rebuilds
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Batches from `first` to `last` with the same outcome of subject against the other; `last` is None where none was found to end it."""
+
+    first: int
+    last: int | None
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Largest:
+    """For which batches one label beats another: outcomes by batch from the peaks, and the crossover of step FLOPs in closed form."""
+
+    subject: str
+    against: str
+    stretches: list[Stretch]
+    confirmed: bool  # whether the end of the stretch that holds the asked batch was dry-run, and the batch after it
+    flops: order_table.Crossover | None
+    flops_known: bool
+
+
+@dataclass
+class CheckAnswer:
+    """Everything that `check` says."""
+
+    runs: Runs
+    memory_bytes: int | None
+    subjects: dict[str, str]  # label → the form it is
+    verdicts: dict[str, list[Verdict]]  # by subject
+    winner: str
+    runner_up: str | None
+    reasons: list[Reason]
+    largest: list[Largest] = field(default_factory=list)
+    fitting: dict[str, int | None] = field(default_factory=dict)
+    table: order_table.OrderTable | None = None
+
+    @property
+    def members(self) -> list[str]:
+        """The labels of the method's own orders."""
+        return [point.label for point in self.runs.points if point.method == self.runs.question.method]
+
+    def peak(self, label: str) -> int | None:
+        """The peak at the asked batch."""
+        value = self.runs.values(label).get(self.runs.quantity)
+        return None if value is None else int(value)
+
+
+def of(runs: Runs, *, with_largest: bool) -> CheckAnswer:
+    """The answer; ScenarioError where no order of the method could be predicted."""
+    question = runs.question
+    device = devices.get(question.target)
+    memory = device.memory_bytes - (device.context_bytes or 0) if device.memory_bytes else None
+    members = [point.label for point in runs.points if point.method == question.method]
+    peaks = {label: runs.values(label)[runs.quantity] for label in members if runs.quantity in runs.values(label)}
+    if not peaks:
+        notes = [row.note for row in runs.rows if row.label in members and row.note]
+        raise ScenarioError(f"{question.method} on {question.model} cannot be predicted: {notes[0] if notes else 'no reason is known'}")
+    ranked = sorted(peaks, key=lambda label: peaks[label])
+    subjects = _subjects(runs)
+    verdicts = {label: check_runs.verdicts_of(runs, label, memory, _baseline(runs, label)) for label in subjects}
+    found = CheckAnswer(runs, memory, subjects, verdicts, ranked[0], ranked[1] if len(ranked) > 1 else None, [])
+    found.table = _order_table(runs)
+    found.reasons = [_reason(found, label, other) for label in subjects for other in _explained(found, label)]
+    if with_largest:
+        _add_largest(found, peaks)
+    return found
+
+
+def _subjects(runs: Runs) -> dict[str, str]:
+    """The labels that are judged: the order asked for, or the published one and, for ReFTA, the paper's form."""
+    question = runs.question
+    own = [point for point in runs.points if point.method == question.method]
+    if question.order:
+        return {point.label: "the order asked for" for point in own if point.order == _resolved(runs, question.order)}
+    found = {own[0].label: "as the public code runs it"}
+    return found | {point.label: "as the paper writes it" for point in own[1:] if point.order == PAPER_FORM}
+
+
+def _resolved(runs: Runs, order: str) -> str:
+    """An order's own name for an alias such as `published`."""
+    table = _order_table(runs)
+    aliases = {alias: name for name, others in table.aliases.items() for alias in others} if table else {}
+    return aliases.get(order, order)
+
+
+def _baseline(runs: Runs, subject: str) -> str:
+    """The label that `--against` means; 'best' where none is asked for or the subject is it."""
+    if not (name := runs.question.against):
+        return "best"
+    order = _resolved(runs, name)
+    labels = [point.label for point in runs.points if point.order == order and point.method == runs.question.method]
+    labels += [point.label for point in runs.points if point.method == name]
+    return labels[0] if labels and labels[0] != subject else "best"
+
+
+def _order_table(runs: Runs) -> order_table.OrderTable | None:
+    question = runs.question
+    try:
+        stacks = options.stacks(question.model, question.method, question.targets)
+        seq = options.tokens(question.model, question.seq)
+        return order_table.of(question.method, question.settings, stacks, seq=seq, model=question.model)
+    except (ScenarioError, SettingError):
+        return None
+
+
+def decisive(found: CheckAnswer, subject: str) -> list[Verdict]:
+    """The verdicts that the outcome for a subject rests on: against `--against`, or the best other order, or else the references."""
+    verdicts = [one for one in found.verdicts[subject] if one.subject == subject and one.against]
+    asked = [one for one in verdicts if verdict.BY_LABEL in one.comparison]
+    orders = [one for one in verdicts if one.kind == "order" and one.decisive]
+    return asked or orders or [one for one in verdicts if one.kind == "method"]
+
+
+def why_it_fails(found: CheckAnswer) -> str:
+    """Why the gate does not hold; empty where the first subject pays off in every decisive comparison."""
+    subject = next(iter(found.subjects))
+    rests_on = decisive(found, subject)
+    bad = [one.sentence for one in rests_on if one.outcome != "pays"]
+    return bad[0] if bad else "" if rests_on else f"{subject}: there is nothing to compare it with"
+
+
+def _explained(found: CheckAnswer, subject: str) -> list[str]:
+    """The labels that a subject is explained against: what decides, and the order that rebuilds and keeps."""
+    wanted = [one.against for one in decisive(found, subject)][:1]
+    rebuilt = [point.label for point in found.runs.points if point.label in found.members and point.order == "reconstruct"]
+    known = [label for label in dict.fromkeys([*wanted, *rebuilt]) if label != subject]
+    return [label for label in known if PEAK in found.runs.values(label) and PEAK in found.runs.values(subject)]
+
+
+def _reason(found: CheckAnswer, subject: str, against: str) -> Reason:
+    parts = causes(found.runs.values(against), found.runs.values(subject), PEAK, PEAK_PARTS)
+    closed = {label: one for label in (subject, against) if (one := _closed(found, label))}
+    return Reason(subject, against, parts, closed)
+
+
+def _closed(found: CheckAnswer, label: str) -> dict[str, Any] | None:
+    """What the adapters of a label keep beyond x, and their largest temporary, at the asked tokens."""
+    point, table = found.runs.point(label), found.table
+    if table is None or point.method != table.method or point.order not in table.network.orders:
+        return None
+    cost, tokens = table.scope("model")[0].costs[point.order], point.batch * table.seq
+    line = cost.kept_bytes
+    kept = {"kept_bytes": line.at(tokens), "kept_line": [line.constant, line.per_token]}
+    return {**kept, "temporary_bytes": cost.temporary_bytes(tokens), "rebuilds": not line.per_token}
+
+
+def _add_largest(found: CheckAnswer, peaks: dict[str, float]) -> None:
+    """Peaks over the batch, the outcomes by batch, and the largest batch of each that fits."""
+    runs = found.runs
+    others = [one.against for subject in found.subjects for one in decisive(found, subject)]
+    runs.draw_lines(list(dict.fromkeys([*peaks, *others])))
+    for subject in found.subjects:
+        for other in dict.fromkeys([*others, *peaks]):
+            if other != subject and subject in runs.lines and other in runs.lines:
+                found.largest.append(_largest(found, subject, other, confirm=other in _explained(found, subject)))
+    if found.memory_bytes is not None:
+        found.fitting = {label: _fits_up_to(runs, label, found.memory_bytes) for label in peaks}
+
+
+def _largest(found: CheckAnswer, subject: str, other: str, *, confirm: bool) -> Largest:
+    runs, confirmed = found.runs, False
+    for _ in range(4):
+        stretches = outcomes(runs, subject, other)
+        end = next(one.last for one in stretches if one.first <= runs.question.batch and (one.last is None or runs.question.batch <= one.last))
+        if end is None or not confirm:
+            break
+        runs.confirm([subject, other], end)
+        confirmed = outcomes(runs, subject, other) == stretches
+        if confirmed:
+            break
+    flops, known = _flops(found, subject, other)
+    return Largest(subject, other, stretches, confirmed, flops, known)
+
+
+def outcomes(runs: Runs, subject: str, other: str) -> list[Stretch]:
+    """The outcomes of the memory comparison over the batches, by verdict.py's thresholds."""
+    found: list[Stretch] = []
+    for batch in range(1, LAST + 1):
+        against = runs.lines[other].at(batch)
+        result = verdict.outcome((runs.lines[subject].at(batch) - against) / against, None)
+        if not found or found[-1].outcome != result:
+            found = [*found[:-1], Stretch(found[-1].first, batch - 1, found[-1].outcome)] if found else []
+            found.append(Stretch(batch, None, result))
+    return found
+
+
+def _flops(found: CheckAnswer, subject: str, other: str) -> tuple[order_table.Crossover | None, bool]:
+    """Where the two orders' step FLOPs cross over the model (None: they are equal), and whether both have a closed form."""
+    orders = {found.runs.point(label).order for label in (subject, other) if found.runs.point(label).method == found.runs.question.method}
+    if found.table is None or len(orders) < 2 or not orders <= set(found.table.network.orders):
+        return None, False
+    crossed = order_table.crossovers(found.table, found.table.scope("model")[0], "step_flops")
+    return next((one for one in crossed if {one.lower, one.higher} == orders), None), True
+
+
+def _fits_up_to(runs: Runs, label: str, memory_bytes: int) -> int | None:
+    """The largest batch that fits, dry-run with the one after it; None where all that were tried do."""
+    lines = runs.lines[label]
+    for _ in range(4):
+        batch = max((one for one in range(1, LAST + 1) if lines.at(one) <= memory_bytes), default=0)
+        if batch == LAST:
+            return None
+        if batch + 1 in lines.peaks and (batch == 0 or batch in lines.peaks):
+            break
+        runs.confirm([label], batch)
+    return batch
+
+
+def entries(found: CheckAnswer) -> list[dict[str, Any]]:
+    """The answer as JSON takes it."""
+    question = asdict(found.runs.question)
+    peaks = [_peak_entry(found, point.label) for point in found.runs.points]
+    judged = [{"kind": "verdict", "form": form, **asdict(one)} for label, form in found.subjects.items() for one in found.verdicts[label]]
+    reasons = [{"kind": "reason", **asdict(one)} for one in found.reasons]
+    return [{"kind": "question", **question}, *peaks, _winner_entry(found), *judged, *reasons, *[_largest_entry(found, one) for one in found.largest]]
+
+
+def _peak_entry(found: CheckAnswer, label: str) -> dict[str, Any]:
+    point, peak, values = found.runs.point(label), found.peak(label), found.runs.values(label)
+    fits = None if peak is None or found.memory_bytes is None else peak <= found.memory_bytes
+    failed = next((row.note for row in found.runs.rows if row.label == label and row.source == "dryrun" and row.status != "ok"), "")
+    named = {"kind": "peak", "label": label, "method": point.method, "order": point.order, "rank": point.rank, "source": "dryrun"}
+    sizes = {found.runs.quantity: peak, "static_bytes": values.get("static_bytes"), "step_flops": values.get("step_flops")}
+    count = values.get("adapter_parameters", values.get("trainable_parameters"))
+    largest = {"largest_batch_that_fits": found.fitting[label]} if label in found.fitting else {}
+    return {**named, **sizes, "trainable_parameters": count, "fits": fits, **largest, "note": failed}
+
+
+def _winner_entry(found: CheckAnswer) -> dict[str, Any]:
+    best, other = found.peak(found.winner), found.peak(found.runner_up) if found.runner_up else None
+    margin = other - best if best is not None and other is not None else None
+    fraction = margin / other if margin is not None and other else None
+    return {"kind": "winner", "label": found.winner, "runner_up": found.runner_up, "margin_bytes": margin, "margin_fraction_of_peak": fraction}
+
+
+def _largest_entry(found: CheckAnswer, one: Largest) -> dict[str, Any]:
+    batch = found.runs.question.batch
+    now = next(part for part in one.stretches if part.first <= batch and (part.last is None or batch <= part.last))
+    flops = None
+    if one.flops is not None and found.table is not None:
+        tokens = one.flops.tokens
+        flops = {"fewer": one.flops.lower, "up_to_batch": None if tokens is None else int(tokens) // found.table.seq}
+    return {
+        "kind": "largest_batch",
+        "subject": one.subject,
+        "against": one.against,
+        "outcome": now.outcome,
+        "memory_up_to_batch": now.last,
+        "tried_up_to_batch": LAST,
+        "from_dry_runs_at_both_edges": one.confirmed,
+        "outcomes_by_batch": [asdict(part) for part in one.stretches],
+        "step_flops": flops,
+        "step_flops_known": one.flops_known,
+    }
+
+
+def labels_of(verdicts: Sequence[Verdict]) -> list[str]:
+    """The labels that verdicts compare with."""
+    return list(dict.fromkeys(one.against for one in verdicts if one.against))

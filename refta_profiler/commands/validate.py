@@ -1,0 +1,109 @@
+"""How far are the predictions from what was measured? Errors of values and of differences, and whether the right one wins each pair.
+
+RUN is a run's folder; or, with --published FILE and --scenario S, S is predicted here and held against a CSV of peaks that others published
+(columns form, cores, peak_gib; the scenario's labels are "FORM CORES"). With --max-error, exit code 4 where the worst error is larger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from refta_profiler import plan, scenario, validation
+from refta_profiler.commands.answer import Answer, table
+from refta_profiler.commands.options import JsonOption
+from refta_profiler.errors import ScenarioError
+from refta_profiler.results import METRICS, Row
+from refta_profiler.run_folder import RunFolder
+from refta_profiler.units import format_bytes, format_percent, parse_bytes
+from refta_profiler.validation import Validation
+
+SIGNIFICANT = 3  # digits of an error in percent
+
+
+def command(
+    run: Annotated[Path | None, typer.Argument(help="a run's folder", metavar="[RUN]")] = None,
+    published: Annotated[Path | None, typer.Option(help="a CSV of published peaks, with --scenario")] = None,
+    scenario_: Annotated[Path | None, typer.Option("--scenario", help="the setting of the published peaks")] = None,
+    less: Annotated[str, typer.Option(help="bytes to take off every published peak, e.g. 588MiB")] = "0",
+    max_error: Annotated[str | None, typer.Option("--max-error", help="e.g. 2%: exit code 4 where the worst error is larger")] = None,
+    json_: JsonOption = False,
+) -> Answer:
+    """The errors of a run's predictions, or of a scenario's against published peaks."""
+    limit = None if max_error is None else share(max_error)
+    if published is not None and scenario_ is not None and run is None:
+        found = [validation.from_published(predicted(scenario_), published, less=parse_bytes(less))]
+    elif run is not None and published is None and scenario_ is None:
+        found = validation.from_rows(RunFolder.open(run).rows())
+    else:
+        raise ScenarioError("validate takes a RUN, or --published FILE with --scenario S")
+    if not found:
+        raise ScenarioError(f"{run}: nothing was both predicted and measured on one device; run it with measure.when: always")
+    return Answer([as_data(one) for one in found], "\n\n".join(as_text(one) for one in found), failed(found, limit))
+
+
+def share(text: str) -> float:
+    """The fraction that a text such as '2%' or '0.02' means; ScenarioError where it means none."""
+    try:
+        value = float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise ScenarioError(f"--max-error: '{text}'; write a percentage such as 2%, or a fraction such as 0.02")
+    return value
+
+
+def predicted(path: Path) -> list[Row]:
+    """The dry run's rows of every point of a scenario."""
+    from refta_profiler import run as running  # start-up: torch
+
+    points = plan.points(scenario.load(path))
+    rows: list[Row] = []
+    for _, (_, dry) in running.in_processes([(point, point.target, "dryrun") for point in points]):
+        rows += dry
+    return rows
+
+
+def failed(found: Sequence[Validation], limit: float | None) -> str:
+    """Why the gate does not hold, if it was asked for: the metric with the largest error beyond the limit."""
+    bad = [] if limit is None else [one for one in found if one.worst > limit and deterministic(one.metric)]
+    if not bad or limit is None:
+        return ""
+    worst = max(bad, key=lambda one: one.worst)
+    return f"the worst error of {worst.metric} is {percent(worst.worst)}, more than {percent(limit)}"
+
+
+def deterministic(metric: str) -> bool:
+    """Whether a metric is held to the limit: all but times, which noise moves."""
+    return METRICS[metric].unit != "s"
+
+
+def percent(fraction: float) -> str:
+    """A fraction in percent with enough digits for small errors: 0.00148 is '0.148%'."""
+    return f"{100 * fraction:.{SIGNIFICANT}g}%" if fraction else format_percent(0.0)
+
+
+def as_data(one: Validation) -> dict[str, Any]:
+    """The validation of one metric as data."""
+    right, total = one.winners()
+    summary = {"metric": one.metric, "unit": METRICS[one.metric].unit, "points": len(one.pairs), "worst": one.worst, "median": one.median}
+    more = {"percentile_95": one.percentile_95, "spread": one.spread, "worst_difference": one.worst_difference}
+    pairs = [{"name": pair.name, "predicted": pair.predicted, "measured": pair.measured, "error": pair.error} for pair in one.pairs]
+    return summary | more | {"winners_right": right, "winners": total, "pairs": pairs}
+
+
+def as_text(one: Validation) -> str:
+    """The validation of one metric as a table and a summary."""
+    shown = format_bytes if METRICS[one.metric].unit == "B" else lambda value: f"{value:.6g}"
+    rows = [("point", "predicted", "measured", "error")]
+    rows += [(pair.name, shown(pair.predicted), shown(pair.measured), f"{100 * pair.error:+.3f}%") for pair in one.pairs]
+    right, total = one.winners()
+    summary = (
+        f"{one.metric}: {len(one.pairs)} points; error: median {percent(one.median)}, 95th percentile {percent(one.percentile_95)}, "
+        f"worst {percent(one.worst)}, spread {percent(one.spread)}; worst error of a difference {shown(one.worst_difference)}; "
+        f"the smaller of each pair named right {right} of {total} times"
+    )
+    return f"{table(rows)}\n{summary}"
