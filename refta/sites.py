@@ -29,8 +29,10 @@ _RULES = tuple(
         ("output", r"(o_proj|out_proj|out_lin|attention\.output\.dense|SelfAttention\.o|EncDecAttention\.o|attn\.Wo)"),
         ("output", rf"{_ATTENTION}\.(dense|c_proj|proj|wo)"),
         ("gate", r"(gate_proj|wi_0|w1)"),
-        ("down", r"(down_proj|fc2|fc_out|lin2|mlp\.c_proj|mlp\.Wo|dense_4h_to_h|DenseReluDense\.wo|output\.dense|output_dense|ffn_output|w2)"),
-        ("up", r"(up_proj|gate_up_proj|fc1|fc_in|lin1|c_fc|Wi|dense_h_to_4h|DenseReluDense\.wi|wi_1|intermediate\.dense|intermediate_dense|ffn|w3)"),
+        ("down", r"(down_proj|fc2|fc_out|lin2|mlp\.c_proj|mlp\.Wo|dense_4h_to_h|DenseReluDense\.wo)"),
+        ("down", r"(output\.dense|output_dense|ffn_output|w2)"),
+        ("up", r"(up_proj|gate_up_proj|fc1|fc_in|lin1|c_fc|Wi|dense_h_to_4h|DenseReluDense\.wi|wi_1)"),
+        ("up", r"(intermediate\.dense|intermediate_dense|ffn|w3)"),
     )
 )
 _CROSS_ATTENTION = re.compile(r"encoder_attn|EncDecAttention|crossattention|cross_attn")
@@ -72,7 +74,9 @@ class Stack:
 def stack_tensors(stack: Stack) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The stack's weights (K, n, d) and biases (K, n) or None, as new tensors."""
     parts = [dict(site.module.named_parameters()) for site in stack.sites]
-    weights = [one["weight"].detach().T if is_conv1d(site.module) else one["weight"].detach() for one, site in zip(parts, stack.sites, strict=True)]
+    weights = [
+        one["weight"].detach().T if is_conv1d(site.module) else one["weight"].detach() for one, site in zip(parts, stack.sites, strict=True)
+    ]
     biases = torch.stack([one["bias"].detach() for one in parts]) if stack.sites[0].bias else None
     return torch.stack(weights), biases
 
@@ -130,7 +134,8 @@ def _matching(target: str, sites: list[Site], model: nn.Module) -> list[Site]:
     near = difflib.get_close_matches(target, [*roles, *suffixes], n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
     raise SettingError(
-        f"targets: {type(model).__name__} has no '{target}'; {hint}its roles are {', '.join(roles) or 'none'}, its linears {', '.join(suffixes) or 'none'}"
+        f"targets: {type(model).__name__} has no '{target}'; {hint}"
+        f"its roles are {', '.join(roles) or 'none'}, its linears {', '.join(suffixes) or 'none'}"
     )
 
 

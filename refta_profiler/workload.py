@@ -59,8 +59,18 @@ def attach(model: nn.Module, point: Point, slice_ranks: Mapping[str, Sequence[in
         **point.settings,
     )
     if point.checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+        _checkpoint(model)
     return adapted
+
+
+def _checkpoint(model: nn.Module) -> None:
+    """Gradient checkpointing of every block, by the name that this version of transformers has for it (5.24 deprecates the older)."""
+    enable: Any = getattr(model, "activation_checkpointing_enable", None)
+    if enable is not None:
+        enable({"use_reentrant": False})
+        return
+    older: Any = model.gradient_checkpointing_enable
+    older({"use_reentrant": False})
 
 
 def make_optimizer(model: nn.Module, point: Point, *, foreach: bool) -> torch.optim.Optimizer:

@@ -1,7 +1,8 @@
 """TRAC (ICLR 2026): LoRA whose A (d × r) and B (n × r) are trains of three cores.
 
-G_1 is a layer's own, G_2 frozen, random and shared, G_3 shared per role. A layer scales the shared cores by vectors over r_2 and the last factor. The published code rebuilds A and B; an einsum form
-exists (`features`). The digits of d and n are read with the first core's factor fastest, so that no copy arises.
+G_1 is a layer's own, G_2 frozen, random and shared, G_3 shared per role. A layer scales the shared cores by vectors over r_2 and the last
+factor. The published code rebuilds A and B; an einsum form exists (`features`). The digits of d and n are read with the first core's
+factor fastest, so that no copy arises.
 """
 
 from __future__ import annotations

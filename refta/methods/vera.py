@@ -42,8 +42,13 @@ def network(settings: Settings, shape: StackShape) -> Network:
 
 
 def attach(model, stacks, settings: Settings, run):
-    """peft's VeRA on every site."""
+    """peft's VeRA on every site; the frozen A and B take the dtype of the trained vectors, which peft leaves at the base's."""
     from refta.library import attach_library
 
     config = {"r": settings.rank, "d_initial": settings.d_initial, "vera_dropout": settings.dropout, **(settings.options or {})}
-    return attach_library(model, stacks, "VERA", config, run)
+    attached = attach_library(model, stacks, "VERA", config, run)
+    for module in model.modules():
+        for frozen in (getattr(module, "vera_A", None), getattr(module, "vera_B", None)):
+            if frozen is not None:
+                frozen.to(attached.parameters[0].dtype)
+    return attached
