@@ -80,14 +80,14 @@ def run(
     _one_of("--device", device, ("auto", "cpu", "cuda"))
     loaded = scenarios.load(scenario, overrides or [])
     chosen = _formats(formats)
+    running.measuring_device(device)  # a GPU that is not there is found out before a folder is made
     folder = RunFolder.open(resume) if resume else RunFolder.create(out or Path("reports") / loaded.name, loaded.text)
     try:
         with _progress() as progress:
             rows = running.run(loaded, folder, running.Options(only, device, chosen), progress)
     except KeyboardInterrupt:
-        return _complain(
-            f"interrupted; finished points are kept. Go on with: python -m refta_profiler run {scenario} --resume {folder.path}", 130
-        )
+        again = f"python -m refta_profiler run {folder.path / 'scenario.yaml'} --resume {folder.path}"
+        return _complain(f"interrupted; finished points are kept. Go on with: {again}", 130)
     _say_verdict(rows, loaded)
     print(f"report: {folder.path / 'report.html'}")
     return int(any(row.status == "error" for row in rows))
@@ -213,7 +213,7 @@ for _name in commands.NAMES:
 
 
 @app.command("list")
-def list_(what: Annotated[str, typer.Argument(help="methods, models, devices or metrics")]) -> int:
+def list_(what: Annotated[str, typer.Argument(metavar="methods|models|devices|metrics")]) -> int:
     """What there is: methods, models, devices, metrics."""
     _one_of("list", what, ("methods", "models", "devices", "metrics"))
     _print_table([("name", "what it is"), *_listed(what)])

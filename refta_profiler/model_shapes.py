@@ -107,6 +107,16 @@ def _pair(size: Any) -> tuple[int, int]:
     return (size[0], size[1]) if isinstance(size, list | tuple) else (size, size)
 
 
+def head_size(name: str) -> int | None:
+    """The width of one attention head, from a model's settings; None where they do not say it. ViT-L: 1,024 / 16 = 64, ViT-H: 80."""
+    known, settings = family(name), describe(name).settings
+    settings = {**(known.defaults if known else {}), **settings}
+    width = settings.get("hidden_size", settings.get("n_embd"))
+    heads = settings.get("num_attention_heads", settings.get("n_head"))
+    given = settings.get("head_dim")
+    return given if isinstance(given, int) else (width // heads if isinstance(width, int) and isinstance(heads, int) and heads else None)
+
+
 def longest_sequence(name: str) -> int | None:
     """The most tokens of text that a model has positions for; None for images and for an architecture not described as data."""
     known = family(name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from refta_profiler.errors import ScenarioError
 from refta_profiler.model_families import CAUSAL, IMAGES, ROLES, SEQUENCES, LayerGroup
-from refta_profiler.model_shapes import fed_size, fingerprint, layers, longest_sequence, roles, select, task_kinds, tokens_per_sequence
+from refta_profiler.model_shapes import fed_size, fingerprint, head_size, layers, longest_sequence, roles, select, task_kinds, tokens_per_sequence
 from refta_profiler.model_source import Description, describe, presets
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ __all__ = [  # what is known of a model, whichever file says it
     "config",
     "describe",
     "fingerprint",
+    "head_size",
     "layers",
     "longest_sequence",
     "presets",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from refta_profiler import devices, plan, report
-from refta_profiler.errors import HardwareError
+from refta_profiler.errors import HardwareError, ScenarioError
 from refta_profiler.plan import Point
 from refta_profiler.results import Row
 from refta_profiler.run_folder import RunFolder
@@ -41,7 +41,7 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
     points = plan.points(scenario)
     device = measuring_device(options.device)
     with folder.lock():
-        folder.order([point.id for point in points])
+        take_up(folder, [point.id for point in points])
         folder.write_environment(environment(scenario, device))
         measured = [] if options.only == "predict" else to_measure(scenario, points, device)
         if options.only != "measure":
@@ -51,6 +51,16 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
         folder.write_table()
         report.write(folder, tuple(options.formats))
     return folder.rows()
+
+
+def take_up(folder: RunFolder, point_ids: list[str]) -> None:
+    """Write down the run's points; a ScenarioError where the folder is of other points, whose rows would be mixed with these."""
+    if folder.planned() not in ([], point_ids):
+        raise ScenarioError(
+            f"{folder.path}: was started with other points; go on with its own scenario, {folder.path / 'scenario.yaml'}, "
+            "or start a new run without --resume"
+        )
+    folder.order(point_ids)
 
 
 def measuring_device(wanted: str) -> str:

@@ -19,7 +19,17 @@ VERSION = 1
 
 
 def write_whole(path: Path, text: str) -> Path:
-    """`path`, written so that a reader, or a machine that loses power, sees the old text or the new one and nothing between."""
+    """`path`, written so that a reader, or a machine that loses power, sees the old text or the new one and nothing between.
+
+    A ScenarioError names a path that cannot be written.
+    """
+    try:
+        return _replace(path, text)
+    except OSError as fault:
+        raise ScenarioError(f"{path}: cannot be written: {fault.strerror}") from fault
+
+
+def _replace(path: Path, text: str) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         file.write(text)
@@ -154,12 +164,15 @@ class RunFolder:
 
 def new_folder(out: Path, stamp: str) -> Path:
     """A folder out/<stamp> that was not there before; a second one of the same second gets -2, and so on."""
-    out.mkdir(parents=True, exist_ok=True)
-    for attempt in range(1, 1000):
-        path = out / (stamp if attempt == 1 else f"{stamp}-{attempt}")
-        with contextlib.suppress(FileExistsError):
-            path.mkdir()
-            return path
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1, 1000):
+            path = out / (stamp if attempt == 1 else f"{stamp}-{attempt}")
+            with contextlib.suppress(FileExistsError):
+                path.mkdir()
+                return path
+    except OSError as fault:
+        raise ScenarioError(f"--out {out}: no folder can be made there ({fault.strerror}); give one that can be written to") from fault
     raise ScenarioError(f"{out}: a thousand runs started within one second; give another folder with --out")
 
 

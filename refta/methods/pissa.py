@@ -17,7 +17,10 @@ _ORDERS = {"features": Order((("x", "A"), "B"))}
 
 @dataclass(frozen=True)
 class Settings:
-    """`rank` r; `alpha` (default: the rank, so that the scale is 1); `dropout`; `initialise` is peft's (pissa, or pissa_niter_N for a quick SVD); `options` go to peft's LoraConfig as they are."""
+    """`rank` r; `alpha` (default: the rank, so that the scale is 1); `dropout`; `options` go to peft's LoraConfig as they are.
+
+    `initialise` is peft's: pissa, or pissa_niter_N for a quick SVD.
+    """
 
     rank: int = 8
     alpha: float | None = None

@@ -11,11 +11,12 @@ from refta_profiler import devices, verdict
 from refta_profiler.commands import check_runs, options, order_table
 from refta_profiler.commands.causes import PEAK, PEAK_PARTS, Cause, causes
 from refta_profiler.commands.check_runs import Runs
-from refta_profiler.commands.peak_lines import LAST
+from refta_profiler.commands.peak_lines import LAST, edges, largest
 from refta_profiler.errors import ScenarioError
 from refta_profiler.verdict import Verdict
 
 PAPER_FORM = "slices"
+TRIES = 5  # dry runs around an edge before it is left as it is
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def of(runs: Runs, *, with_largest: bool) -> CheckAnswer:
     found.table = _order_table(runs)
     found.reasons = [_reason(found, label, other) for label in subjects for other in _explained(found, label)]
     if with_largest:
-        _add_largest(found, peaks)
+        _add_largest(found)
     return found
 
 
@@ -174,32 +175,34 @@ def _closed(found: CheckAnswer, label: str) -> dict[str, Any] | None:
     return {**kept, "temporary_bytes": cost.temporary_bytes(tokens), "rebuilds": not line.per_token}
 
 
-def _add_largest(found: CheckAnswer, peaks: dict[str, float]) -> None:
-    """Peaks over the batch, the outcomes by batch, and the largest batch of each that fits."""
+def _add_largest(found: CheckAnswer) -> None:
+    """For every subject and what it is explained against: peaks over the batch, outcomes by batch, and the largest batch that fits."""
     runs = found.runs
-    others = [one.against for subject in found.subjects for one in decisive(found, subject)]
-    runs.draw_lines(list(dict.fromkeys([*peaks, *others])))
-    for subject in found.subjects:
-        for other in dict.fromkeys([*others, *peaks]):
-            if other != subject and subject in runs.lines and other in runs.lines:
-                found.largest.append(_largest(found, subject, other, confirm=other in _explained(found, subject)))
+    pairs = [(one.subject, one.against) for one in found.reasons]
+    runs.draw_lines(list(dict.fromkeys(label for pair in pairs for label in pair) or found.subjects))
+    found.largest = [_largest(found, *pair) for pair in pairs]
     if found.memory_bytes is not None:
-        found.fitting = {label: _fits_up_to(runs, label, found.memory_bytes) for label in peaks}
+        found.fitting = {label: _fits_up_to(runs, label, found.memory_bytes) for label in runs.lines}
 
 
-def _largest(found: CheckAnswer, subject: str, other: str, *, confirm: bool) -> Largest:
+def _largest(found: CheckAnswer, subject: str, other: str) -> Largest:
     runs, confirmed = found.runs, False
-    for _ in range(4):
+    for _ in range(TRIES):
         stretches = outcomes(runs, subject, other)
-        end = next(one.last for one in stretches if one.first <= runs.question.batch and (one.last is None or runs.question.batch <= one.last))
-        if end is None or not confirm:
+        end = stretch_at(stretches, runs.question.batch).last
+        if end is None:
             break
         runs.confirm([subject, other], end)
-        confirmed = outcomes(runs, subject, other) == stretches
+        confirmed = stretch_at(outcomes(runs, subject, other), runs.question.batch).last == end
         if confirmed:
             break
     flops, known = _flops(found, subject, other)
-    return Largest(subject, other, stretches, confirmed, flops, known)
+    return Largest(subject, other, outcomes(runs, subject, other), confirmed, flops, known)
+
+
+def stretch_at(stretches: Sequence[Stretch], batch: int) -> Stretch:
+    """The stretch that holds a batch; beyond the largest that is tried, the last."""
+    return next((one for one in stretches if one.first <= batch and (one.last is None or batch <= one.last)), stretches[-1])
 
 
 def outcomes(runs: Runs, subject: str, other: str) -> list[Stretch]:
@@ -224,13 +227,13 @@ def _flops(found: CheckAnswer, subject: str, other: str) -> tuple[order_table.Cr
 
 
 def _fits_up_to(runs: Runs, label: str, memory_bytes: int) -> int | None:
-    """The largest batch that fits, dry-run with the one after it; None where all that were tried do."""
-    lines = runs.lines[label]
-    for _ in range(4):
-        batch = max((one for one in range(1, LAST + 1) if lines.at(one) <= memory_bytes), default=0)
+    """The largest batch that fits, dry-run with the one after it; None where the largest that is tried does."""
+    lines, batch = runs.lines[label], 0
+    for _ in range(TRIES):
+        batch = largest(lambda one: lines.at(one) <= memory_bytes, LAST)
         if batch == LAST:
             return None
-        if batch + 1 in lines.peaks and (batch == 0 or batch in lines.peaks):
+        if all(one in lines.peaks for one in edges(batch)):
             break
         runs.confirm([label], batch)
     return batch
@@ -242,7 +245,14 @@ def entries(found: CheckAnswer) -> list[dict[str, Any]]:
     peaks = [_peak_entry(found, point.label) for point in found.runs.points]
     judged = [{"kind": "verdict", "form": form, **asdict(one)} for label, form in found.subjects.items() for one in found.verdicts[label]]
     reasons = [{"kind": "reason", **asdict(one)} for one in found.reasons]
-    return [{"kind": "question", **question}, *peaks, _winner_entry(found), *judged, *reasons, *[_largest_entry(found, one) for one in found.largest]]
+    return [
+        {"kind": "question", **question},
+        *peaks,
+        _winner_entry(found),
+        *judged,
+        *reasons,
+        *[_largest_entry(found, one) for one in found.largest],
+    ]
 
 
 def _peak_entry(found: CheckAnswer, label: str) -> dict[str, Any]:
@@ -260,12 +270,18 @@ def _winner_entry(found: CheckAnswer) -> dict[str, Any]:
     best, other = found.peak(found.winner), found.peak(found.runner_up) if found.runner_up else None
     margin = other - best if best is not None and other is not None else None
     fraction = margin / other if margin is not None and other else None
-    return {"kind": "winner", "label": found.winner, "runner_up": found.runner_up, "margin_bytes": margin, "margin_fraction_of_peak": fraction}
+    return {
+        "kind": "winner",
+        "label": found.winner,
+        "runner_up": found.runner_up,
+        "margin_bytes": margin,
+        "margin_fraction_of_peak": fraction,
+    }
 
 
 def _largest_entry(found: CheckAnswer, one: Largest) -> dict[str, Any]:
     batch = found.runs.question.batch
-    now = next(part for part in one.stretches if part.first <= batch and (part.last is None or batch <= part.last))
+    now = stretch_at(one.stretches, batch)
     flops = None
     if one.flops is not None and found.table is not None:
         tokens = one.flops.tokens
@@ -282,8 +298,3 @@ def _largest_entry(found: CheckAnswer, one: Largest) -> dict[str, Any]:
         "step_flops": flops,
         "step_flops_known": one.flops_known,
     }
-
-
-def labels_of(verdicts: Sequence[Verdict]) -> list[str]:
-    """The labels that verdicts compare with."""
-    return list(dict.fromkeys(one.against for one in verdicts if one.against))

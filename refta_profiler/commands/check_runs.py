@@ -75,7 +75,7 @@ class Runs:
         """The peaks of these labels as functions of the batch."""
         for label in labels:
             known = self.values(label).get(self.quantity)
-            self.lines[label] = PeakLines({} if known is None else {self.question.batch: int(known)})
+            self.lines[label] = PeakLines({} if known is None or self.question.batch > LAST else {self.question.batch: int(known)})
         while wanted := {label: self.lines[label].wanted() for label in labels if self.lines[label].wanted()}:
             self.predict(wanted)
 
@@ -102,7 +102,7 @@ def distinct_orders(method: str, settings: dict[str, Any], stacks: Sequence[Stac
 def ask(question: Question) -> Runs:
     """The question's points and their rows; errors of usage are ScenarioErrors that list what is possible."""
     registry.settings(question.method, question.settings)
-    stacks = closed_form.shapes(question.model, options.sites(question.model, question.method, question.targets))
+    stacks = closed_form.shapes(question.model, closed_form.sites(question.model, question.method, question.targets))
     orders = distinct_orders(question.method, question.settings, stacks)
     against = _against(question, orders)
     entries = [{"name": "head"}, *_own(question, orders), *_references(question, orders, stacks), *against]
@@ -145,7 +145,11 @@ def _against(question: Question, orders: list[str]) -> list[dict[str, Any]]:
     if name is None or name in orders or name in registry.orders(question.method):
         return []
     if name not in registry.names():
-        own = f"an order of {question.method} ({', '.join(registry.orders(question.method))})" if orders else f"{question.method} has no orders"
+        own = (
+            f"an order of {question.method} ({', '.join(registry.orders(question.method))})"
+            if orders
+            else f"{question.method} has no orders"
+        )
         raise ScenarioError(f"--against {name}: it is neither {own} nor a method ({', '.join(registry.names())})")
     if name == question.method:
         raise ScenarioError(f"--against {name}: that is the method itself; name one of its orders ({', '.join(orders)}) or another method")
@@ -180,7 +184,7 @@ def _totals(
     if not found:
         return None
     tokens = question.batch * options.tokens(question.model, question.seq)
-    return sum(one.trainable_parameters for one in found), sum(one.cost.step_flops.at(tokens) for one in found)
+    return closed_form.trainable_parameters(found), sum(one.cost.step_flops.at(tokens) for one in found)
 
 
 def _once(points: Sequence[Point]) -> list[Point]:

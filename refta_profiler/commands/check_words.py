@@ -35,7 +35,9 @@ def _winner(found: CheckAnswer) -> str:
     words = f"Winner: `{found.winner}`, with a peak of {format_bytes(peak or 0)} ({QUANTITIES[found.runs.quantity]}, dry run)"
     if other and peak:
         margin = f"{format_bytes(other - peak)}, {format_percent((other - peak) / other)} of the whole step's peak"
-        words += f"; the best other order `{found.runner_up}` needs {margin} more" if other > peak else f"; `{found.runner_up}` needs the same"
+        words += (
+            f"; the best other order `{found.runner_up}` needs {margin} more" if other > peak else f"; `{found.runner_up}` needs the same"
+        )
     head = found.peak("head")
     floor = f" The head alone, which no method goes below, needs {format_bytes(head)}." if head else ""
     return f"{words}.{floor}"
@@ -82,7 +84,8 @@ def _kept(label: str, values: dict) -> str:
 
 def _largest(found: CheckAnswer, one: Largest) -> str:
     """For which batches it is so, by memory and by FLOPs."""
-    how = "dry runs at that batch and the next" if one.confirmed else f"drawn on the lines through dry runs up to batch {LAST:,}"
+    how = f"on lines through dry runs up to batch {LAST:,}, the end of the stretch with batch {found.runs.question.batch} dry-run itself"
+    how = how if one.confirmed else f"on lines through dry runs up to batch {LAST:,}"
     memory = ", ".join(f"{OUTCOMES[part.outcome]} {_batches(part)}" for part in one.stretches)
     return f"against `{one.against}` by batch: memory {memory} ({how}); {_flops(found, one)}"
 
@@ -114,7 +117,11 @@ def _peaks(found: CheckAnswer) -> str:
         most = found.fitting.get(point.label, 0) if point.label in found.fitting else 0
         up_to = "" if point.label not in found.fitting else f"over {LAST:,}" if most is None else f"{most:,}"
         flops, count = values.get("step_flops"), values.get("trainable_parameters")
-        shown = [format_bytes(peak) if peak is not None else "–", format_flops(flops) if flops else "–", format_count(count) if count else "–"]
+        shown = [
+            format_bytes(peak) if peak is not None else "–",
+            format_flops(flops) if flops else "–",
+            format_count(count) if count else "–",
+        ]
         rows.append([point.label, *shown, fits, up_to])
     memory = f" ({format_bytes(found.memory_bytes)} for tensors)" if found.memory_bytes else ""
     return f"Dry runs for {found.runs.question.target}{memory}:\n{table(rows, indent='  ')}"

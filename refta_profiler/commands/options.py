@@ -16,7 +16,9 @@ TEXT_TOKENS = 128  # tokens of a text example where none are given, as in a scen
 
 ModelOption = Annotated[str, typer.Option("--model", help="a preset, a hub name, or a folder with a config.json")]
 RankOption = Annotated[int | None, typer.Option("--rank", help="the method's rank (by default the method's own)")]
-TargetsOption = Annotated[str | None, typer.Option("--targets", help="what is adapted, e.g. query,value (the default; qkv where they are one)")]
+TargetsOption = Annotated[
+    str | None, typer.Option("--targets", help="what is adapted, e.g. query,value (the default; qkv where they are one)")
+]
 SeqOption = Annotated[int | None, typer.Option("--seq", help="tokens of a text (default 128); images have their own count")]
 SettingOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting of the method, e.g. alpha=16")]
 JsonOption = Annotated[bool, typer.Option("--json", help="the answer as one JSON array")]
@@ -45,23 +47,16 @@ def roles(model: str, targets: str | None) -> list[str]:
     return ["qkv"] if "qkv" in (models.roles(model) or []) else ["query", "value"]
 
 
-def sites(model: str, method: str, targets: list[str]) -> list[str]:
-    """The roles that the method adapts: the targets, or its own where they are fixed (the first of its choices that the model has)."""
-    own = getattr(registry.method(method), "TARGETS", None)
-    if own is None:
-        return targets
-    has = models.roles(model) or []
-    return list(next((choice for choice in own if set(choice) <= set(has)), own[0]))
-
-
 def stacks(model: str, method: str, targets: list[str]) -> list[StackShape]:
     """The stacks of layers that the method adapts; ScenarioError where the model's shapes are not known as data."""
     from refta_profiler.predict import closed_form
 
-    found = closed_form.shapes(model, sites(model, method, targets))
+    found = closed_form.shapes(model, closed_form.sites(model, method, targets))
     if found is None:
         kind = models.describe(model).model_type
-        raise ScenarioError(f"--model {model}: the shapes of a '{kind}' model are not known as data; try one of {', '.join(models.presets())}")
+        raise ScenarioError(
+            f"--model {model}: the shapes of a '{kind}' model are not known as data; try one of {', '.join(models.presets())}"
+        )
     return found
 
 

@@ -12,7 +12,11 @@ from refta.shapes import StackShape
 from refta.trees import Candidate
 
 QUICK = 5  # operands, x among them, up to which all trees are costed in a blink (105 trees; 6 operands take a second, 7 half a minute)
-QUANTITIES = {"step_flops": "fewest training FLOPs (elementwise ones counted)", "kept_bytes": "least bytes kept", "memory_bytes": "least memory"}
+QUANTITIES = {
+    "step_flops": "fewest training FLOPs (elementwise ones counted)",
+    "kept_bytes": "least bytes kept",
+    "memory_bytes": "least memory",
+}
 
 
 def is_quick(network: Network) -> bool:

@@ -108,7 +108,11 @@ def _sentence(found: OrderTable, pair: Sequence[Crossover], groups: dict[str, li
         names = f" `{one.lower}` {VERBS[one.quantity]} `{one.higher}`"
         same = place and (one.lower, one.higher) == (pair[0].lower, pair[0].higher)
         parts.append(f"{_where(pair, one.scope)}{'' if same else names} {_up_to(one, found.seq)}")
-    like = [f"{_names(groups[name])} {'is' if len(groups[name]) == 1 else 'are'} like `{name}`" for name in (pair[0].lower, pair[0].higher) if groups[name]]
+    like = [
+        f"{_names(groups[name])} {'is' if len(groups[name]) == 1 else 'are'} like `{name}`"
+        for name in (pair[0].lower, pair[0].higher)
+        if groups[name]
+    ]
     return "; ".join([", ".join(parts), *like]) + "."
 
 

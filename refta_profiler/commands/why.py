@@ -106,13 +106,17 @@ def words(whole: str, place: tuple[str, str], one: Values, other: Values, found:
     if not found:
         return f"{head}; no part differs"
     rows = [["", "difference", "from", "to"]]
-    rows += [[part.name, sign(part.difference), *("" if value is None else form(value) for value in (part.first, part.second))] for part in found]
+    rows += [
+        [part.name, sign(part.difference), *("" if value is None else form(value) for value in (part.first, part.second))] for part in found
+    ]
     return f"{head}\n{table(rows, indent='  ')}{_unattributed(whole, found)}"
 
 
 def _unattributed(whole: str, found: Sequence[Cause]) -> str:
     if len(found) == 1 and found[0].name == REST:
-        return f"\n  (the {'categories at the peak' if whole == PEAK else 'phases of the step'} are not known of both points from this source)"
+        return (
+            f"\n  (the {'categories at the peak' if whole == PEAK else 'phases of the step'} are not known of both points from this source)"
+        )
     return ""
 
 

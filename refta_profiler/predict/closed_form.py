@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from refta import cost, registry
 from refta.cost import Line
-from refta.network import Network
+from refta.network import Network, count_trainable
 from refta.shapes import StackShape, mark_first_inputs
 from refta_profiler import models
 from refta_profiler.plan import Point
@@ -23,7 +23,7 @@ class StackCost:
     shape: StackShape
     order: str
     rank: int | None
-    trainable_parameters: int
+    network: Network
     cost: cost.Cost
 
 
@@ -32,7 +32,23 @@ def shapes(model: str, targets: Sequence[str]) -> list[StackShape] | None:
     groups = models.layers(model, list(targets))
     if groups is None:
         return None
-    return mark_first_inputs([StackShape(one.role, one.role, one.layers, one.n, one.d, one.bias) for one in groups])
+    size = models.head_size(model)
+    found = [StackShape(one.role, one.role, one.layers, one.n, one.d, one.bias, stacks=len(groups), head_size=size) for one in groups]
+    return mark_first_inputs(found)
+
+
+def sites(model: str, method: str, targets: Sequence[str]) -> list[str]:
+    """The roles a method adapts: those of the targets, or its own where it has fixed sites (the first alternative that the model has)."""
+    own = getattr(registry.method(method), "TARGETS", None)
+    if own is None:
+        return list(targets)
+    there = models.roles(model) or []
+    return list(next((one for one in own if set(one) <= set(there)), own[0]))
+
+
+def trainable_parameters(stacks: Sequence[StackCost]) -> int:
+    """Numbers trained for all stacks; what several stacks share counts once."""
+    return count_trainable([(one.network, one.shape.layers) for one in stacks])
 
 
 def stack_costs(
@@ -49,7 +65,7 @@ def stack_costs(
         if name == "auto":
             return None
         total = cost.stack_cost(network, name, shape.layers, inputs_without_gradient=shape.inputs_without_gradient, itemsize=itemsize)
-        found.append(StackCost(shape, name, settings.get("rank"), network.trainable_parameters(shape.layers), total))
+        found.append(StackCost(shape, name, settings.get("rank"), network, total))
     return found
 
 

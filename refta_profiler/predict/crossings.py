@@ -25,7 +25,7 @@ def closed_form(points: Sequence[Point]) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     families: dict[tuple, dict[str, list[StackCost]]] = {}
     for point in _variants(points):
-        shapes = forms.shapes(point.model, point.targets)
+        shapes = forms.shapes(point.model, forms.sites(point.model, point.method, point.targets))
         found = forms.stack_costs(point.method, point.settings, point.order, shapes) if shapes else None
         if not found:
             continue

@@ -18,6 +18,7 @@ from refta_profiler.plan import Point
 from refta_profiler.predict import fake
 from refta_profiler.predict.allocator import CachingAllocator
 from refta_profiler.predict.kernels import CudaKernels, cublas_workspace_bytes
+from refta_profiler.predict.operands import CpuStorages
 from refta_profiler.predict.replay import Memory, PlainMemory, replay
 from refta_profiler.predict.storage import Block, LiveStorages, Stream
 from refta_profiler.workload import Workload
@@ -54,7 +55,7 @@ def dry_run(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] 
         work = fake.build(point, mode, foreach=cuda, slice_ranks=slice_ranks)
         with mode:
             initial = _initial(work)
-            live = _followed_steps(work)
+            live = _followed_steps(work, LiveStorages() if cuda else CpuStorages())
             gradients = {id(one.grad.untyped_storage()) for one in work.model.parameters() if one.grad is not None}
             _mark_gradients(live, gradients)
     return _summary(work, initial, live, device)
@@ -81,8 +82,7 @@ def _random_state() -> Iterator[None]:
         torch.get_rng_state, torch.set_rng_state = kept
 
 
-def _followed_steps(work: Workload) -> LiveStorages:
-    live = LiveStorages()
+def _followed_steps(work: Workload, live: LiveStorages) -> LiveStorages:
     live.know(one for tensors in work.static_tensors().values() for one in tensors)
     with live:
         live.phase = "warm forward"
@@ -129,7 +129,7 @@ def _summary(work: Workload, initial: list[tuple[str, int]], live: LiveStorages,
         make_memory = CachingAllocator
         stream, boundary, places = _on_device(live)
         workspaces = [(place, cublas_workspace_bytes(device.compute_capability)) for place in places]
-    shapes = [one.shape(work.adapted.slice_ranks.get(one.name)) for one in work.adapted.stacks]
+    shapes = work.adapted.shapes()
     rebuilt = _rebuilt_shapes(work, shapes)
     found = replay(make_memory, initial, stream, boundary, lambda block: _category(block, rebuilt), workspaces=workspaces)
     kept = [block for block in stream.blocks if block.phase == "forward" and block.died_phase != "forward"]
@@ -143,8 +143,12 @@ def _summary(work: Workload, initial: list[tuple[str, int]], live: LiveStorages,
         trainable_parameters=sum(one.numel() for one in work.model.parameters() if one.requires_grad),
         adapter_parameters=work.adapted.trainable_parameters,
         shapes=shapes,
-        note="; ".join(work.adapted.notes),
+        note="; ".join([*work.adapted.notes, *_branches(live)]),
     )
+
+
+def _branches(live: LiveStorages) -> list[str]:
+    return [f"{live.branches} branches on the numbers of a tensor were taken as true"] if live.branches else []
 
 
 def _on_device(live: LiveStorages) -> tuple[Stream, int, list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import torch
 from refta import tensor_svd
 from refta.sites import find_stacks, stack_tensors
 from refta_profiler import models
+from refta_profiler.errors import ScenarioError
 from refta_profiler.plan import Point
 from refta_profiler.run_folder import write_whole
 
@@ -30,8 +32,9 @@ def known(point: Point) -> Ranks | None:
     if sum(one.numel() for one in models.build_on_meta(point).parameters()) > LARGEST:
         return None
     found = _computed(point)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(found))
+    with contextlib.suppress(OSError, ScenarioError):  # a folder that cannot be written costs time, not the prediction
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(found))
     return found
 
 

@@ -45,6 +45,7 @@ class LiveStorages(TorchDispatchMode):
         self.phase = "forward"
         self.stream = Stream()
         self.flops_by_phase: dict[str, int] = {}
+        self.branches = 0  # on the numbers of a tensor, all taken as true
         self.boundary = 0  # how many events stood before the step that counts
         self.first_products: dict[str, int] = {}  # by phase: how many events stood before its first matrix product
         self._known: dict[int, weakref.ref] = {}
@@ -61,6 +62,9 @@ class LiveStorages(TorchDispatchMode):
         return list(self._live.items())
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+            self.branches += 1  # e.g. LoHa's `torch.rand(1) > module_dropout`: fake tensors have no numbers to decide by
+            return True
         out = func(*args, **(kwargs or {}))
         work = flops.count(func, args, kwargs or {}, out)
         if work:

@@ -181,6 +181,8 @@ def test_impossible_settings_name_what_is_possible(name, settings, message):
 def test_dropout_is_refused_where_a_folded_weight_has_no_features():
     with pytest.raises(SettingError, match="use `features`"):
         refta.adapt(Encoder(), "lotr", targets=["query"], order="reconstruct", dropout=0.1)
+    with pytest.raises(SettingError, match="order 'published'"):
+        refta.adapt(Encoder(), "tt_lora", targets=["query"], dropout=0.1)
 
 
 def test_cara_s_dropout_keeps_a_copy_and_a_mask_of_the_update():
@@ -220,3 +222,54 @@ def test_a_wrong_count_or_order_is_seen(monkeypatch):
         patched.setattr(method, "_ORDERS", wrong)
         with pytest.raises(AssertionError):
             tests.test_all_orders_give_the_same_output_and_gradients("cara", torch.float64, 1e-10)
+
+
+def test_bytes_rebuilt_are_those_of_methods_md():
+    """ViT-L, float32: LoRTA 384 MiB up front; TensLoRA 288 MiB a call; CaRA with dropout 15 MiB a layer (and thin factors)."""
+    mib = 2**20
+
+    def shape(stacks: int) -> StackShape:
+        return StackShape("q", "query", 24, 1024, 1024, stacks=stacks, head_size=64)
+
+    lorta = registry.method("lorta").network(registry.settings("lorta", {}), shape(4))
+    kept = 4 * cost.stack_cost(lorta, "published", 24).kept_bytes.constant
+    assert kept - 384 * mib == 4 * 4 * (24 * 1024 * 8 + 24 * 8 + 1024 * 8)  # with the thin factors of every role
+    tenslora = registry.method("tenslora").network(registry.settings("tenslora", {}), shape(3))
+    call = cost.layer_cost(tenslora, "published")
+    assert call.temporary_bytes(1) == 2 * 288 * mib
+    assert 288 * mib < call.kept_bytes.constant < 320 * mib
+    cara = registry.method("cara").network(registry.settings("cara", {"dropout": 0.1}), shape(3))
+    layer = 3 * cost.layer_cost(cara, "published").kept_bytes.constant
+    assert layer - 15 * mib == 4 * 3 * (2 * 1024 * 32 + 32)  # two thin n × R factors and one of R for each
+
+
+def _gpt2():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_embd": 48, "n_layer": 2, "n_head": 4, "vocab_size": 50, "n_positions": 16, "bos_token_id": 0, "eos_token_id": 0}
+    return GPT2LMHeadModel(GPT2Config(**sizes)), ["qkv"]
+
+
+def _llama():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 128}
+    return LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=50, max_position_embeddings=16)), ["query", "value"]
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "peft"])
+@pytest.mark.parametrize("build", [_gpt2, _llama])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_runs_on_models_with_fused_or_grouped_projections(name, build, dtype):
+    """GPT-2's transposed, fused c_attn; Llama's values narrower than its queries; and half-precision bases."""
+    torch.manual_seed(0)
+    model, targets = build()
+    model = model.to(dtype)
+    if build is _gpt2 and name in ("loha", "lokr"):
+        with pytest.raises(SettingError, match="Conv1D"):
+            refta.adapt(model, name, targets=targets)
+        return
+    adapted = refta.adapt(model, name, targets=targets)
+    model(input_ids=torch.randint(0, 50, (2, 8))).logits.float().square().sum().backward()
+    assert adapted.attached is not None
+    assert all(parameter.grad is not None for parameter in adapted.attached.parameters)

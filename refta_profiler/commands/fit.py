@@ -1,0 +1,41 @@
+"""The most one can afford: the largest batch, sequence or rank whose training step fits, over methods, orders and checkpointing.
+
+By dry runs alone: every answer was dry-run and fits, and the next larger was dry-run and does not. What fits is the whole step's peak
+(reserved by the allocator where that is known) beside the CUDA context where that is known. --memory is the card's whole memory; kernels
+are --target's (h100 where it is left out), and without --memory so is the memory.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from refta_profiler.commands.answer import Answer
+from refta_profiler.commands.options import JsonOption, ModelOption, PrecisionOption, RankOption, SeqOption, SettingOption, TargetsOption
+
+
+def command(
+    model: ModelOption,
+    solve: Annotated[str, typer.Option(help="what is to be as large as can be: batch, seq or rank")] = "batch",
+    memory: Annotated[str | None, typer.Option(help="the card's memory, e.g. 24GiB")] = None,
+    target: Annotated[str | None, typer.Option(help="a device (list devices)")] = None,
+    methods: Annotated[
+        list[str] | None, typer.Option("--method", help="a method; may be given several times (head, lora and refta)")
+    ] = None,
+    rank: RankOption = None,
+    batch: Annotated[int, typer.Option(help="examples of a step, where another is solved for")] = 8,
+    seq: SeqOption = None,
+    targets: TargetsOption = None,
+    precision: PrecisionOption = "fp32",
+    settings: SettingOption = None,
+    json_: JsonOption = False,
+) -> Answer:
+    """What fits."""
+    from refta_profiler.commands import fit_solve, options
+
+    chosen = options.method_settings(rank, settings)
+    roles = options.roles(model, targets)
+    question = fit_solve.Question(model, solve, memory, target, tuple(methods or fit_solve.METHODS), chosen, batch, seq, roles, precision)
+    budget, rows = fit_solve.solve_all(question)
+    return Answer([one.entry(question, budget) for one in rows], fit_solve.text(question, budget, rows))

@@ -1,0 +1,98 @@
+"""The dry run against a real step of the same point under the CPU profiler: equal to the byte, and FLOP for FLOP."""
+
+import pytest
+import torch
+from real_steps import METHODS, TARGETS, measured, tiny
+
+from refta_profiler import models
+from refta_profiler.predict import dryrun, slice_ranks
+
+CASES = [(model, label) for model in TARGETS for label in METHODS if label != "head" or "causal-lm" not in models.task_kinds(model)]
+LOOP = {"keep_outputs": False, "use_cache": False, "attention_mask": False}
+VARIANTS = {
+    "eager": {"attention": "eager"},
+    "sgd": {"optimizer": "sgd"},
+    "clipped": {"clip": 1.0},
+    "accumulated": {"accumulate": 2},
+    "padded": {"loop": {**LOOP, "attention_mask": True}},
+    "outputs kept": {"loop": {**LOOP, "keep_outputs": True}},
+    "checkpointed and accumulated": {"checkpointing": True, "accumulate": 2},
+    "factors in float64": {"adapter_dtype": "float64"},
+}
+
+
+def predicted(point):
+    return dryrun.dry_run(point, "cpu", slice_ranks.known(point))
+
+
+def assert_exact(point):
+    dry, real = predicted(point), measured(point)
+    assert dry.static_bytes == real.static_bytes
+    assert dry.peak_allocated_bytes == real.peak_allocated_bytes
+    assert sum(dry.by_category.values()) == dry.peak_allocated_bytes
+    assert {phase: dry.flops_by_phase.get(phase, 0) for phase in real.flops_by_phase} == real.flops_by_phase
+    assert dry.trainable_parameters == real.trainable_parameters
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize(("model", "label"), CASES)
+def test_peak_and_flops_are_the_measured_ones(model, label, checkpointing):
+    assert_exact(tiny(model, label, batch=1 if model == "vit-tiny" else 2, checkpointing=checkpointing))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("model", "label"), [("roberta-tiny", "refta/shared"), ("llama-tiny", "lora"), ("gpt2-tiny", "full")])
+def test_so_they_are_in_every_kind_of_loop(model, label, variant):
+    assert_exact(tiny(model, label, **VARIANTS[variant]))
+
+
+@pytest.mark.parametrize("batch", [1, 4, 16])
+def test_so_they_are_at_every_batch(batch):
+    assert_exact(tiny("llama-tiny", "refta/reconstruct_stack", batch=batch, seq=24))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("label", [*METHODS])
+def test_so_they_are_on_vit_base(label):
+    assert_exact(tiny("vit-tiny", label, model="vit-base", batch=2))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "amp-bf16"])
+def test_half_precision_falls_short_by_the_scratch_of_the_processors_kernels(precision):
+    """oneDNN's bfloat16 kernels take scratch of their own that depends on the processor: below the measurement, by under 1% on ViT."""
+    point = tiny("vit-tiny", "refta/shared", batch=1, precision=precision)
+    dry, real = predicted(point), measured(point)
+    assert dry.static_bytes == real.static_bytes
+    assert 0.99 * real.peak_allocated_bytes <= dry.peak_allocated_bytes <= real.peak_allocated_bytes
+
+
+def test_checkpointing_keeps_a_generator_state_per_layer(monkeypatch):
+    assert torch.get_rng_state().nbytes == dryrun.RNG_STATE
+    point = tiny("roberta-tiny", "head", checkpointing=True)
+    counted = predicted(point).peak_allocated_bytes
+    monkeypatch.setattr(dryrun, "RNG_STATE", 0)
+    layers = 3
+    assert counted - predicted(point).peak_allocated_bytes == layers * 5056
+
+
+def test_categories_say_what_an_order_holds():
+    shared, rebuilt = (predicted(tiny("vit-tiny", f"refta/{order}", batch=1)).by_category for order in ("shared", "reconstruct_stack"))
+    assert shared["reconstructed"] == 0
+    assert rebuilt["reconstructed"] >= 2 * 12 * 192 * 192 * 4  # both roles' stacks of 12 layers in float32
+    assert shared["weights"] == rebuilt["weights"]
+    assert shared["adapter"] == rebuilt["adapter"]
+
+
+def test_a_cuda_target_counts_blocks_of_512_bytes_and_a_reserve():
+    found = dryrun.dry_run(tiny("roberta-tiny", "refta/shared"), "h100")
+    assert found.peak_allocated_bytes % 512 == found.static_bytes % 512 == 0
+    assert found.peak_reserved_bytes is not None
+    assert found.peak_reserved_bytes >= found.peak_allocated_bytes
+    assert sum(found.by_category.values()) == found.peak_allocated_bytes
+    assert found.by_category["workspace"] == 2 * 32 * 2**20
+
+
+def test_the_generators_and_functions_are_themselves_again_afterwards():
+    before = torch.get_rng_state, torch.set_rng_state, torch.nn.functional.dropout
+    predicted(tiny("roberta-tiny", "head"))
+    assert (torch.get_rng_state, torch.set_rng_state, torch.nn.functional.dropout) == before

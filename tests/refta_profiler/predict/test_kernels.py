@@ -1,0 +1,93 @@
+"""CUDA's kernels as the dry run has them: the choice of attention, what it keeps, dropout's mask, workspaces."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from refta_profiler.predict.kernels import CudaKernels, choose_attention, cublas_workspace_bytes
+from refta_profiler.predict.storage import LiveStorages
+
+MIB = 2**20
+
+
+def test_workspaces():
+    assert cublas_workspace_bytes((9, 0)) == 32 * MIB
+    assert cublas_workspace_bytes((8, 0)) == 8.125 * MIB
+    assert cublas_workspace_bytes(None) == 8.125 * MIB
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "mask", "capability", "kernel"),
+    [
+        (torch.bfloat16, 64, False, (9, 0), "flash"),
+        (torch.float16, 64, False, (8, 0), "flash"),
+        (torch.float16, 64, False, (7, 5), "efficient"),  # T4: no flash kernel
+        (torch.bfloat16, 64, True, (9, 0), "efficient"),  # flash takes no mask
+        (torch.float32, 64, False, (9, 0), "efficient"),  # flash takes half precision alone
+        (torch.bfloat16, 320, False, (9, 0), "efficient"),  # flash takes heads up to 256 wide
+        (torch.float32, 18, False, (9, 0), "math"),  # rows of 72 bytes are not aligned to 16
+        (torch.float64, 64, False, (9, 0), "math"),
+    ],
+)
+def test_the_kernel_is_chosen_as_torch_chooses(dtype, width, mask, capability, kernel):
+    query = torch.empty(1, 2, 4, width, dtype=dtype)
+    assert choose_attention(query, query, torch.empty(4, 4) if mask else None, capability) == kernel
+
+
+def kept_by_attention(dtype, tokens):
+    """Bytes of each block that attention's forward leaves live."""
+    with FakeTensorMode():
+        query, key, value = (torch.empty(2, 3, tokens, 16, dtype=dtype, requires_grad=True) for _ in range(3))
+        live = LiveStorages()
+        live.know([query, key, value])
+        with CudaKernels((9, 0)), live:
+            out = F.scaled_dot_product_attention(query, key, value)
+            found = sorted(block.nbytes for _, block in live.live_blocks())
+            del out
+    return found
+
+
+def test_efficient_attention_keeps_its_output_a_padded_logsumexp_and_two_seeds():
+    out, logsumexp = 2 * 3 * 197 * 16 * 4, 2 * 3 * 224 * 4  # rows of the log-sum-exp in blocks of 32
+    assert kept_by_attention(torch.float32, 197) == sorted([8, 8, out, logsumexp])
+
+
+def test_flash_attention_keeps_its_output_the_logsumexp_and_two_seeds():
+    out, logsumexp = 2 * 3 * 197 * 16 * 2, 2 * 3 * 197 * 4
+    assert kept_by_attention(torch.bfloat16, 197) == sorted([8, 8, out, logsumexp])
+
+
+def test_the_output_lies_as_the_kernels_lay_it():
+    query = torch.randn(2, 3, 5, 16)
+    with CudaKernels((9, 0)):
+        out = F.scaled_dot_product_attention(query, query, query)
+    assert out.shape == (2, 3, 5, 16)
+    assert out.transpose(1, 2).is_contiguous()
+
+
+def test_attention_gives_a_gradient_to_each_input():
+    inputs = [torch.randn(1, 2, 4, 8, requires_grad=True) for _ in range(3)]
+    with CudaKernels((9, 0)):
+        F.scaled_dot_product_attention(*inputs).sum().backward()
+    assert all(one.grad is not None and one.grad.shape == one.shape for one in inputs)
+
+
+def test_dropout_keeps_a_mask_of_one_byte_an_element():
+    with FakeTensorMode():
+        x = torch.empty(100, requires_grad=True)
+        live = LiveStorages()
+        live.know([x])
+        with CudaKernels((9, 0)), live:
+            out = F.dropout(x, 0.1, True)
+            assert sorted(block.nbytes for _, block in live.live_blocks()) == [100, 400]
+            assert F.dropout(x, 0.1, False) is x
+            assert F.dropout(x, 0.0, True) is x
+            del out
+
+
+def test_the_functions_are_themselves_again_even_after_an_error():
+    before = F.scaled_dot_product_attention, F.dropout
+    with pytest.raises(RuntimeError), CudaKernels((8, 0)):
+        raise RuntimeError
+    assert (F.scaled_dot_product_attention, F.dropout) == before

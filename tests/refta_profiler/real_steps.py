@@ -1,0 +1,52 @@
+"""What tests of predictions share: methods on tiny models, and a real step of a point under the instruments, in this process."""
+
+import gc
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from model_points import point
+
+from refta_profiler import models, workload
+from refta_profiler.flops import FlopCounter
+from refta_profiler.measure import memory, worker
+from refta_profiler.plan import Point
+
+ORDERS = ("shared", "slices", "reconstruct", "reconstruct_recompute", "reconstruct_stack")
+TARGETS = {name: ["qkv"] if name == "gpt2-tiny" else ["query", "value"] for name in ("vit-tiny", "roberta-tiny", "gpt2-tiny", "llama-tiny")}
+METHODS: dict[str, dict[str, Any]] = {
+    "head": {"method": "head"},
+    "full": {"method": "full"},
+    "lora": {"method": "lora", "settings": {"rank": 4}, "rank": 4},
+    "pissa": {"method": "pissa", "settings": {"rank": 4}, "rank": 4},
+    **{f"refta/{order}": {"method": "refta", "settings": {"rank": 5, "transform": "dct"}, "rank": 5, "order": order} for order in ORDERS},
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the instruments say of one step."""
+
+    static_bytes: int
+    peak_allocated_bytes: int
+    flops_by_phase: dict[str, int]
+    trainable_parameters: int
+
+
+def tiny(model: str, label: str, **changes: Any) -> Point:
+    """A point of a tiny model with one of METHODS on it."""
+    return point(model, **{"label": label, "targets": TARGETS[model], **METHODS[label], **changes})
+
+
+def measured(one: Point) -> Measured:
+    """A real step of the point, after one that makes the optimizer's state."""
+    work = workload.build(one, torch.device("cpu"))
+    gc.collect()
+    with models.without_packing():
+        workload.training_step(work)
+        static = memory.static_bytes(work)
+        peak = memory.cpu_peak(work, lambda: workload.training_step(work))
+        counter = FlopCounter()
+        worker._count(work, counter)
+    trainable = sum(parameter.numel() for parameter in work.model.parameters() if parameter.requires_grad)
+    return Measured(static, peak, counter.by_phase, trainable)
