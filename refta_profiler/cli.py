@@ -6,6 +6,7 @@ import contextlib
 import functools
 import importlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -205,7 +206,8 @@ def _register(name: str) -> None:
             raise GateError(found.failed)
         return 0
 
-    app.command(name, help=module.__doc__)(answered)
+    first = re.match(r".*?[.?](?=\s)", str(module.__doc__), re.DOTALL)
+    app.command(name, help=module.__doc__, short_help=first and first[0])(answered)
 
 
 for _name in commands.NAMES:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 from refta_profiler import devices, plan, report
@@ -82,9 +86,18 @@ def device_key(device: str) -> str:
         return "cpu"
     import torch
 
-    name = torch.cuda.get_device_name().lower()
-    known = sorted(devices.names(), key=len, reverse=True)
-    return next((key for key in known if key.replace("-", " ") in name.replace("-", " ")), name)
+    return named_device(torch.cuda.get_device_name())
+
+
+def named_device(name: str) -> str:
+    """The key of the GPU that calls itself that: "NVIDIA A100-SXM4-80GB" is a100-80; in lower case where none is known by it.
+
+    Every part of the key is a word of the name (80 is 80GB, rtx4090 is RTX 4090); of several keys the one with most parts.
+    """
+    words = re.findall("[a-z0-9]+", name.lower())
+    said = {*words, *(word.removesuffix("gb") for word in words), *(one + two for one, two in pairwise(words))}
+    known = sorted(devices.names(), key=lambda key: -len(key.split("-")))
+    return next((key for key in known if said.issuperset(key.split("-"))), name.lower())
 
 
 def environment(scenario: Scenario, device: str) -> dict[str, Any]:
@@ -123,24 +136,48 @@ def in_processes(jobs: Sequence[tuple[Point, str, str]]) -> Iterator[tuple[tuple
     """The predictions of all jobs, as they are ready, over the cores of this machine; points of one method stay together."""
     import multiprocessing
 
-    workers = min(os.cpu_count() or 1, -(-len(jobs) // 4)) or 1
-    if workers == 1:
+    groups = by_variant(jobs)
+    workers = min(os.cpu_count() or 1, len(groups))
+    if workers <= 1 or len(jobs) <= 4:  # a second process takes seconds to start
         yield from ((job, predict_job(job)) for job in jobs)
         return
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=one_thread) as pool:
-        waiting = {pool.submit(predict_job, job): job for job in jobs}
         try:
+            with interruptions_held():
+                waiting = {pool.submit(predict_jobs, group): group for group in groups}
             for future in as_completed(waiting):
-                yield waiting[future], future.result()
+                yield from zip(waiting[future], future.result(), strict=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
+def by_variant(jobs: Sequence[tuple[Point, str, str]]) -> list[list[tuple[Point, str, str]]]:
+    """The jobs in groups that differ in their batch alone, which one process predicts together since they share most of the work."""
+    groups: dict[tuple, list[tuple[Point, str, str]]] = {}
+    for point, target, place in jobs:
+        key = (point.label, point.seq, point.precision, point.checkpointing, target, place)
+        groups.setdefault(key, []).append((point, target, place))
+    return list(groups.values())
+
+
+def predict_jobs(jobs: Sequence[tuple[Point, str, str]]) -> list[tuple[list[Row], list[Row]]]:
+    """The predictions of several points, in order."""
+    return [predict_job(job) for job in jobs]
+
+
+@contextlib.contextmanager
+def interruptions_held() -> Iterator[None]:
+    """Within it Ctrl-C waits. Processes that are started here never hear it, even while they import: it is the driver's to handle."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def one_thread() -> None:
     """A predicting process computes shapes, not numbers: one thread is enough. Ctrl-C is the driver's to handle."""
-    import signal
-
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -8,8 +8,8 @@ from typing import Any
 
 from refta.errors import SettingError
 from refta_profiler import devices, verdict
+from refta_profiler.causes import PEAK, PEAK_PARTS, Cause, causes
 from refta_profiler.commands import check_runs, options, order_table
-from refta_profiler.commands.causes import PEAK, PEAK_PARTS, Cause, causes
 from refta_profiler.commands.check_runs import Runs
 from refta_profiler.commands.peak_lines import LAST, edges, largest
 from refta_profiler.errors import ScenarioError
@@ -146,7 +146,7 @@ def why_it_fails(found: CheckAnswer) -> str:
     """Why the gate does not hold; empty where the first subject pays off in every decisive comparison."""
     subject = next(iter(found.subjects))
     rests_on = decisive(found, subject)
-    bad = [one.sentence for one in rests_on if one.outcome != "pays"]
+    bad = [said(one) for one in rests_on if one.outcome != "pays"]
     return bad[0] if bad else "" if rests_on else f"{subject}: there is nothing to compare it with"
 
 
@@ -243,7 +243,7 @@ def entries(found: CheckAnswer) -> list[dict[str, Any]]:
     """The answer as JSON takes it."""
     question = asdict(found.runs.question)
     peaks = [_peak_entry(found, point.label) for point in found.runs.points]
-    judged = [{"kind": "verdict", "form": form, **asdict(one)} for label, form in found.subjects.items() for one in found.verdicts[label]]
+    judged = [_verdict_entry(one, form) for label, form in found.subjects.items() for one in found.verdicts[label]]
     reasons = [{"kind": "reason", **asdict(one)} for one in found.reasons]
     return [
         {"kind": "question", **question},
@@ -253,6 +253,15 @@ def entries(found: CheckAnswer) -> list[dict[str, Any]]:
         *reasons,
         *[_largest_entry(found, one) for one in found.largest],
     ]
+
+
+def said(one: Verdict) -> str:
+    """The verdict's sentence; there is no scenario here whose baseline it could be."""
+    return one.sentence.replace(f" and {verdict.BY_LABEL}", "")
+
+
+def _verdict_entry(one: Verdict, form: str) -> dict[str, Any]:
+    return {**asdict(one), "kind": "verdict", "verdict": one.kind, "form": form, "sentence": said(one)}
 
 
 def _peak_entry(found: CheckAnswer, label: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -57,7 +57,7 @@ class Runs:
         """What is known of a label at the question's batch."""
         return {row.metric: row.value for row in self.rows if row.label == label and row.source == source and row.value is not None}
 
-    def predict(self, batches: dict[str, Iterable[int]]) -> None:
+    def predict(self, batches: Mapping[str, Iterable[int]]) -> None:
         """Dry runs of these labels at these batches, into their lines."""
         jobs = [(self._at(label, batch), self.question.target, label) for label, wanted in batches.items() for batch in wanted]
         jobs = [job for job in jobs if job[0].batch not in self.lines[job[2]].peaks]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from refta.cost import Line
 from refta_profiler import devices
 from refta_profiler.commands import check_answer
 from refta_profiler.commands.answer import signed_bytes, table
@@ -9,9 +10,8 @@ from refta_profiler.commands.check_answer import CheckAnswer, Largest, Reason, S
 from refta_profiler.commands.order_words import line_words
 from refta_profiler.commands.peak_lines import LAST
 from refta_profiler.units import format_bytes, format_count, format_flops, format_percent
-from refta_profiler.verdict import Verdict
+from refta_profiler.verdict import BY_LABEL, Verdict
 from refta_profiler.verdict_words import CONCLUSIONS, QUANTITIES, listing
-from refta.cost import Line
 
 OUTCOMES = {"pays": "pays off", "small": "is a small gain", "same": "is the same", "costs": "needs more"}
 
@@ -33,11 +33,9 @@ def _head(found: CheckAnswer) -> str:
 def _winner(found: CheckAnswer) -> str:
     peak, other = found.peak(found.winner), found.peak(found.runner_up) if found.runner_up else None
     words = f"Winner: `{found.winner}`, with a peak of {format_bytes(peak or 0)} ({QUANTITIES[found.runs.quantity]}, dry run)"
-    if other and peak:
-        margin = f"{format_bytes(other - peak)}, {format_percent((other - peak) / other)} of the whole step's peak"
-        words += (
-            f"; the best other order `{found.runner_up}` needs {margin} more" if other > peak else f"; `{found.runner_up}` needs the same"
-        )
+    if other is not None and peak is not None:
+        margin = f"{format_bytes(other - peak)}, {format_percent((other - peak) / other)} of the whole step's peak, more"
+        words += f"; the best other order `{found.runner_up}` needs {margin if other > peak else 'the same'}"
     head = found.peak("head")
     floor = f" The head alone, which no method goes below, needs {format_bytes(head)}." if head else ""
     return f"{words}.{floor}"
@@ -46,10 +44,14 @@ def _winner(found: CheckAnswer) -> str:
 def _subject(found: CheckAnswer, label: str, form: str) -> str:
     decisive = check_answer.decisive(found, label)
     lines = [f"`{label}` ({form}): {_conclusion(decisive)}"]
-    lines += [f"  - {one.sentence}" for one in decisive]
+    lines += [f"  - {check_answer.said(one)}" for one in decisive]
     others = [one for one in found.verdicts[label] if one.subject == label and one not in decisive and one.against]
-    lines += [f"  - {one.sentence}" for one in others if one.kind == "method"]
-    lines += [f"  - {one.sentence}" for one in found.verdicts[label] if one.kind == "method" and not one.against and one.subject == label]
+    lines += [f"  - {check_answer.said(one)}" for one in others if one.kind == "method" or one.comparison == "best other order"]
+    lines += [
+        f"  - {check_answer.said(one)}"
+        for one in found.verdicts[label]
+        if one.kind == "method" and not one.against and one.subject == label
+    ]
     lines += [f"  - why: {_reason(one)}" for one in found.reasons if one.subject == label]
     lines += [f"  - {_largest(found, one)}" for one in found.largest if one.subject == label]
     return "\n".join(lines)
@@ -62,14 +64,14 @@ def _conclusion(decisive: list[Verdict]) -> str:
 
 
 def _named(one: Verdict) -> str:
-    return f" ({one.comparison})" if one.comparison else ""
+    return f" ({one.comparison.replace(BY_LABEL, 'what was asked')})" if one.comparison else ""
 
 
 def _reason(one: Reason) -> str:
     """'`a` less `b` is -182 MiB: rebuilt weights … -184 MiB, …; in closed form `a` keeps 4.3 MiB of features, `b` …'"""
     parts = [f"{cause.name} {signed_bytes(cause.difference)}" for cause in one.causes[:4]] or ["no part differs"]
     total = sum(cause.difference for cause in one.causes)
-    words = f"`{one.subject}` less `{one.against}` is {signed_bytes(total)} at the peak: {', '.join(parts)}"
+    words = f"`{one.subject}` less `{one.against}` is {signed_bytes(total)} at the peak (allocated): {', '.join(parts)}"
     closed = [_kept(label, values) for label, values in one.closed.items()]
     return f"{words}. In closed form {listing(closed)}." if closed else f"{words}."
 
@@ -117,11 +119,8 @@ def _peaks(found: CheckAnswer) -> str:
         most = found.fitting.get(point.label, 0) if point.label in found.fitting else 0
         up_to = "" if point.label not in found.fitting else f"over {LAST:,}" if most is None else f"{most:,}"
         flops, count = values.get("step_flops"), values.get("trainable_parameters")
-        shown = [
-            format_bytes(peak) if peak is not None else "–",
-            format_flops(flops) if flops else "–",
-            format_count(count) if count else "–",
-        ]
+        amounts = ((format_bytes, peak), (format_flops, flops), (format_count, count))
+        shown = ["–" if value is None else form(value) for form, value in amounts]
         rows.append([point.label, *shown, fits, up_to])
     memory = f" ({format_bytes(found.memory_bytes)} for tensors)" if found.memory_bytes else ""
     return f"Dry runs for {found.runs.question.target}{memory}:\n{table(rows, indent='  ')}"

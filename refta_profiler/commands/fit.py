@@ -20,9 +20,7 @@ def command(
     solve: Annotated[str, typer.Option(help="what is to be as large as can be: batch, seq or rank")] = "batch",
     memory: Annotated[str | None, typer.Option(help="the card's memory, e.g. 24GiB")] = None,
     target: Annotated[str | None, typer.Option(help="a device (list devices)")] = None,
-    methods: Annotated[
-        list[str] | None, typer.Option("--method", help="a method; may be given several times (head, lora and refta)")
-    ] = None,
+    methods: Annotated[list[str] | None, typer.Option("--method", help="a method, several times for several (head, lora, refta)")] = None,
     rank: RankOption = None,
     batch: Annotated[int, typer.Option(help="examples of a step, where another is solved for")] = 8,
     seq: SeqOption = None,

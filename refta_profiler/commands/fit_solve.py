@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from refta import registry
-from refta.errors import ReftaError, SettingError
+from refta.errors import SettingError
 from refta_profiler import devices, models, plan, run, scenario
-from refta_profiler.commands import check_runs, options
+from refta_profiler.commands import check_runs
 from refta_profiler.commands.answer import table
 from refta_profiler.commands.largest_fit import Search
 from refta_profiler.errors import ScenarioError
@@ -199,22 +199,33 @@ def _in_processes(tasks: Sequence[Task]) -> list[Fit]:
 
 def search(task: Task) -> Fit:
     """The answer of one task; a point that cannot be dry-run has its reason for an answer."""
-    point = task.point
-    named = {"label": point.label, "method": point.method, "order": point.order, "checkpointing": point.checkpointing}
-    rank = None if task.solve == "rank" else point.rank
-    nothing = {"largest": None, "peak_bytes": None, "next_peak_bytes": None, "quantity": "", "shares": {}}
     if not task.last:
-        return Fit(**named, rank=rank, **nothing, limit=task.last_is)
+        return _fit(task, limit=task.last_is)
     seen: dict[int, Any] = {}
+    looking = Search(lambda number: _peak(task, number, seen), task.budget.for_tensors, task.last)
     try:
-        looking = Search(lambda number: _peak(task, number, seen), task.budget.for_tensors, task.last)
         found = looking.run(START[task.solve])
-    except (ReftaError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, KeyError, AssertionError) as error:
-        return Fit(**named, rank=rank, **nothing, limit=f"cannot be predicted: {type(error).__name__}: {error}")
+    except Exception as error:  # whatever a model or a method does under fake tensors is an answer with its reason
+        return _fit(task, limit=f"cannot be predicted: {type(error).__name__}: {error}")
     shares = _shares(seen[found or 1])
     quantity = "peak_allocated_bytes" if seen[found or 1].peak_reserved_bytes is None else "peak_reserved_bytes"
-    peaks = {"peak_bytes": looking.peaks.get(found), "next_peak_bytes": looking.peaks.get(found + 1)}
-    return Fit(**named, rank=rank, largest=found, **peaks, quantity=quantity, limit=_limit(task, found, shares), shares=shares)
+    peaks = (looking.peaks.get(found), looking.peaks.get(found + 1))
+    return _fit(task, limit=_limit(task, found, shares), largest=found, peaks=peaks, quantity=quantity, shares=shares)
+
+
+def _fit(
+    task: Task,
+    *,
+    limit: str,
+    largest: int | None = None,
+    peaks: tuple[int | None, int | None] = (None, None),
+    quantity: str = "",
+    shares: dict[str, float] | None = None,
+) -> Fit:
+    point = task.point
+    rank = None if task.solve == "rank" else point.rank
+    named = (point.label, point.method, point.order, rank, point.checkpointing)
+    return Fit(*named, largest, *peaks, quantity, limit, shares or {})
 
 
 def _peak(task: Task, number: int, seen: dict[int, Any]) -> int:
@@ -258,14 +269,15 @@ def text(question: Question, budget: Budget, rows: Sequence[Fit]) -> str:
     }
     setting = ", ".join(one for one in (question.precision, fixed[question.solve], f"on {' and '.join(question.targets)}") if one)
     head = f"The largest {question.solve} of {question.model} in {where} ({setting})"
-    cells = [["method", "rank", "checkpointing", question.solve, "peak", "the next one's", "what limits it"]]
+    ranked = question.solve != "rank"
+    cells = [["method", *(["rank"] if ranked else []), "checkpointing", question.solve, "peak", "the next one's", "what limits it"]]
     for one in rows:
         peaks = ["–" if peak is None else format_bytes(peak) for peak in (one.peak_bytes, one.next_peak_bytes)]
         largest = "–" if one.largest is None else f"{one.largest:,}"
-        rank = "" if one.rank is None else str(one.rank)
-        cells.append([one.label, rank, "on" if one.checkpointing else "off", largest, *peaks, one.limit])
+        rank = [str(one.rank or "")] if ranked else []
+        cells.append([one.label, *rank, "on" if one.checkpointing else "off", largest, *peaks, one.limit])
     kinds = {one.quantity for one in rows if one.quantity}
-    kind = "reserved by the allocator" if kinds == {"peak_reserved_bytes"} else "allocated"
+    kind = "bytes reserved by the allocator" if kinds == {"peak_reserved_bytes"} else "allocated bytes"
     assumed = question.solve == "rank" and any(one.order == "slices" for one in rows)
     notes = "\nSlice ranks are assumed, R spread evenly, since they depend on rank and weights." if assumed else ""
-    return f"{head}\n{table(cells, indent='  ')}\nPeaks are {kind} bytes of a whole step, each from a dry run.{notes}"
+    return f"{head}\n{table(cells, indent='  ')}\nPeaks are {kind} at the most during a step, each from a dry run.{notes}"

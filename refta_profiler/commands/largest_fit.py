@@ -1,4 +1,4 @@
-"""The largest whole number whose peak fits, found with few looks: a line through the two nearest looks says where to look next. No torch."""
+"""The largest whole number whose peak fits, in few looks: a line through the two nearest ones says where to look next. No torch."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from refta import registry
 from refta.shapes import StackShape
 from refta_profiler import models, scenario_yaml
 from refta_profiler.errors import ScenarioError
@@ -16,9 +15,7 @@ TEXT_TOKENS = 128  # tokens of a text example where none are given, as in a scen
 
 ModelOption = Annotated[str, typer.Option("--model", help="a preset, a hub name, or a folder with a config.json")]
 RankOption = Annotated[int | None, typer.Option("--rank", help="the method's rank (by default the method's own)")]
-TargetsOption = Annotated[
-    str | None, typer.Option("--targets", help="what is adapted, e.g. query,value (the default; qkv where they are one)")
-]
+TargetsOption = Annotated[str | None, typer.Option("--targets", help="what is adapted (query,value, or qkv where they are one)")]
 SeqOption = Annotated[int | None, typer.Option("--seq", help="tokens of a text (default 128); images have their own count")]
 SettingOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting of the method, e.g. alpha=16")]
 JsonOption = Annotated[bool, typer.Option("--json", help="the answer as one JSON array")]

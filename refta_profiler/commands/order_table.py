@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
@@ -156,7 +156,7 @@ def _intervals(breaks: Sequence[Fraction]) -> list[tuple[Fraction, Fraction | No
     return [(edge, edges[place + 1] if place + 1 < len(edges) else None) for place, edge in enumerate(edges)]
 
 
-def regimes(bundles: dict[str, Sequence[Line]]) -> list[Regime]:
+def regimes(bundles: Mapping[str, Sequence[Line]]) -> list[Regime]:
     """Which of several functions, each the largest of its lines, are least from which token count on; ties throughout stand together."""
     bundles = {name: largest_lines(lines) or [Line()] for name, lines in bundles.items()}
     found: list[Regime] = []
@@ -228,6 +228,11 @@ def entries(table: OrderTable) -> list[dict[str, Any]]:
 def _place(scope: Scope) -> dict[str, Any]:
     n, d = scope.shape or (None, None)
     return {"scope": scope.name, "roles": list(scope.roles), "layers": scope.layers, "n": n, "d": d}
+
+
+def _regime_entry(scope: Scope, quantity: str, one: Regime) -> dict[str, Any]:
+    tokens = {"first_token": one.first, "last_token": one.last}
+    return {"kind": "regime", **_place(scope), "quantity": quantity, "orders": list(one.orders), **tokens}
 
 
 def _cost_entry(table: OrderTable, scope: Scope, order: str, one: Cost) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def _crossover_sentences(found: OrderTable, quantity: str) -> list[str]:
 
 
 def _alike(found: OrderTable, scopes: Sequence[Scope], quantity: str) -> dict[str, list[str]]:
-    """By the first of the orders that cost the same in every scope, the others; an order with a stack-wide part is not alike to one without."""
+    """By the first of the orders that cost the same in every scope, the others; one with a stack-wide part is not like one without."""
     groups: dict[tuple[object, ...], list[str]] = {}
     for order in scopes[0].costs:
         lines = tuple(LINES[quantity](scope.costs[order]) for scope in scopes)
@@ -108,11 +108,8 @@ def _sentence(found: OrderTable, pair: Sequence[Crossover], groups: dict[str, li
         names = f" `{one.lower}` {VERBS[one.quantity]} `{one.higher}`"
         same = place and (one.lower, one.higher) == (pair[0].lower, pair[0].higher)
         parts.append(f"{_where(pair, one.scope)}{'' if same else names} {_up_to(one, found.seq)}")
-    like = [
-        f"{_names(groups[name])} {'is' if len(groups[name]) == 1 else 'are'} like `{name}`"
-        for name in (pair[0].lower, pair[0].higher)
-        if groups[name]
-    ]
+    ends = [name for name in (pair[0].lower, pair[0].higher) if groups[name]]
+    like = [f"{_names(groups[name])} {'is' if len(groups[name]) == 1 else 'are'} like `{name}`" for name in ends]
     return "; ".join([", ".join(parts), *like]) + "."
 
 

@@ -1,4 +1,5 @@
-"""Every contraction order of a method on a model: what it costs as functions of the tokens t, where which is least, and where two cross.
+"""Every contraction order of a method on a model, and what it costs. Costs are functions of the tokens t; regimes say which order is the
+least from which t on, crossovers where the costs of two are equal.
 
 From the closed form alone: no torch, milliseconds. Costs are the adapters' own, beyond the frozen base. The envelope is over backwards
 as autograd derives them. `--json` gives the same as one array of entries: cost, regime, crossover,

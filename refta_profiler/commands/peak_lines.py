@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 LAST = 1024  # the largest batch that is tried
 FIRST_TRIED = (1, 32, LAST)
@@ -30,7 +31,7 @@ class PeakLines:
         for left, middle, right in zip(batches, batches[1:], batches[2:], strict=False):
             if abs(self.line(left, right, middle) - self.peaks[middle]) <= ALIKE * self.peaks[middle]:
                 self.settled |= {(left, middle), (middle, right)}
-        gaps = [gap for gap in zip(batches, batches[1:], strict=False) if gap not in self.settled and gap[1] - gap[0] > 1]
+        gaps = [gap for gap in pairwise(batches) if gap not in self.settled and gap[1] - gap[0] > 1]
         return [middle_of(*gap) for gap in gaps] if len(batches) < MOST else []
 
     def line(self, left: int, right: int, batch: int) -> float:
@@ -50,7 +51,7 @@ def middle_of(left: int, right: int) -> int:
 
 
 def largest(fits: Callable[[int], bool], last: int) -> int:
-    """The largest whole number up to `last` for which it holds, 0 where it does not hold for 1; it is taken to hold below one that holds."""
+    """The largest whole number up to `last` for which it holds, taken to hold below one for which it does; 0 where it never does."""
     low, high = 0, last + 1
     while high - low > 1:
         middle = (low + high) // 2

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from refta_profiler.causes import PEAK, PEAK_PARTS, REST, STEP, STEP_PARTS, Cause, causes
 from refta_profiler.commands.answer import Answer, signed_bytes, table
-from refta_profiler.commands.causes import PEAK, PEAK_PARTS, REST, STEP, STEP_PARTS, Cause, causes
 from refta_profiler.commands.options import JsonOption
 from refta_profiler.errors import ScenarioError
 from refta_profiler.results import Row

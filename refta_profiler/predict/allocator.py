@@ -2,8 +2,8 @@
 
 After torch's c10/cuda/CUDACachingAllocator.cpp (2.8 to 2.13), one stream, default settings: sizes are rounded up to 512 bytes; up to
 1 MiB comes from the small pool (segments of 2 MiB), more from the large pool (segments of 20 MiB below 10 MiB, else the size rounded up
-to 2 MiB); the smallest free block that fits is taken; its remainder is split off only where it is at least 512 bytes (small pool) or more than 1 MiB
-(large pool), so a block counts whole as allocated; freed blocks merge with free neighbours.
+to 2 MiB); the smallest free block that fits is taken; its remainder is split off only where it is at least 512 bytes (small pool) or
+more than 1 MiB (large pool), so a block counts whole as allocated; freed blocks merge with free neighbours.
 """
 
 from __future__ import annotations

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -21,6 +23,7 @@ from refta_profiler.predict.kernels import CudaKernels, cublas_workspace_bytes
 from refta_profiler.predict.operands import CpuStorages
 from refta_profiler.predict.replay import Memory, PlainMemory, replay
 from refta_profiler.predict.storage import Block, LiveStorages, Stream
+from refta_profiler.predict.trace import Sweep, Trace, two_steps
 from refta_profiler.workload import Workload
 
 RNG_STATE = 5056  # bytes of torch's CPU generator state, which checkpointing keeps per block
@@ -45,8 +48,28 @@ class DryRun:
 def dry_run(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] | None = None) -> DryRun:
     """The point's training step on `target` (a name of devices.yaml), predicted.
 
-    Two steps run: the optimizer's state appears in the first, the second is followed.
+    One step is followed on fake tensors, in which the optimizer's state appears; the step that counts is the one after it.
+    Points that differ in their batch alone share what they can (see trace.py).
     """
+    return _summary(_sweep(point, target, slice_ranks).trace(point.batch), devices.get(target))
+
+
+@functools.lru_cache(maxsize=4)
+def _sweep_of(key: str, target: str, ranks: str) -> Sweep:
+    """The sweep over batches of one variant, kept while its points are asked for."""
+    point, slice_ranks = Point.from_json(key), json.loads(ranks)
+    return Sweep(lambda batch: follow(replace(point, batch=batch), target, slice_ranks))
+
+
+def _sweep(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] | None) -> Sweep:
+    if point.order == "auto":  # the order it takes changes with the batch
+        return Sweep(lambda batch: follow(replace(point, batch=batch), target, slice_ranks))
+    ranks = {name: list(one) for name, one in slice_ranks.items()} if slice_ranks is not None else None
+    return _sweep_of(replace(point, batch=1, id="", label="").to_json(), target, json.dumps(ranks))
+
+
+def follow(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] | None = None) -> Trace:
+    """One training step of the point on fake tensors, every live storage followed."""
     device = devices.get(target)
     cuda = device.kind == "cuda"
     mode = FakeTensorMode()
@@ -55,10 +78,27 @@ def dry_run(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] 
         work = fake.build(point, mode, foreach=cuda, slice_ranks=slice_ranks)
         with mode:
             initial = _initial(work)
-            live = _followed_steps(work, LiveStorages() if cuda else CpuStorages())
-            gradients = {id(one.grad.untyped_storage()) for one in work.model.parameters() if one.grad is not None}
-            _mark_gradients(live, gradients)
-    return _summary(work, initial, live, device)
+            live = LiveStorages() if cuda else CpuStorages()
+            live.know(one for tensors in work.static_tensors().values() for one in tensors)
+            with live:
+                workload.training_step(work, _marker(live, point.accumulate))
+                _mark_gradients(live, {id(one.grad.untyped_storage()) for one in work.model.parameters() if one.grad is not None})
+                work.optimizer.zero_grad(set_to_none=True)
+                live.close()
+    shapes = work.adapted.shapes()
+    return Trace(
+        batch=point.batch,
+        initial=initial,
+        stream=live.stream,
+        persistent={block.number for block in live.stream.blocks if block.died is None},
+        products=(live.first_products.get("forward", 0), live.first_products.get("backward", 0)),
+        flops_by_phase=live.flops_by_phase,
+        trainable_parameters=sum(one.numel() for one in work.model.parameters() if one.requires_grad),
+        adapter_parameters=work.adapted.trainable_parameters,
+        shapes=shapes,
+        rebuilt=_rebuilt_shapes(work, shapes),
+        note="; ".join([*work.adapted.notes, *_branches(live)]),
+    )
 
 
 @contextlib.contextmanager
@@ -82,18 +122,7 @@ def _random_state() -> Iterator[None]:
         torch.get_rng_state, torch.set_rng_state = kept
 
 
-def _followed_steps(work: Workload, live: LiveStorages) -> LiveStorages:
-    live.know(one for tensors in work.static_tensors().values() for one in tensors)
-    with live:
-        live.phase = "warm forward"
-        workload.training_step(work, _marker(live, work.point.accumulate, "warm "))
-        work.optimizer.zero_grad(set_to_none=True)
-        live.boundary, live.phase = len(live.stream.events), "forward"
-        workload.training_step(work, _marker(live, work.point.accumulate, ""))
-    return live
-
-
-def _marker(live: LiveStorages, accumulate: int, prefix: str) -> Callable[[str], None]:
+def _marker(live: LiveStorages, accumulate: int) -> Callable[[str], None]:
     """What tells the stream which phase comes next: forward and backward as often as gradients accumulate, then the optimizer."""
     passes = 0
 
@@ -102,7 +131,7 @@ def _marker(live: LiveStorages, accumulate: int, prefix: str) -> Callable[[str],
         passes += phase == "backward"
         again = phase == "backward" and passes < accumulate
         following = {"forward": "backward", "backward": "forward" if again else "optimizer", "optimizer": "end"}
-        live.phase = prefix + following[phase]
+        live.phase = following[phase]
 
     return mark
 
@@ -122,28 +151,31 @@ def _mark_gradients(live: LiveStorages, gradients: set[int]) -> None:
         block.is_gradient = key in gradients
 
 
-def _summary(work: Workload, initial: list[tuple[str, int]], live: LiveStorages, device: devices.Device) -> DryRun:
-    stream, boundary, workspaces = live.stream, live.boundary, []
+def _summary(trace: Trace, device: devices.Device) -> DryRun:
+    workspaces: list[tuple[int, int]] = []
     make_memory: Callable[[], Memory] = PlainMemory
     if device.kind == "cuda":
         make_memory = CachingAllocator
-        stream, boundary, places = _on_device(live)
-        workspaces = [(place, cublas_workspace_bytes(device.compute_capability)) for place in places]
-    shapes = work.adapted.shapes()
-    rebuilt = _rebuilt_shapes(work, shapes)
-    found = replay(make_memory, initial, stream, boundary, lambda block: _category(block, rebuilt), workspaces=workspaces)
+        trace = _on_device(trace)
+        workspaces = [(place, cublas_workspace_bytes(device.compute_capability)) for place in trace.products]
+    stream, boundary = two_steps(trace)
+
+    def category(block: Block) -> str:
+        return "optimizer" if block.number in trace.persistent else _category(block, trace.rebuilt)
+
+    found = replay(make_memory, trace.initial, stream, boundary, category, workspaces=workspaces)
     kept = [block for block in stream.blocks if block.phase == "forward" and block.died_phase != "forward"]
     return DryRun(
         peak_allocated_bytes=found.peak_allocated,
         peak_reserved_bytes=found.peak_reserved,
         static_bytes=found.static,
         kept_bytes=sum(block.nbytes for block in kept),
-        flops_by_phase={phase: count for phase, count in live.flops_by_phase.items() if not phase.startswith("warm")},
+        flops_by_phase=trace.flops_by_phase,
         by_category=found.by_category,
-        trainable_parameters=sum(one.numel() for one in work.model.parameters() if one.requires_grad),
-        adapter_parameters=work.adapted.trainable_parameters,
-        shapes=shapes,
-        note="; ".join([*work.adapted.notes, *_branches(live)]),
+        trainable_parameters=trace.trainable_parameters,
+        adapter_parameters=trace.adapter_parameters,
+        shapes=trace.shapes,
+        note=trace.note,
     )
 
 
@@ -151,21 +183,21 @@ def _branches(live: LiveStorages) -> list[str]:
     return [f"{live.branches} branches on the numbers of a tensor were taken as true"] if live.branches else []
 
 
-def _on_device(live: LiveStorages) -> tuple[Stream, int, list[int]]:
-    """The stream without what stays on the host (generator states, Adam's step counts), its boundary, and where workspaces are taken.
+def _on_device(trace: Trace) -> Trace:
+    """The trace without what stays on the host: generator states, Adam's step counts.
 
-    A workspace belongs to a thread's handle: the forward's is taken at the first matrix product, the backward's at its own.
+    `products` stay where cuBLAS takes its workspaces: one belongs to a thread's handle, the forward's is taken at the first matrix product,
+    the backward's at its own.
     """
-    host = {
-        block.number for block in live.stream.blocks if block.shape == (RNG_STATE,) or (block.shape == () and "optimizer" in block.phase)
-    }
-    places = [live.boundary, live.first_products.get("warm forward", 0), live.first_products.get("warm backward", 0)]
-    events, shifted = [], [0, 0, 0]
-    for index, event in enumerate(live.stream.events):
+    blocks = trace.stream.blocks
+    host = {block.number for block in blocks if block.shape == (RNG_STATE,) or (block.shape == () and block.phase == "optimizer")}
+    events: list[tuple[int, int]] = []
+    before = [0, 0]
+    for index, event in enumerate(trace.stream.events):
         if event[0] not in host:
             events.append(event)
-            shifted = [old + (index < place) for old, place in zip(shifted, places, strict=True)]
-    return Stream(live.stream.blocks, events), shifted[0], shifted[1:]
+            before = [old + (index < place) for old, place in zip(before, trace.products, strict=True)]
+    return replace(trace, stream=Stream(blocks, events), products=(before[0], before[1]))
 
 
 def _rebuilt_shapes(work: Workload, shapes: list[StackShape]) -> set[tuple[int, ...]]:
@@ -181,8 +213,6 @@ def _rebuilt_shapes(work: Workload, shapes: list[StackShape]) -> set[tuple[int, 
 
 
 def _category(block: Block, rebuilt: set[tuple[int, ...]]) -> str:
-    if block.phase.startswith("warm"):
-        return "optimizer"  # what outlives the first step: the optimizer's state, which appears in it
     if block.is_gradient:
         return "gradients"
     if block.shape in rebuilt:

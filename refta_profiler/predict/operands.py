@@ -17,7 +17,19 @@ from refta_profiler.predict.storage import Block, LiveStorages
 
 NUMBER_BYTES = {bool: 1, int: 8, float: 8, complex: 16}
 KEEPING = ("mul", "div")  # whose derivative needs the number
-WRAPPING = ("add", "sub", "mul", "div", "eq", "ne", "lt", "le", "gt", "ge")  # whose Scalar overload makes a tensor of the number too
+WRAPPING = (
+    "add",
+    "sub",
+    "rsub",
+    "mul",
+    "div",
+    "eq",
+    "ne",
+    "lt",
+    "le",
+    "gt",
+    "ge",
+)  # whose Scalar overload makes a tensor of the number too
 
 
 class CpuStorages(LiveStorages):

@@ -46,7 +46,6 @@ class LiveStorages(TorchDispatchMode):
         self.stream = Stream()
         self.flops_by_phase: dict[str, int] = {}
         self.branches = 0  # on the numbers of a tensor, all taken as true
-        self.boundary = 0  # how many events stood before the step that counts
         self.first_products: dict[str, int] = {}  # by phase: how many events stood before its first matrix product
         self._known: dict[int, weakref.ref] = {}
         self._live: dict[int, Block] = {}
@@ -56,6 +55,11 @@ class LiveStorages(TorchDispatchMode):
         for tensor in tensors:
             storage = tensor.untyped_storage()
             self._known[id(storage)] = weakref.ref(storage, lambda _, key=id(storage): self._known.pop(key, None))
+
+    def close(self) -> None:
+        """Follow no more: what goes from now on, goes because the model does."""
+        self._known.clear()
+        self._live.clear()
 
     def live_blocks(self) -> list[tuple[int, Block]]:
         """What is live now, by the identity of its storage."""

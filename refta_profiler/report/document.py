@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from refta_profiler.headline import OUTCOMES, head
-from refta_profiler.report import accuracy, cost, crossovers, memory, record
+from refta_profiler.report import accuracy, claims, cost, crossovers, memory, record
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Bars, Card, Document, Section
 from refta_profiler.results import STATUSES
@@ -11,6 +11,7 @@ from refta_profiler.run_folder import RunFolder
 from refta_profiler.verdict import verdicts
 
 SECTIONS = (
+    claims.claims_section,
     memory.savings_section,
     memory.peaks_section,
     accuracy.accuracy_section,

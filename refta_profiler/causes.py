@@ -34,9 +34,9 @@ class Cause:
 
 
 def causes(first: Mapping[str, float], second: Mapping[str, float], whole: str, parts: Mapping[str, str]) -> list[Cause]:
-    """The parts of `second[whole] - first[whole]`, largest first; what the parts leave is a part of its own, so that they sum to it exactly.
+    """The parts of `second[whole] - first[whole]`, largest first; what they leave is a part of its own, so that they sum to it exactly.
 
-    A part that one of the two does not have is left to the rest: causes({"w": 3, "a": 1}, {"w": 7, "a": 4}, "w", {"a": "A"}) are A +3 and +1.
+    A part that one of the two lacks is left to the rest: causes({"w": 3, "a": 1}, {"w": 7, "a": 4}, "w", {"a": "A"}) are A +3 and +1.
     """
     known = [name for name in parts if name in first and name in second]
     found = [Cause(name, parts[name], first[name], second[name], second[name] - first[name]) for name in known]

@@ -1,0 +1,84 @@
+"""A measuring process that crashes, is killed, hangs or says nothing is a failure with its reason."""
+
+import os
+import sys
+import time
+
+import pytest
+from real_steps import tiny
+
+from refta_profiler.measure import isolate
+
+POINT = tiny("roberta-tiny", "head")
+
+
+def worker(monkeypatch, tmp_path, script):
+    """Put a shell script in the place of the Python that measures; it gets -m, the module, the request and the answer."""
+    path = tmp_path / "python"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(isolate.sys, "executable", str(path))
+
+
+def measure(limit_s=30.0):
+    return isolate.measure(POINT, "cpu", warmup=0, steps=1, repeats=1, limit_s=limit_s)
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "note"),
+    [
+        ("kill -KILL $$", "oom", "memory runs out"),
+        ("kill -SEGV $$", "error", "signal 11 (SIGSEGV)"),
+        ("echo first >&2; echo the reason >&2; exit 3", "error", "code 3: the reason"),
+        ("exit 0", "error", "code 0: nothing on its error output"),
+    ],
+)
+def test_a_dead_worker_is_a_failure(monkeypatch, tmp_path, script, status, note):
+    worker(monkeypatch, tmp_path, script)
+    failure = measure()["failure"]
+    assert failure["status"] == status
+    assert note in failure["note"]
+
+
+def test_a_worker_that_takes_too_long_is_killed(monkeypatch, tmp_path):
+    worker(monkeypatch, tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 60")
+    started = time.monotonic()
+    failure = measure(limit_s=1.0)["failure"]
+    assert time.monotonic() - started < 20
+    assert failure == {"status": "error", "note": "took longer than 1 s"}
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_an_interruption_kills_the_worker_and_goes_on_up(monkeypatch, tmp_path):
+    worker(monkeypatch, tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 60")
+    communicate = isolate.subprocess.Popen.communicate
+    calls = []
+
+    def interrupted(child, *arguments, **options):
+        calls.append(child)
+        if len(calls) == 1:
+            while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+        return communicate(child, *arguments, **options)
+
+    monkeypatch.setattr(isolate.subprocess.Popen, "communicate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure()
+    assert calls[0].returncode == -9
+
+
+def test_the_answer_is_what_the_worker_wrote(monkeypatch, tmp_path):
+    worker(monkeypatch, tmp_path, """cp "$3" "$3.seen"; echo '{"values": {"step_seconds": 1.5}}' > "$4" """)
+    assert measure() == {"values": {"step_seconds": 1.5}}
+
+
+def test_a_real_worker_measures():
+    assert sys.executable
+    found = isolate.measure(tiny("roberta-tiny", "refta/shared"), "cpu", warmup=1, steps=2, repeats=2, limit_s=300)
+    assert "failure" not in found
+    assert [len(repeat) for repeat in found["samples"]] == [2, 2]
+    assert found["values"]["peak_allocated_bytes"] > found["values"]["static_bytes"] > 0
+    assert found["values"]["adapter_parameters"] == 2 * 5 * (32 + 32 + 1)
+    assert found["operators"]

@@ -1,0 +1,69 @@
+"""The measuring process: what it answers, and how failures are told apart."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from real_steps import measured, tiny
+
+from refta.errors import SettingError
+from refta_profiler.measure import worker
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "oom"),
+        (MemoryError(), "oom"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"), "oom"),
+        (SettingError("rank: too large"), "unsupported"),
+        (ValueError("something else\nwith more lines"), "error"),
+    ],
+)
+def test_failures_are_told_apart(error, status):
+    with pytest.raises(type(error)) as caught:
+        raise error
+    found = worker.describe_failure(caught.value)
+    assert found["status"] == status
+    assert "\n" not in found["note"]
+
+
+def test_an_error_says_where():
+    try:
+        raise ValueError("broken")
+    except ValueError as error:
+        found = worker.describe_failure(error)
+    assert found["note"].startswith("ValueError: broken (")
+    assert "test_worker.py" in found["note"]
+    assert "Traceback" in found["traceback"]
+
+
+def ask(tmp_path, point):
+    request, answer = tmp_path / "request.json", tmp_path / "answer.json"
+    content = {"point": asdict(point), "device": "cpu", "warmup": 1, "steps": 1, "repeats": 1}
+    request.write_text(json.dumps(content))
+    assert worker.main([str(request), str(answer)]) == 0
+    assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
+    return json.loads(answer.read_text())
+
+
+def test_its_numbers_are_those_of_the_instruments(tmp_path):
+    point = tiny("llama-tiny", "refta/reconstruct")
+    found, real = ask(tmp_path, point)["values"], measured(point)
+    assert found["peak_allocated_bytes"] == real.peak_allocated_bytes
+    assert found["static_bytes"] == real.static_bytes
+    assert found["forward_flops"] == real.flops_by_phase["forward"]
+    assert found["step_flops"] == sum(real.flops_by_phase.values())
+    assert found["trainable_parameters"] == real.trainable_parameters
+    assert found["step_seconds"] > 0
+    assert found["setup_seconds"] > 0
+
+
+def test_a_failure_is_an_answer_too(tmp_path):
+    assert ask(tmp_path, tiny("llama-tiny", "head"))["failure"]["status"] == "unsupported"
+
+
+def test_running_out_of_memory_is_an_answer_too(tmp_path):
+    answer = ask(tmp_path, tiny("llama-tiny", "lora", batch=10**9, seq=64))
+    assert answer["failure"]["status"] == "oom"

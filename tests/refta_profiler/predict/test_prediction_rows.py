@@ -1,0 +1,85 @@
+"""predict/rows.py: a point's predictions as rows, and what goes wrong as rows with a reason."""
+
+import pytest
+from real_steps import measured, tiny
+
+from refta.errors import SettingError
+from refta_profiler.predict import closed_form, rows
+
+
+def values(found):
+    return {row.metric: row.value for row in found}
+
+
+def test_both_sources_of_a_point():
+    point = tiny("vit-tiny", "refta/shared", batch=1, seq=197)
+    closed, dry, run = rows.predict(point)
+    assert {row.source for row in closed} == {"contraction"}
+    assert {row.source for row in dry} == {"dryrun"}
+    assert {row.status for row in [*closed, *dry]} == {"ok"}
+    assert {row.point for row in [*closed, *dry]} == {point.id}
+    assert run is not None
+    found = values(dry)
+    assert found["peak_allocated_bytes"] == sum(
+        value for name, value in found.items() if name.startswith("peak_") and name not in ("peak_allocated_bytes", "peak_reserved_bytes")
+    )
+    assert found["tokens"] == 197
+    assert values(closed)["adapter_parameters"] == found["adapter_parameters"] == 2 * 5 * (192 + 192 + 1)
+
+
+def test_adapter_flops_are_what_a_real_step_has_beyond_the_head_alone():
+    """The closed form says what adapters add to the frozen base's forward: the difference that torch's counter measures."""
+    point = tiny("vit-tiny", "refta/shared", batch=1, seq=197)
+    closed = values(rows.predict(point)[0])
+    base = measured(tiny("vit-tiny", "head", batch=1)).flops_by_phase["forward"]
+    assert closed["forward_flops"] == measured(point).flops_by_phase["forward"] - base
+
+
+def test_another_target_than_the_points():
+    _, dry, _ = rows.predict(tiny("roberta-tiny", "lora"), "h100")
+    assert {row.target for row in dry} == {"h100"}
+
+
+@pytest.mark.parametrize(("label", "reason"), [("head", "no adapter"), ("full", "no adapter")])
+def test_no_closed_form_says_why(label, reason):
+    closed, dry, _ = rows.predict(tiny("roberta-tiny", label))
+    assert {row.status for row in closed} == {"unsupported"}
+    assert all(row.value is None and reason in row.note for row in closed)
+    assert {row.status for row in dry} == {"ok"}
+
+
+def test_a_setting_that_cannot_be_is_unsupported():
+    closed, dry, run = rows.predict(tiny("llama-tiny", "head"))
+    assert (closed, run) == ([], None)
+    assert {row.status for row in dry} == {"unsupported"}
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("first line\nsecond"), AssertionError(), OSError("disk"), ZeroDivisionError("by zero")])
+def test_whatever_fails_is_a_row_with_its_reason(monkeypatch, fault):
+    def fail(*_):
+        raise fault
+
+    monkeypatch.setattr(rows, "dry_run", fail)
+    _, dry, _ = rows.predict(tiny("roberta-tiny", "lora"))
+    assert {row.status for row in dry} == {"error"}
+    assert {row.value for row in dry} == {None}
+    assert dry[0].note.startswith(type(fault).__name__)
+    assert "\n" not in dry[0].note
+
+
+def test_an_unsupported_setting_keeps_its_words(monkeypatch):
+    def fail(*_):
+        raise SettingError("rank: too large")
+
+    monkeypatch.setattr(rows, "dry_run", fail)
+    assert rows.predict(tiny("roberta-tiny", "lora"))[1][0].note == "rank: too large"
+
+
+def test_assumed_slice_ranks_are_said(monkeypatch):
+    monkeypatch.setattr(rows.slice_ranks, "known", lambda point: None)
+    _, dry, _ = rows.predict(tiny("roberta-tiny", "refta/slices"))
+    assert all("assumed" in row.note for row in dry)
+
+
+def test_architectures_that_are_not_data_have_shapes_from_the_model():
+    assert closed_form.shapes("vit-tiny", ["query"]) is not None

@@ -1,0 +1,47 @@
+"""Slice ranks: those of the very weights that are measured, computed once."""
+
+import pytest
+import torch
+from real_steps import tiny
+
+from refta_profiler import workload
+from refta_profiler.predict import slice_ranks
+
+
+def test_they_are_those_of_the_measured_model():
+    point = tiny("roberta-tiny", "refta/slices")
+    adapted = workload.build(point, torch.device("cpu")).adapted
+    found = slice_ranks.known(point)
+    assert found is not None
+    assert found == {name: tuple(ranks) for name, ranks in adapted.slice_ranks.items()}
+    assert {sum(ranks) for ranks in found.values()} == {5}
+
+
+def test_only_orders_that_depend_on_them_have_them():
+    assert slice_ranks.known(tiny("roberta-tiny", "refta/shared")) is None
+    assert slice_ranks.known(tiny("roberta-tiny", "lora")) is None
+
+
+def test_the_second_time_they_are_read(monkeypatch):
+    point = tiny("roberta-tiny", "refta/slices", seed=7)
+    first = slice_ranks.known(point)
+    monkeypatch.setattr(slice_ranks, "_computed", lambda point: pytest.fail("computed again"))
+    assert slice_ranks.known(point) == first
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"rank": 4}, {"settings": {"rank": 5, "transform": "lsm"}}, {"targets": ["key"]}, {"precision": "bf16"}]
+)
+def test_other_weights_are_another_entry(change):
+    assert slice_ranks._key(tiny("roberta-tiny", "refta/slices", **change)) != slice_ranks._key(tiny("roberta-tiny", "refta/slices"))
+
+
+def test_a_model_too_large_to_build_is_assumed(monkeypatch):
+    monkeypatch.setattr(slice_ranks, "LARGEST", 10)
+    assert slice_ranks.known(tiny("roberta-tiny", "refta/slices", seed=99)) is None
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert slice_ranks.known(tiny("roberta-tiny", "refta/slices", seed=3)) is not None

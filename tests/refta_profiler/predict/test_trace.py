@@ -1,0 +1,70 @@
+"""Predictions on the line through two batches equal those that are followed, to the byte."""
+
+import pytest
+from real_steps import tiny
+
+from refta_profiler.predict import dryrun
+from refta_profiler.predict.storage import Block, Stream
+from refta_profiler.predict.trace import NotAffineError, Sweep, Trace, between, two_steps
+
+
+def trace(batch: int, sizes: list[int], events: list[tuple[int, int]] | None = None, persistent: set[int] | None = None) -> Trace:
+    blocks = [Block(number, size, "forward", "op", (size,), 0) for number, size in enumerate(sizes)]
+    stream = Stream(blocks, events or [(number, 1) for number in range(len(sizes))])
+    return Trace(
+        batch, [("weights", 100), ("batch", 10 * batch)], stream, persistent or set(), (0, 0), {"forward": 7 * batch}, 1, 1, [], set()
+    )
+
+
+def test_sizes_lie_on_the_line_through_two_batches():
+    found = between(trace(2, [30, 8]), trace(4, [50, 8]), 8)
+    assert [block.nbytes for block in found.stream.blocks] == [90, 8]
+    assert found.initial == [("weights", 100), ("batch", 80)]
+    assert found.flops_by_phase == {"forward": 56}
+
+
+@pytest.mark.parametrize("other", [trace(4, [50]), trace(4, [50, 8], [(1, 1), (0, 1)]), trace(5, [51, 8])])
+def test_other_operations_or_fractions_are_refused(other):
+    with pytest.raises(NotAffineError):
+        between(trace(2, [30, 8]), other, 3)
+
+
+def test_a_sweep_follows_until_the_line_is_proven():
+    asked = []
+
+    def follow(batch: int) -> Trace:
+        asked.append(batch)
+        return trace(batch, [10 + 5 * batch])
+
+    sweep = Sweep(follow)
+    sizes = [sweep.trace(batch).stream.blocks[0].nbytes for batch in (1, 2, 4, 8, 16, 32, 2)]
+    assert sizes == [15, 20, 30, 50, 90, 170, 20]
+    assert asked == [1, 2, 4, 8]
+
+
+def test_a_sweep_that_is_no_line_is_followed_to_the_end():
+    asked = []
+
+    def follow(batch: int) -> Trace:
+        asked.append(batch)
+        return trace(batch, [batch * batch])
+
+    sweep = Sweep(follow)
+    assert [sweep.trace(batch).stream.blocks[0].nbytes for batch in (2, 4, 8, 16)] == [4, 16, 64, 256]
+    assert asked == [2, 4, 8, 16]
+
+
+def test_the_second_step_is_the_first_without_what_outlives_it():
+    steps = trace(1, [5, 9], [(0, 1), (1, 1), (0, -1)], persistent={1})
+    stream, boundary = two_steps(steps)
+    assert (stream.events, boundary) == ([(0, 1), (1, 1), (0, -1), (0, 1), (0, -1)], 3)
+
+
+@pytest.mark.parametrize("target", ["cpu", "h100"])
+@pytest.mark.parametrize("label", ["refta/shared", "refta/reconstruct_stack", "lora"])
+@pytest.mark.parametrize("model", ["vit-tiny", "roberta-tiny", "gpt2-tiny", "llama-tiny"])
+def test_predictions_on_the_line_are_those_that_are_followed(model, label, target):
+    points = [tiny(model, label, batch=batch) for batch in (2, 3, 5, 17)]
+    swept = [dryrun.dry_run(point, target) for point in points]
+    alone = dryrun._summary(dryrun.follow(points[-1], target), dryrun.devices.get(target))
+    assert swept[-1] == alone

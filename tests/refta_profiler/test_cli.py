@@ -1,0 +1,269 @@
+"""The command line as a person meets it: exit codes, one message on standard error, nothing imported that is not needed, Ctrl-C."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GOOD = """
+model: roberta-tiny
+task: {num_labels: 3}
+seq: [8]
+target: cpu
+methods: [{name: head}, {name: refta, rank: 5, order: [shared, reconstruct]}]
+batch: [2]
+measure: {on_cpu: {batch: [2], warmup: 1, steps: 1, repeats: 1}}
+"""
+BAD = {
+    "a wrong key": (
+        "model: vit-tiny\nmethodss: []\nmethods: [{name: head}]\nbatch: [1]\n",
+        "unknown key 'methodss'; did you mean 'methods'?",
+    ),
+    "a wrong key of a method": (
+        "model: vit-tiny\nmethods: [{name: head}, {name: refta, rnk: 4}]\nbatch: [1]\n",
+        "methods[1]: unknown key 'rnk'; did you mean 'rank'?",
+    ),
+    "a negative rank": ("model: vit-tiny\nmethods: [{name: refta, rank: -1}]\nbatch: [1]\n", "methods[0]: rank: -1; it must be"),
+    "an unknown model": ("model: vit-tinyy\nmethods: [{name: head}]\nbatch: [1]\n", "unknown model 'vit-tinyy'; did you mean 'vit-tiny'?"),
+    "an unknown method": ("model: vit-tiny\nmethods: [{name: reftaa}]\nbatch: [1]\n", "did you mean 'refta'?"),
+    "an unknown order": ("model: vit-tiny\nmethods: [{name: refta, rank: 2, order: sharde}]\nbatch: [1]\n", "did you mean 'shared'?"),
+    "an unknown card": ("model: vit-tiny\ntarget: h10\nmethods: [{name: head}]\nbatch: [1]\n", "h100"),
+    "a rank above all components": ("model: vit-tiny\nmethods: [{name: refta, rank: 2305}]\nbatch: [1]\n", "at most 2304 components"),
+    "a batch of nothing": ("model: vit-tiny\nmethods: [{name: head}]\nbatch: [0]\n", "batch"),
+    "an empty file": ("", "the file is empty"),
+    "a list": ("- model\n- batch\n", "holds a list, not a mapping"),
+    "not YAML": ("model: [\n", "not YAML"),
+}
+
+
+def cli(*arguments, cwd=None, timeout=300):
+    command = [sys.executable, "-m", "refta_profiler", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=cwd or ROOT)
+
+
+def assert_complains(found, code, *words):
+    """One message on standard error that has the words, no traceback, nothing on standard output."""
+    assert found.returncode == code, found.stderr
+    assert found.stderr.count("error: ") == 1
+    assert found.stderr.startswith("error: ")
+    assert "Traceback" not in found.stderr
+    assert found.stdout == ""
+    for word in words:
+        assert word in found.stderr
+
+
+@pytest.fixture
+def good(tmp_path):
+    path = tmp_path / "good.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("verb", ["run", "predict"])
+def test_a_bad_scenario_is_named_with_its_place(tmp_path, case, verb):
+    text, words = BAD[case]
+    (tmp_path / "bad.yaml").write_text(text)
+    options = ["--out", "out"] if verb == "run" else []
+    assert_complains(cli(verb, "bad.yaml", *options, cwd=tmp_path), 2, "bad.yaml", words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_scenario_is_named(tmp_path, good):
+    assert_complains(cli("run", "goood.yaml", cwd=tmp_path), 2, "goood.yaml: there is no such file; did you mean 'good.yaml'?")
+    assert_complains(cli("run", tmp_path, cwd=tmp_path), 2, "is a folder")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["runn"], "No such command 'runn'. Did you mean 'run'?"),
+        (["run", "x.yaml", "--onyl", "predict"], "No such option: --onyl"),
+        (["run"], "Missing argument 'SCENARIO'"),
+        (["run", "good.yaml", "--only", "predct"], "--only: 'predct'; it must be one of predict, measure"),
+        (["run", "good.yaml", "--device", "gpu"], "it must be one of auto, cpu, cuda"),
+        (["run", "good.yaml", "--format", "pdf"], "it must be one of csv, html, json, latex, md"),
+        (["run", "good.yaml", "--set", "bach=[1]"], "did you mean 'batch'?"),
+        (["run", "good.yaml", "--set", "batch"], "not of the form key=value"),
+        (["run", "good.yaml", "--set", "methods=[{name: refta, rank: 9999}]"], "methods[0]: rank: 9999"),
+        (["list"], "methods|models|devices|metrics"),
+        (["list", "method"], "it must be one of methods, models, devices, metrics"),
+        (["report", "nowhere"], "nowhere: no such folder"),
+        (["run", "good.yaml", "--resume", "nowhere"], "nowhere: no such folder"),
+        (["run", "good.yaml", "--resume", "."], "is not a run folder"),
+    ],
+)
+def test_usage_errors_say_what_would_be_right(tmp_path, good, arguments, words):
+    assert_complains(cli(*arguments, cwd=tmp_path), 2, words)
+    assert [path.name for path in tmp_path.iterdir()] == ["good.yaml"]
+
+
+@pytest.mark.parametrize("out", ["good.yaml", "good.yaml/inside", "/proc/reports"])
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, good, out):
+    assert_complains(cli("run", "good.yaml", "--out", out, cwd=tmp_path), 2, f"--out {out}: no folder can be made there")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="everything is writable for root")
+def test_a_read_only_folder_is_named(tmp_path, good):
+    (tmp_path / "locked").mkdir(mode=0o555)
+    assert_complains(cli("run", "good.yaml", "--out", "locked", cwd=tmp_path), 2, "--out locked", "Permission denied")
+
+
+def test_a_gpu_that_is_not_there_is_exit_3_and_leaves_no_folder(tmp_path, good):
+    probe = subprocess.run([sys.executable, "-c", "import torch; raise SystemExit(torch.cuda.is_available())"])
+    if probe.returncode:
+        pytest.skip("a CUDA device is here")
+    assert_complains(cli("run", "good.yaml", "--device", "cuda", "--out", "out", cwd=tmp_path), 3, "no CUDA device is here")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["orders", "--help"],
+        ["list", "methods"],
+        ["list", "models"],
+        ["list", "devices"],
+        ["list", "metrics"],
+        ["runn"],
+        ["run", "nowhere.yaml"],
+        ["run", "bad.yaml"],
+        ["run", "good.yaml", "--set", "batch=0"],
+    ],
+    ids=" ".join,
+)
+def test_what_needs_no_tensors_does_not_import_torch(tmp_path, good, arguments):
+    (tmp_path / "bad.yaml").write_text("model: vit-tiny\nmethods: [{name: refta, rank: 9999}]\nbatch: [1]\n")
+    program = (
+        "import sys\n"
+        f"sys.argv = ['refta_profiler', *{arguments!r}]\n"
+        "from refta_profiler.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'transformers', 'peft', 'pandas', 'matplotlib'} & set(sys.modules)\n"
+        "sys.stdout.flush()\n"
+        "print('loaded:', *sorted(heavy))\n"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, timeout=60)
+    assert found.stdout.splitlines()[-1].strip() == "loaded:", found.stdout + found.stderr
+
+
+def test_help_names_every_verb():
+    found = cli("--help")
+    assert found.returncode == 0
+    for verb in ("run", "predict", "report", "list", "orders", "check", "why", "validate"):
+        assert f"\n  {verb}  " in found.stdout
+
+
+def test_the_console_script_is_the_same_program():
+    from refta_profiler import __main__ as module
+    from refta_profiler import cli as command_line
+
+    assert module.main is command_line.main
+
+
+@pytest.mark.parametrize(
+    ("what", "name"), [("methods", "refta"), ("models", "vit-large"), ("devices", "h100"), ("metrics", "peak_allocated_bytes")]
+)
+def test_list_shows_what_there_is(what, name):
+    found = cli("list", what)
+    assert found.returncode == 0
+    assert any(line.startswith(f"{name} ") for line in found.stdout.splitlines())
+
+
+def test_predictions_as_json_and_nothing_else_on_standard_output(good):
+    found = cli("predict", good, "--json")
+    assert found.returncode == 0, found.stderr
+    rows = json.loads(found.stdout)
+    assert {row["source"] for row in rows} == {"contraction", "dryrun"}
+    assert {row["label"] for row in rows} == {"head", "refta/shared", "refta/reconstruct"}
+
+
+def test_predictions_as_a_table(good):
+    found = cli("predict", good)
+    assert found.returncode == 0, found.stderr
+    assert "refta/shared" in found.stdout
+    assert "KiB" in found.stdout
+
+
+def test_a_run_from_end_to_end(tmp_path, good):
+    found = cli("run", good, "--out", tmp_path / "out", "--format", "html,csv")
+    assert found.returncode == 0, found.stderr
+    (folder,) = (tmp_path / "out").iterdir()
+    assert found.stdout.splitlines()[-1] == f"report: {folder / 'report.html'}"
+    rows = (folder / "results.csv").read_text().splitlines()
+    predicted = {line.split(",")[0]: line for line in rows if ",dryrun,peak_allocated_bytes," in line}
+    measured = {line.split(",")[0]: line for line in rows if ",measured,peak_allocated_bytes," in line}
+    assert len(predicted) == len(measured) == 3
+    for point, line in measured.items():
+        assert line.split(",")[14] == predicted[point].split(",")[14]  # to the byte, through the real command line
+    again = cli("run", good, "--resume", folder)
+    assert again.returncode == 0
+    assert (folder / "results.csv").read_text().splitlines() == rows
+    assert "nothing left to do" in again.stderr
+    made = cli("report", folder, "--format", "md")
+    assert made.returncode == 0
+    assert Path(made.stdout.splitlines()[0]) == folder / "report.md"
+    assert (folder / "report.md").read_text()
+
+
+def processes_of(session):
+    """The processes that are alive in a session, by what they run."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rsplit(")", 1)[1].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append((status.parent / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(condition, seconds=120.0):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize(
+    ("only", "stage", "everyone"),
+    [
+        ("measure", "refta_profiler.measure.worker", False),
+        ("predict", "spawn_main", True),
+        pytest.param("measure", "refta_profiler.measure.worker", True, marks=pytest.mark.slow),
+        pytest.param("predict", "spawn_main", False, marks=pytest.mark.slow),
+    ],
+)
+def test_an_interruption_ends_cleanly_and_says_how_to_go_on(tmp_path, good, only, stage, everyone):
+    """A terminal sends the signal to the whole group; `kill -INT` to the one process."""
+    options = ["--set", "batch=[2,4,8]"] if only == "predict" else []
+    command = [sys.executable, "-m", "refta_profiler", "run", str(good), "--out", str(tmp_path / "out"), "--only", only, *options]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT)
+    wait_for(lambda: any(stage in one for one in processes_of(running.pid)))
+    (os.killpg if everyone else os.kill)(running.pid, signal.SIGINT)
+    out, err = running.communicate(timeout=120)
+    assert running.returncode == 130, err
+    assert "Traceback" not in err
+    assert out == ""
+    wait_for(lambda: not processes_of(running.pid), seconds=10)
+    (folder,) = (tmp_path / "out").iterdir()
+    asked = err.splitlines()[-1]
+    assert asked.startswith("error: interrupted; finished points are kept. Go on with: python -m refta_profiler run ")
+    resumed = cli(*asked.split("python -m refta_profiler ")[1].split(), "--only", only)
+    assert resumed.returncode == 0, resumed.stderr
+    rows = (folder / "results.csv").read_text().splitlines()
+    assert len(rows) == len(set(rows))
+    points = 9 if only == "predict" else 3
+    peaks = [line for line in rows if ",peak_allocated_bytes," in line]
+    assert len(peaks) == points
+    assert all(",ok," in line for line in peaks)

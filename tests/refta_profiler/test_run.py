@@ -1,0 +1,267 @@
+"""The main path in this process: rows in the folder, resuming, failures as rows, what is measured and what is skipped."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from refta_profiler import plan, run
+from refta_profiler import scenario as scenarios
+from refta_profiler.errors import HardwareError, ScenarioError
+from refta_profiler.measure import isolate
+from refta_profiler.run_folder import RunFolder
+
+SCENARIO = """
+model: roberta-tiny
+task: {num_labels: 3}
+seq: [8]
+target: h100
+methods:
+  - {name: head}
+  - {name: refta, rank: 5, order: [shared, reconstruct]}
+batch: [2, 4]
+measure: {on_cpu: {batch: [2], warmup: 1, steps: 1, repeats: 1, budget_s: 300}}
+"""
+ANSWER = {"values": {"peak_allocated_bytes": 1000, "static_bytes": 500, "step_seconds": 0.5}}
+
+
+class Told:
+    """Progress that remembers what it was told."""
+
+    def __init__(self):
+        self.stages, self.points = [], []
+
+    def start(self, what, total):
+        self.stages.append((what, total))
+
+    def done(self, point, note=""):
+        self.points.append((point, note))
+
+
+@pytest.fixture
+def scenario(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(SCENARIO)
+    return scenarios.load(path, [])
+
+
+@pytest.fixture
+def folder(tmp_path, scenario):
+    return RunFolder.create(tmp_path / "out", scenario.text)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Measurements answer at once, predictions run in this process."""
+    asked = []
+    monkeypatch.setattr(isolate, "measure", lambda point, device, **options: asked.append((point.id, options)) or ANSWER)
+    monkeypatch.setattr(run, "in_processes", lambda jobs: ((job, run.predict_job(job)) for job in jobs))
+    return asked
+
+
+def go(scenario, folder, **options):
+    told = Told()
+    rows = run.run(scenario, folder, run.Options(**{"device": "cpu", **options}), told)
+    return rows, told
+
+
+def test_a_run_leaves_rows_of_every_source_a_table_and_a_report(scenario, folder):
+    rows, told = go(scenario, folder, formats=("html", "md"))
+    points = plan.points(scenario)
+    assert told.stages == [("predict", 9), ("measure", 3)]  # six points for the H100, three of them for this CPU too
+    assert {row.point for row in rows} == {point.id for point in points}
+    assert {row.source for row in rows} == {"contraction", "dryrun", "measured"}
+    assert {row.status for row in rows if row.source != "contraction"} == {"ok"}
+    assert {row.target for row in rows if row.source == "dryrun"} == {"h100", "cpu"}
+    for name in ("scenario.yaml", "plan.json", "environment.json", "closed_form.json", "results.csv", "report.html", "report.md"):
+        assert (folder.path / name).stat().st_size > 0
+    assert folder.environment()["target_device"]["key"] == "h100"
+
+
+def test_rows_follow_the_scenarios_order(scenario, folder):
+    rows, _ = go(scenario, folder, only="predict")
+    assert list(dict.fromkeys(row.point for row in rows)) == [point.id for point in plan.points(scenario)]
+
+
+def test_a_finished_run_resumed_does_nothing_and_adds_nothing(scenario, folder, quick):
+    first, _ = go(scenario, folder)
+    table = (folder.path / "results.csv").read_text()
+    asked = len(quick)
+    again, told = go(scenario, RunFolder.open(folder.path))
+    assert told.stages == [("predict", 0), ("measure", 0)]
+    assert len(quick) == asked
+    assert again == first
+    assert (folder.path / "results.csv").read_text() == table
+
+
+def test_what_is_missing_is_done_on_resuming(scenario, folder, quick):
+    first, _ = go(scenario, folder)
+    points = plan.points(scenario)
+    folder.point_path(points[0].id, "measured").unlink()
+    folder.point_path(points[3].id, "dryrun").unlink()
+    quick.clear()
+    again, told = go(scenario, RunFolder.open(folder.path))
+    assert told.stages == [("predict", 1), ("measure", 1)]
+    assert [point for point, _ in quick] == [points[0].id]
+    assert again == first
+
+
+def test_the_frozen_scenario_resumes_its_run(scenario, folder):
+    first, _ = go(scenario, folder, only="predict")
+    frozen = scenarios.load(folder.path / "scenario.yaml", [])
+    again, told = go(frozen, RunFolder.open(folder.path), only="predict")
+    assert told.stages[0] == ("predict", 0)
+    assert again == first
+
+
+def test_another_scenarios_points_are_not_mixed_in(tmp_path, scenario, folder):
+    go(scenario, folder, only="predict")
+    other = scenarios.load(tmp_path / "tiny.yaml", ["batch=[8]"])
+    with pytest.raises(ScenarioError, match="started with other points"):
+        go(other, RunFolder.open(folder.path))
+    assert folder.planned() == [point.id for point in plan.points(scenario)]
+
+
+def test_a_cut_file_is_named(scenario, folder):
+    go(scenario, folder, only="predict")
+    path = folder.point_path(plan.points(scenario)[0].id, "dryrun")
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(ScenarioError, match=path.name):
+        go(scenario, folder)
+
+
+def test_a_failed_measurement_is_a_row_and_the_others_go_on(monkeypatch, scenario, folder):
+    answers = iter(
+        [{"failure": {"status": "error", "note": "ended by signal 11 (SIGSEGV)"}}, {"failure": {"status": "oom", "note": "killed"}}, ANSWER]
+    )
+    monkeypatch.setattr(isolate, "measure", lambda *_, **__: next(answers))
+    rows, told = go(scenario, folder, only="measure")
+    peaks = [(row.status, row.value, row.note) for row in rows if row.metric == "peak_allocated_bytes"]
+    assert peaks == [("error", None, "ended by signal 11 (SIGSEGV)"), ("oom", None, "killed"), ("ok", 1000, "")]
+    assert [note for _, note in told.points] == ["ended by signal 11 (SIGSEGV)", "killed", ""]
+    assert "SIGSEGV" in (folder.path / "results.csv").read_text()
+
+
+def test_a_failed_prediction_is_a_row_and_the_others_go_on(monkeypatch, scenario, folder):
+    from refta_profiler.predict import rows as predicting
+
+    real = predicting.dry_run
+
+    def some(point, *rest):
+        if point.method == "head":
+            raise RuntimeError("no such kernel")
+        return real(point, *rest)
+
+    monkeypatch.setattr(predicting, "dry_run", some)
+    rows, _ = go(scenario, folder, only="predict")
+    failed = {row.label for row in rows if row.source == "dryrun" and row.status == "error"}
+    assert failed == {"head"}
+    assert all("no such kernel" in row.note for row in rows if row.status == "error")
+    assert any(row.status == "ok" for row in rows if row.label == "refta/shared" and row.source == "dryrun")
+
+
+def test_what_exceeds_the_budget_is_skipped_and_says_so(monkeypatch, scenario, folder, quick):
+    clock = iter([0.0, 10.0, 400.0, 500.0])
+    monkeypatch.setattr(run.time, "monotonic", lambda: next(clock, 500.0))
+    rows, _ = go(scenario, folder, only="measure")
+    assert len(quick) == 1
+    assert quick[0][1]["limit_s"] == 290
+    skipped = [row for row in rows if row.status == "skipped"]
+    assert {row.label for row in skipped} == {"refta/shared", "refta/reconstruct"}
+    assert all("300 s" in row.note and row.value is None for row in skipped)
+
+
+def test_only_predict_measures_nothing_and_only_measure_predicts_nothing(tmp_path, scenario, quick):
+    predicted, _ = go(scenario, RunFolder.create(tmp_path / "a", scenario.text), only="predict")
+    assert quick == []
+    assert "measured" not in {row.source for row in predicted}
+    measured, _ = go(scenario, RunFolder.create(tmp_path / "b", scenario.text), only="measure")
+    assert {row.source for row in measured} == {"measured"}
+
+
+@pytest.mark.parametrize(("when", "device", "count"), [("never", "cpu", 0), ("never", "cuda", 0), ("auto", "cpu", 3), ("auto", "cuda", 6)])
+def test_what_is_measured(scenario, when, device, count):
+    changed = scenario.model_copy(update={"measure": scenario.measure.model_copy(update={"when": when})})
+    assert len(run.to_measure(changed, plan.points(scenario), device)) == count
+
+
+def test_the_settings_of_the_cpu_reach_the_worker(scenario, folder, quick):
+    go(scenario, folder, only="measure")
+    assert {(options["warmup"], options["steps"], options["repeats"]) for _, options in quick} == {(1, 1, 1)}
+
+
+def test_an_interruption_keeps_what_is_finished(monkeypatch, scenario, folder, quick):
+    calls = []
+
+    def interrupted(*_, **__):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return ANSWER
+
+    monkeypatch.setattr(isolate, "measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        go(scenario, folder, only="measure")
+    assert len(list((folder.path / "points").glob("*.measured.json"))) == 1
+    rows, told = go(scenario, RunFolder.open(folder.path), only="measure")
+    assert told.stages == [("measure", 2)]
+    assert len(rows) == 3 * len(ANSWER["values"])
+
+
+def test_two_processes_do_not_run_in_one_folder(scenario, folder):
+    with folder.lock(), pytest.raises(ScenarioError, match="another process"):
+        go(scenario, RunFolder.open(folder.path))
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run.measuring_device("auto") == run.measuring_device("cpu") == "cpu"
+    with pytest.raises(HardwareError, match="no CUDA device") as caught:
+        run.measuring_device("cuda")
+    assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA A100-SXM4-80GB", "a100-80"),
+        ("NVIDIA A100-PCIE-40GB", "a100-40"),
+        ("NVIDIA A10", "a10"),
+        ("NVIDIA A10G", "nvidia a10g"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("Tesla T4", "t4"),
+        ("Tesla V100-SXM2-16GB", "v100"),
+        ("NVIDIA Something New", "nvidia something new"),
+    ],
+)
+def test_a_gpus_name_is_looked_up(name, key):
+    assert run.named_device(name) == key
+
+
+def test_points_in_processes_are_those_in_this_one(monkeypatch, scenario):
+    monkeypatch.undo()
+    jobs = [(point, "cpu", "dryrun") for point in plan.points(scenario)]
+    monkeypatch.setattr(run.os, "cpu_count", lambda: 2)
+    found = {job[0].id: result for job, result in run.in_processes(jobs)}
+    assert set(found) == {point.id for point in plan.points(scenario)}
+    first = jobs[0]
+    assert found[first[0].id] == run.predict_job(first)
+
+
+def test_rows_are_json_and_survive_it(scenario, folder):
+    go(scenario, folder, only="predict")
+    for path in (folder.path / "points").glob("*.json"):
+        content = json.loads(path.read_text())
+        assert content["rows"]
+
+
+def test_a_point_is_the_same_whatever_it_is_called(scenario):
+    point = plan.points(scenario)[2]
+    named = replace(point, label="another name")
+    assert run.predict_job((named, "cpu", ""))[1][0].value == run.predict_job((point, "cpu", ""))[1][0].value
