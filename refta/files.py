@@ -70,7 +70,7 @@ def _read(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             header = json.loads((file.metadata() or {}).get("refta", "null"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping)
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a mapping: it has no iterator)
     except (OSError, SafetensorError, ValueError) as error:
         raise SettingError(f"{path}: cannot be read as a safetensors file: {error}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:

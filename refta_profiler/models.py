@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 from refta_profiler.errors import ScenarioError
 from refta_profiler.model_families import CAUSAL, IMAGES, ROLES, SEQUENCES, LayerGroup
-from refta_profiler.model_shapes import fed_size, fingerprint, head_size, layers, longest_sequence, roles, select, task_kinds, tokens_per_sequence
+from refta_profiler.model_shapes import (
+    fed_size,
+    fingerprint,
+    head_size,
+    layers,
+    longest_sequence,
+    roles,
+    select,
+    task_kinds,
+    tokens_per_sequence,
+)
 from refta_profiler.model_source import Description, describe, presets
 
 if TYPE_CHECKING:

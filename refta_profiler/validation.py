@@ -1,4 +1,4 @@
-"""How far predictions are from measurements: errors of values, errors of differences (what verdicts rest on), and who wins each pair. No torch."""
+"""How far predictions are from measurements: errors of values and of differences, and who wins each pair. No torch."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ def from_published(rows: Sequence[Row], path: Path, *, less: int = 0) -> Validat
     less: bytes taken off every published peak, for what the library's version then kept and does not now.
     Raises ScenarioError where a published row has no point of its label, or the file is not of that form.
     """
-    peaks = {row.label: row.value for row in rows if row.source == "dryrun" and row.metric == "peak_allocated_bytes" and row.value is not None}
+    peaks = {
+        row.label: row.value for row in rows if row.source == "dryrun" and row.metric == "peak_allocated_bytes" and row.value is not None
+    }
     pairs = []
     for number, entry in enumerate(_published(path), start=2):
         label = " ".join(entry[name] for name in LABEL_COLUMNS)

@@ -5,6 +5,7 @@ REQUEST is a JSON file {point, device, warmup, steps, repeats}; ANSWER is writte
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -73,7 +74,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     gc.collect()
     with models.without_packing():
         found = [timing.samples(work, warmup=request["warmup"] if i == 0 else 0, steps=request["steps"]) for i in range(request["repeats"])]
-        step = lambda: workload.training_step(work)  # noqa: E731
+        step = functools.partial(workload.training_step, work)
         peaks = (
             memory.cuda_peaks(work, step)
             if device.type == "cuda"

@@ -37,7 +37,7 @@ class CpuStorages(LiveStorages):
 
     def __init__(self) -> None:
         super().__init__()
-        self._kept: tuple[torch.Tensor, list[Block]] | None = None  # an operation's result and the numbers that its node will keep
+        self._kept: tuple[Any, list[Block]] | None = None  # an operation's result and the numbers that its node will keep
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.namespace == "prim":  # asked of a fake tensor's device while an operation is still under way

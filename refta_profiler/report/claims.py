@@ -71,7 +71,7 @@ def counts_table(material: Material) -> Table:
     rows = []
     for one in COUNTS:
         count = counted(one.model, one.method, one.settings, one.roles)
-        status, words = convention(one)
+        status, how = convention(one)
         settings = ", ".join(f"{key} {value}" for key, value in one.settings.items())
         own = None if one.method == OURS else count + biases(one.model)
         cells = [
@@ -81,7 +81,7 @@ def counts_table(material: Material) -> Table:
             count_cell(count),
             count_cell(own),
         ]
-        rows.append([*cells, count_cell(in_run(material, one)), text_cell(status), text_cell(words)])
+        rows.append([*cells, count_cell(in_run(material, one)), text_cell(status), text_cell(how)])
     return Table("claims-counts", "Printed numbers of trained parameters, and the count that gives each.", columns, rows)
 
 
@@ -100,9 +100,8 @@ def saving_words(one: PrintedSaving) -> str:
     hits = [words for words, fraction in exact.items() if abs(100 * fraction - one.percent) < 0.05]
     found = listing([f"{100 * fraction:.1f}% {words}" for words, fraction in exact.items()])
     rounded = 1 - int(ours / 1000) / int((theirs + biases(one.model)) / 1000)
-    settings = (
-        f"{one.against} of rank {one.against_settings['rank']} on {one.model.name}: {format_count(ours)} against {format_count(theirs)}"
-    )
+    counts = f"{format_count(ours)} against {format_count(theirs)}"
+    settings = f"{one.against} of rank {one.against_settings['rank']} on {one.model.name} ({counts})"
     finding = f"{REPRODUCED}, {listing(hits)}" if hits else NOT
     if not hits and abs(100 * rounded - one.percent) < 0.05:
         finding = f"{ONLY} from the counts as printed, adapted biases included and cut to thousands ({100 * rounded:.1f}%)"
@@ -119,7 +118,7 @@ def headline_words(one: PrintedAccuracy) -> str:
     ours = next(other for other in ACCURACIES if other.model is one.model and other.method == OURS)
     count, theirs = counted(one.model, OURS, {"rank": ours.rank}), counted(one.model, one.method, {"rank": one.rank})
     points = f"{ours.accuracy - one.accuracy:+.2f} points ({ours.accuracy} against {one.accuracy}, as printed)"
-    fewer = f"{100 * (1 - count / theirs):.1f}% fewer parameters ({format_count(count)} against {format_count(theirs)})"
+    fewer = f"{100 * (1 - count / theirs):.1f}% fewer parameters ({format_count(count)} against {format_count(theirs)}, adapted biases not counted)"
     is_headline = one.model.name == "vit-large" and one.method == "lora"
     headline = "The headline, “more than 5% better than LoRA with about 96% fewer parameters”, is one row: "
     lead = headline if is_headline else "By the same table, "

@@ -23,7 +23,7 @@ ROBERTA_L = Model("roberta-large", 24, 1024, 64)
 
 @dataclass(frozen=True)
 class PrintedCount:
-    """A printed number of trained parameters: `printed` in `unit`s, as many digits as stand there; settings as the method's file takes them."""
+    """A printed number of trained parameters; `settings` as the method's file takes them."""
 
     model: Model
     method: str

@@ -258,5 +258,5 @@ def test_largest_batch(memory, batch, certainty):
 
 
 def test_largest_batch_stops_at_what_ran_out_of_memory():
-    rows = series("refta/shared", b1=1000, b2=2000) + [row("refta/shared", None, batch=4, status="oom", note="out of memory")]
+    rows = [*series("refta/shared", b1=1000, b2=2000), row("refta/shared", None, batch=4, status="oom", note="out of memory")]
     assert [(fit.batch, fit.certainty) for fit in largest_batch(rows, 10**6)] == [(2, "tried")]
