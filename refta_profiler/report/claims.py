@@ -118,7 +118,8 @@ def headline_words(one: PrintedAccuracy) -> str:
     ours = next(other for other in ACCURACIES if other.model is one.model and other.method == OURS)
     count, theirs = counted(one.model, OURS, {"rank": ours.rank}), counted(one.model, one.method, {"rank": one.rank})
     points = f"{ours.accuracy - one.accuracy:+.2f} points ({ours.accuracy} against {one.accuracy}, as printed)"
-    fewer = f"{100 * (1 - count / theirs):.1f}% fewer parameters ({format_count(count)} against {format_count(theirs)}, adapted biases not counted)"
+    counts = f"{format_count(count)} against {format_count(theirs)}, adapted biases not counted"
+    fewer = f"{100 * (1 - count / theirs):.1f}% fewer parameters ({counts})"
     is_headline = one.model.name == "vit-large" and one.method == "lora"
     headline = "The headline, “more than 5% better than LoRA with about 96% fewer parameters”, is one row: "
     lead = headline if is_headline else "By the same table, "
