@@ -85,7 +85,9 @@ def of(runs: Runs, *, with_largest: bool) -> CheckAnswer:
     peaks = {label: runs.values(label)[runs.quantity] for label in members if runs.quantity in runs.values(label)}
     if not peaks:
         notes = [row.note for row in runs.rows if row.label in members and row.note]
-        raise ScenarioError(f"{question.method} on {question.model} cannot be predicted: {notes[0] if notes else 'no reason is known'}")
+        reason = notes[0] if notes else "no reason is known"
+        closed = f"; `orders {question.method} --model {question.model}` gives what is known without it, the closed form"
+        raise ScenarioError(f"{question.method} on {question.model} has no dry run: {reason}{closed}")
     ranked = sorted(peaks, key=lambda label: peaks[label])
     subjects = _subjects(runs)
     verdicts = {label: check_runs.verdicts_of(runs, label, memory, _baseline(runs, label)) for label in subjects}

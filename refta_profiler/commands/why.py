@@ -1,7 +1,7 @@
 """Why do two points of a run differ? Their peaks' and step times' difference as signed causes that sum to it.
 
-RUN is a run's folder, POINT an id of its results.csv, or a part of one that no other has. The difference is the second point's less the
-first's, from one source for both that knows the parts: measured, otherwise the dry run.
+RUN is a run's folder, POINT an id of its results.csv, or a part of one that no other has (`shared-b8-fp32`, without the hash, will do).
+The difference is the second point's less the first's, from one source for both that knows the parts: measured, otherwise the dry run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from refta_profiler.run_folder import RunFolder
 from refta_profiler.suggest import closest
 from refta_profiler.units import format_bytes, format_seconds
 
+SHOWN = 12  # ids that a message lists
 WHOLES = {PEAK: PEAK_PARTS, STEP: STEP_PARTS}
 TITLES = {PEAK: "peak memory", STEP: "step time"}
 Values = dict[str, float]
@@ -41,13 +42,20 @@ def command(
 
 def point_of(ids: Sequence[str], given: str, run: Path) -> str:
     """The id that was meant; ScenarioError that names those it could be."""
-    found = [one for one in ids if one == given] or [one for one in ids if given in one]
+    ways = (lambda one: one == given, lambda one: one.rsplit("-", 1)[0].endswith(given), lambda one: given in one)
+    found = next((matching for way in ways if (matching := [one for one in ids if way(one)])), [])
     if len(found) == 1:
         return found[0]
     if found:
-        raise ScenarioError(f"'{given}' is a part of {len(found)} points of {run}: {', '.join(found)}")
+        raise ScenarioError(f"'{given}' is a part of {len(found)} points of {run}: {_some(found)}")
     near = closest(given, ids)
-    raise ScenarioError(f"{run} has no point '{given}'; {f'did you mean {near}? ' if near else ''}it has {', '.join(ids) or 'none'}")
+    raise ScenarioError(f"{run} has no point '{given}'; {f'did you mean {near}? ' if near else ''}it has {_some(ids)}")
+
+
+def _some(ids: Sequence[str]) -> str:
+    """The ids, the first of them where they are many."""
+    more = f" and {len(ids) - SHOWN} more (results.csv)" if len(ids) > SHOWN else ""
+    return ", ".join(ids[:SHOWN]) + more or "none"
 
 
 def answer(rows: Sequence[Row], first: str, second: str) -> Answer:

@@ -169,10 +169,11 @@ def memory_words(material: Material, found: Sequence[Comparison]) -> list[str]:
     """The finding in sentences."""
     holding = [one for one in found if one.holds]
     status = REPRODUCED if len(holding) == len(found) else ONLY if holding else NOT
-    model, count = found[0].ours.setting.model, f"{len(holding)} of {len(found)} comparisons"
+    model, count = found[0].ours.setting.model, f"it holds in {len(holding)} of {len(found)} comparisons"
+    under = " under the settings below that say so" if status == ONLY else ""
     best, worst = min(found, key=lambda one: one.fraction), max(found, key=lambda one: one.fraction)
     by_method = {one.other.label: [other.holds for other in found if other.other.label == one.other.label] for one in found}
-    sentences = [f"“Over 30% lower peak memory than tensor-based baselines on RTE” (abstract), here on {model}: {status} in {count}."]
+    sentences = [f"“Over 30% lower peak memory than tensor-based baselines on RTE” (abstract), asked of {model}: {count}: {status}{under}."]
     sentences += [f"It holds {case_words(material, best)}"] if best.holds else []
     sentences += [f"It does not hold {case_words(material, worst)}"] if not worst.holds else []
     return [*sentences, f"By baseline, it holds {holds_words(by_method)}."]

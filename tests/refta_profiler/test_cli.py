@@ -248,7 +248,15 @@ def test_an_interruption_ends_cleanly_and_says_how_to_go_on(tmp_path, good, only
     """A terminal sends the signal to the whole group; `kill -INT` to the one process."""
     options = ["--set", "batch=[2,4,8]"] if only == "predict" else []
     command = [sys.executable, "-m", "refta_profiler", "run", str(good), "--out", str(tmp_path / "out"), "--only", only, *options]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT)
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=ROOT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests run in the background inherit an ignored SIGINT
+    )
     wait_for(lambda: any(stage in one for one in processes_of(running.pid)))
     (os.killpg if everyone else os.kill)(running.pid, signal.SIGINT)
     out, err = running.communicate(timeout=120)

@@ -244,6 +244,7 @@ def test_a_gpus_name_is_looked_up(name, key):
     assert run.named_device(name) == key
 
 
+@pytest.mark.slow
 def test_points_in_processes_are_those_in_this_one(monkeypatch, scenario):
     monkeypatch.undo()
     jobs = [(point, "cpu", "dryrun") for point in plan.points(scenario)]

@@ -1,5 +1,7 @@
 """`why`: signed causes that sum to the difference, one source for both, and messages that name the points there are."""
 
+from pathlib import Path
+
 import pytest
 
 from refta_profiler.commands import why
@@ -53,6 +55,11 @@ def test_the_causes_sum_to_the_difference(run):
 def test_the_source_that_knows_the_parts_is_taken(run):
     totals = {one["metric"]: one["source"] for one in why.command(run, "one", "two").data if one["kind"] == "total"}
     assert totals == {"peak_allocated_bytes": "dryrun", "step_seconds": "measured"}
+
+
+def test_the_end_of_a_name_before_its_hash_is_enough():
+    ids = ["m-a-b8-fp32-00000001", "m-a-b8-fp32-ckpt-00000002", "m-a-b18-fp32-00000003"]
+    assert why.point_of(ids, "a-b8-fp32", Path("run")) == ids[0]
 
 
 @pytest.mark.parametrize(("given", "words"), [("three", "it has one-shared, two-reconstruct"), ("-", "a part of 2 points")])
