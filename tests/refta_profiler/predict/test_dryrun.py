@@ -7,7 +7,7 @@ from real_steps import METHODS, TARGETS, measured, tiny
 from refta_profiler import models
 from refta_profiler.predict import dryrun, slice_ranks
 
-ON_VIT = ("head", "full", "lora", "refta/shared", "refta/reconstruct_stack")  # the others are slow there, and tried on the text models
+ON_VIT = ("head", "lora", "refta/shared", "refta/reconstruct_stack")  # the others are slow there, and tried on the text models
 CASES = [
     pytest.param(model, label, marks=pytest.mark.slow if model == "vit-tiny" and label not in ON_VIT else ())
     for model in TARGETS
@@ -53,7 +53,7 @@ def test_a_convolutions_scratch_is_not_predicted():
     point = tiny("vit-tiny", "full", batch=1, checkpointing=True)
     dry, real = predicted(point), measured(point)
     assert 0.97 * real.peak_allocated_bytes <= dry.peak_allocated_bytes <= real.peak_allocated_bytes
-    assert_exact(tiny("vit-tiny", "full", batch=2, checkpointing=True))
+    assert_exact(tiny("vit-tiny", "full", batch=2, checkpointing=True))  # larger activations have the peak elsewhere
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
