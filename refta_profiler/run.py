@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -216,6 +217,7 @@ def measure_all(
                 steps=settings.steps,
                 repeats=settings.repeats,
                 limit_s=max(left, 60) if device == "cpu" else 900,
+                keep=functools.partial(folder.write_details, point.id),
             )
         folder.write_point(point.id, "measured", found)
         progress.done(point.id, next((row.note for row in found if row.status != "ok"), ""))

@@ -107,6 +107,12 @@ class RunFolder:
         content = {"version": VERSION, "point": point_id, "source": source, "rows": [row.to_dict() for row in rows]}
         return write_whole(self.point_path(point_id, source), json.dumps(content, indent=1, allow_nan=False))
 
+    def write_details(self, point_id: str, details: dict[str, Any]) -> Path:
+        """details/<point>.json: raw samples, operators and tracebacks of a measured point, which the table has no place for."""
+        path = self.path / "details" / f"{self.point_path(point_id, 'measured').name.removesuffix('.measured.json')}.json"
+        path.parent.mkdir(exist_ok=True)
+        return write_whole(path, json.dumps(details, indent=1))
+
     def finished(self, point_id: str, source: str) -> bool:
         """Whether that point has its rows of that source. A file cut short, or of something else, is named in a ScenarioError."""
         path = self.point_path(point_id, source)

@@ -175,3 +175,11 @@ def test_environment_and_closed_form(run):
     run.write_environment({"device": "cpu"})
     run.write_closed_form([{"order": "shared"}])
     assert (run.environment(), run.closed_form()) == ({"device": "cpu"}, [{"order": "shared"}])
+
+
+def test_details_of_a_measured_point_stand_beside_its_rows(tmp_path):
+    folder = RunFolder.create(tmp_path, "name: x\n")
+    path = folder.write_details("a-b1", {"samples": [[{"forward": 0.5}]], "operators": []})
+    assert path == folder.path / "details" / "a-b1.json"
+    assert json.loads(path.read_text())["samples"] == [[{"forward": 0.5}]]
+    assert folder.rows() == []
