@@ -191,7 +191,9 @@ def _in_processes(tasks: Sequence[Task]) -> list[Fit]:
         return [search(one) for one in tasks]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=run.one_thread) as pool:
         try:
-            return list(pool.map(search, tasks))
+            with run.interruptions_held():
+                found = pool.map(search, tasks)
+            return list(found)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
