@@ -12,8 +12,6 @@ from torch.profiler import ProfilerActivity, profile
 
 from refta_profiler.workload import Workload
 
-HOST_DROPPED = "frees of blocks older than the profiler's window are not reported; nothing that old is freed within a step"
-
 
 def static_bytes(work: Workload) -> int:
     """Bytes of weights, buffers, optimizer state and batch, every storage on the model's device once."""
