@@ -18,7 +18,7 @@ from refta.errors import SettingError
 from refta.network import Network, is_fold
 from refta.shapes import StackShape
 from refta.sites import Stack, find_stacks, head_size
-from refta.stacking import Attached, Run
+from refta.stacking import Attached, ReftaStack, Run
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HEAD = re.compile(r"^(classifier|score|lm_head|head|qa_outputs|classification_head|cls_classifier|distillation_classifier)(\.|$)")
@@ -45,6 +45,12 @@ class Adapted:
         ranks = self.slice_ranks
         size = head_size(self.model)
         return [replace(stack.shape(ranks.get(stack.name)), stacks=len(self.stacks), head_size=size) for stack in self.stacks]
+
+    def penalty(self) -> torch.Tensor | None:
+        """What the method asks to be added to the loss: ReFTA's for a trained Φ, summed over the stacks; None where nothing is."""
+        stacks = [one for one in self.model.modules() if isinstance(one, ReftaStack)] if self.method == "refta" else []
+        terms = [one.penalty() for one in stacks if one.penalty_weight]
+        return torch.stack(terms).sum() if terms else None
 
     @property
     def slice_ranks(self) -> dict[str, tuple[int, ...]]:

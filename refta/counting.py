@@ -176,7 +176,11 @@ class Counter:
         again = fold.forward_flops + fold.backward_flops
         linear = self.linear_on_fold(kept=Line()).times(layers)
         both = self.bytes(self.network.fold_axes) * 2
-        return Cost(fold.forward_flops, again + linear.backward_flops, fold.elementwise_flops, Line(), (both,))
+        return Cost(fold.forward_flops, again + linear.backward_flops, fold.elementwise_flops, self._gathered() * layers, (both,))
+
+    def _gathered(self) -> Line:
+        """What one layer picks out of tables: no parameter, so a recomputation keeps it."""
+        return total(self.bytes(one.axes) for one in self.network.operands if one.gathered_from)
 
     def _slices(self, order: Order) -> Cost:
         groups = len(self.network.slice_ranks)
@@ -185,10 +189,13 @@ class Counter:
             part = Counter(_resized(self.network, r=size), self.itemsize, self.x_needs_gradient)
             steps = walk(part.network, order.tree, self.network.output_axes, x_needs_gradient=self.x_needs_gradient, stacked=False)
             result = result + part.steps(steps)
-        weigh = Line(0, 2 * self.network.elements("n") * groups)  # H u, and its ∂L/∂H
+        trained = self.network.operand("u").trainable
+        weigh = Line(0, 2 * self.network.elements("n") * groups)  # H u, its ∂L/∂H, and ∂L/∂u where Φ is trained
         stacked = self.bytes(self.network.output_axes)
         products = (stacked * (2 * groups), stacked * (2 * groups + 1))
-        return Cost(result.forward_flops + weigh, result.backward_flops + weigh, result.elementwise_flops, result.kept_bytes, products)
+        kept = result.kept_bytes + (stacked * groups + Line(groups * self.itemsize) if trained else Line())
+        backward = result.backward_flops + weigh * (1 + trained)
+        return Cost(result.forward_flops + weigh, backward, result.elementwise_flops, kept, products)
 
 
 def _sides(step: Step) -> tuple[tuple[Value, Value, bool], tuple[Value, Value, bool]]:

@@ -45,7 +45,7 @@ class AdaptedLinear(nn.Module):
         if order.mode == "stack":
             weight, bias = stack.folded(self.layer)
             return F.linear(x, weight, bias)
-        operands = stack.operands(self.layer)
+        operands = stack.operands(self.layer, order)
         if is_fold(order) and order.mode == "recompute":
             return _recomputed(stack.network, order, x, self.weight, self.bias, operands)
         if is_fold(order):
@@ -92,8 +92,7 @@ def _sliced(network: Network, order: Order, flat: torch.Tensor, operands: dict[s
         part = {name: _narrowed(tensor, _axes_of(network, name), start, size) for name, tensor in operands.items()}
         parts.append(_tree(network, order, flat, part))
     stacked = torch.stack(parts)
-    coefficients = operands["u"][starts[:-1]] if operands["u"].requires_grad else operands["slice_coefficients"]
-    return (coefficients[None] @ stacked.flatten(1)).view_as(parts[0])
+    return (operands["slice_coefficients"][None] @ stacked.flatten(1)).view_as(parts[0])
 
 
 def _narrowed(tensor: torch.Tensor, axes: str, start: int, size: int) -> torch.Tensor:

@@ -82,9 +82,9 @@ class Network:
 
     @property
     def contracted(self) -> tuple[Operand, ...]:
-        """The operands that stand in the equation: all but biases and those that are another's constant column."""
-        constants = {operand.constant for operand in self.operands}
-        return tuple(operand for operand in self.operands if operand.name not in constants and not operand.added)
+        """The operands that stand in the equation: all but biases, another's constant column, and tables that others are gathered from."""
+        apart = {operand.constant for operand in self.operands} | {operand.gathered_from for operand in self.operands}
+        return tuple(operand for operand in self.operands if operand.name not in apart and not operand.added)
 
     @property
     def table_axes(self) -> str:
@@ -121,7 +121,7 @@ def count_trainable(stacks: Sequence[tuple[Network, int]]) -> int:
     for place, (network, layers) in enumerate(stacks):
         for one in network.operands:
             key = across_key(network, one, layers) if one.across else (place, one.name)
-            if not one.trainable or key in counted:
+            if not one.trainable or one.gathered_from or key in counted:
                 continue
             counted.add(key)
             rows = (layers if "l" in one.index else 1) * (len(stacks) if "m" in one.index else 1)
@@ -145,7 +145,10 @@ def leaf(network: Network, name: str, *, x_needs_gradient: bool, stacked: bool, 
         return Value(network.input_axes, x_needs_gradient, is_static=False, is_input=not network.serial)
     operand = network.operand(name)
     return Value(
-        leaf_axes(operand, stacked=stacked, whole=whole), operand.trainable, is_static=True, has_constant=operand.constant is not None
+        leaf_axes(operand, stacked=stacked, whole=whole),
+        operand.trainable,
+        is_static=operand.gathered_from is None,
+        has_constant=operand.constant is not None,
     )
 
 

@@ -27,6 +27,8 @@ class Operand:
     `constant` names the operand that stands beside this one for x's constant-one column (ReFTA's β beside B).
     `added`: a bias, added to what it is paired with. `shape`: the parameter's own, where it is not that of its axes (the
     1s at the ends of a tensor train). `init` names how it starts (see tensor_adapter.py).
+    `gathered_from` names the table that this operand's numbers are picked out of at every use (ReFTA's u out of a trained Φ): it is
+    then an intermediate that trains the table, not a parameter.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Operand:
     added: bool = False
     shape: tuple[int, ...] | None = None
     init: str = "normal"
+    gathered_from: str | None = None
 
 
 @dataclass(frozen=True)

@@ -44,48 +44,75 @@ class Attached:
 class ReftaStack(BuiltPerStep):
     """The factors that the layers of one stack share: A (n, R), B (R, d), beta (R) where the layers have biases.
 
-    Buffers: transform_matrix Φ (K, K); coefficients u (K, R), Φ[k, slice of each component], and slice_coefficients (K, G) in the
-    order of the slices that have components.
+    transform_matrix Φ (K, K) is a buffer, or a parameter where it is trained. Read off it: coefficients u (K, R), Φ[k, slice of
+    each component], and slice_coefficients (K, G) in the order of the slices that have components; buffers while Φ is frozen, and
+    picked out of Φ at every use while it is trained (slice_of_component (R) and filled_slices (G) say where).
     """
 
     transform_matrix: torch.Tensor
     coefficients: torch.Tensor
     slice_coefficients: torch.Tensor
+    slice_of_component: torch.Tensor
+    filled_slices: torch.Tensor
 
-    def __init__(self, network: Network, layers: int, order: str, *, inputs_without_gradient: int, dropout: float):
+    def __init__(self, network: Network, layers: int, order: str, *, inputs_without_gradient: int, settings: Any):
         super().__init__()
         self.network, self.layers, self.order_name = network, layers, order
         self.inputs_without_gradient = inputs_without_gradient
-        self.dropout = dropout
+        self.dropout = dropout = settings.dropout
+        self.trains_transform, self.penalty_weight = settings.train_transform, settings.transform_penalty
+        self.reads_transposed = settings.convention == "public_code"
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
         self._chosen: dict[int, str] = {}
         self._members: list[AdaptedLinear] = []
         self.paths: list[str] = []
         self.initial: dict[str, torch.Tensor] = {}
 
-    def fill(self, left: torch.Tensor, right: torch.Tensor, phi: torch.Tensor, slice_ranks: Sequence[int], *, convention: str) -> None:
+    def fill(self, left: torch.Tensor, right: torch.Tensor, phi: torch.Tensor, slice_ranks: Sequence[int]) -> None:
         """Set the factors from A (n, R), [B | β] (R, d + 1 or d), Φ (K, K) and R_j (K)."""
         width = self.network.sizes["d"]
         self.A = nn.Parameter(left.contiguous())
         self.B = nn.Parameter(right[:, :width].contiguous())
         if right.shape[1] > width:
             self.beta = nn.Parameter(right[:, width].contiguous())
-        read = phi.T if convention == "public_code" else phi
         ranks = torch.as_tensor(slice_ranks, device=phi.device)
         component = torch.arange(len(ranks), device=phi.device).repeat_interleave(ranks, output_size=int(sum(slice_ranks)))
         filled = [j for j, rank in enumerate(slice_ranks) if rank]
+        self.slice_ranks = tuple(int(rank) for rank in slice_ranks)
+        if self.trains_transform:
+            self.transform_matrix = nn.Parameter(phi.to(left.dtype, copy=True))
+            self.register_buffer("slice_of_component", component)
+            self.register_buffer("filled_slices", torch.as_tensor(filled, device=phi.device))
+            return
+        read = phi.T if self.reads_transposed else phi
         self.register_buffer("transform_matrix", phi.to(left.dtype))
         self.register_buffer("coefficients", read[:, component].to(left.dtype).contiguous())
         self.register_buffer("slice_coefficients", read[:, filled].to(left.dtype).contiguous())
-        self.slice_ranks = tuple(int(rank) for rank in slice_ranks)
 
     def shared_operands(self) -> dict[str, torch.Tensor]:
         """The operands that all layers share, by name."""
-        return dict(self.named_parameters(recurse=False))
+        return {name: one for name, one in self.named_parameters(recurse=False) if name != "transform_matrix"}
 
-    def operands(self, layer: int) -> dict[str, torch.Tensor]:
-        """The operands at one layer, by name."""
-        return {**self.shared_operands(), "u": self.coefficients[layer], "slice_coefficients": self.slice_coefficients[layer]}
+    def operands(self, layer: int, order: Order) -> dict[str, torch.Tensor]:
+        """The operands at one layer, by name, that the order reads."""
+        if not self.trains_transform:
+            return {**self.shared_operands(), "u": self.coefficients[layer], "slice_coefficients": self.slice_coefficients[layer]}
+        row = self._read().select(0, layer)
+        if order.mode == "slices":
+            found = {"slice_coefficients": row.index_select(0, self.filled_slices)}
+        else:
+            found = {"u": row.index_select(0, self.slice_of_component)}
+        return {**self.shared_operands(), **found}
+
+    def _read(self) -> torch.Tensor:
+        """The trained Φ as the forward reads it: [k, j], or [j, k] by the public code's convention."""
+        return self.transform_matrix.T if self.reads_transposed else self.transform_matrix
+
+    def penalty(self) -> torch.Tensor:
+        """`transform_penalty` times ‖ΦᵀΦ − I‖²: what keeps a trained Φ near the orthogonal matrices."""
+        phi = self.transform_matrix
+        identity = torch.eye(self.layers, dtype=phi.dtype, device=phi.device)
+        return self.penalty_weight * (phi.T @ phi - identity).square().sum()
 
     def order_for(self, tokens: int) -> Order:
         """The order to run at that many tokens; `auto` asks the closed form for the one that adds least memory."""
@@ -98,9 +125,9 @@ class ReftaStack(BuiltPerStep):
 
     @property
     def residual_coefficients(self) -> torch.Tensor:
-        """Φ[k, slice of each component] (K, R), as the residual was built with (the public code's forward reads Φ transposed)."""
-        ranks = torch.tensor(self.slice_ranks, device=self.A.device)
-        return self.transform_matrix[:, torch.arange(self.layers, device=self.A.device).repeat_interleave(ranks)]
+        """Φ[k, slice of each component] (K, R), as the residual was built with: Φ untrained and not transposed."""
+        phi = self.initial.get("transform_matrix", self.transform_matrix).detach()
+        return phi[:, torch.arange(self.layers, device=phi.device).repeat_interleave(torch.tensor(self.slice_ranks, device=phi.device))]
 
     @property
     def members(self) -> list[AdaptedLinear]:
@@ -124,7 +151,8 @@ class ReftaStack(BuiltPerStep):
         """The fold of the whole stack, and each layer's weight and bias of it."""
         order = next(one for one in self.network.orders.values() if one.mode == "stack")
         weights: list[torch.Tensor] = [member.weight for member in self._members]
-        result: Tensor = fold_stack(self.network, order, weights, {**self.shared_operands(), "u": self.coefficients})
+        u = self._read().index_select(1, self.slice_of_component) if self.trains_transform else self.coefficients
+        result: Tensor = fold_stack(self.network, order, weights, {**self.shared_operands(), "u": u})
         biases: Sequence[torch.Tensor | None] = [member.bias for member in self._members]
         if result.constant is not None:
             own = torch.stack([bias.detach() for bias in biases if bias is not None])
@@ -156,10 +184,10 @@ def _attach_stack(model: nn.Module, stack: Stack, settings, run: Run, method) ->
     shape = stack.shape(found.slice_ranks)
     order = run.order or "shared"
     network, free = method.network(settings, shape), shape.inputs_without_gradient
-    module = ReftaStack(network, shape.layers, order, inputs_without_gradient=free, dropout=settings.dropout)
+    module = ReftaStack(network, shape.layers, order, inputs_without_gradient=free, settings=settings)
     dtype = run.adapter_dtype or (torch.float64 if weights[0].dtype == torch.float64 else torch.float32)
-    module.fill(found.left.to(dtype), found.right.to(dtype), found.phi, found.slice_ranks, convention=settings.convention)
-    kept = found.initial or {name: one.detach() for name, one in module.shared_operands().items()}
+    module.fill(found.left.to(dtype), found.right.to(dtype), found.phi, found.slice_ranks)
+    kept = found.initial or {name: one.detach() for name, one in module.named_parameters(recurse=False)}
     module.initial = {} if is_hollow(weights[0]) else {name: one.to("cpu", copy=True).contiguous() for name, one in kept.items()}
     for layer, site in enumerate(stack.sites):
         adapted = AdaptedLinear(found.weights[layer], None if found.biases is None else found.biases[layer], module, layer)
@@ -207,7 +235,7 @@ def _stored_factors(weights, biases, shape, stored: dict[str, torch.Tensor]) -> 
     if biases is not None:
         residual_bias = [_minus(one, (left * u) @ given["initial.beta"]) for one, u in zip(biases, coefficients, strict=True)]
     columns = [given["B"]] + ([given["beta"][:, None]] if biases is not None else [])
-    initial = {key: given[f"initial.{key}"] for key in ("A", "B", "beta") if f"initial.{key}" in given}
+    initial = {key: given[f"initial.{key}"] for key in ("A", "B", "beta", "transform_matrix") if f"initial.{key}" in given}
     ranks = given["slice_ranks"].tolist()
     return _Factors(given["A"], torch.cat(columns, dim=1), given["transform_matrix"], ranks, residual, residual_bias, initial)
 
@@ -266,7 +294,8 @@ def merge_refta(model: nn.Module) -> None:
 
 def merged(module: AdaptedLinear, order: Order) -> nn.Module:
     """A plain linear (or Conv1D) with the update of one layer folded in."""
-    operands = {name: one.float() if one.dtype != torch.float64 else one for name, one in module.stack.operands(module.layer).items()}
+    own = module.stack.operands(module.layer, order)
+    operands = {name: one.float() if one.dtype != torch.float64 else one for name, one in own.items()}
     wide = next(iter(operands.values())).dtype
     own_bias = None if module.bias is None else module.bias.to(wide)
     weight, bias = fold(module.stack.network, order, module.weight.to(wide), own_bias, operands)

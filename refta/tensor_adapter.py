@@ -63,8 +63,8 @@ class TensorStack(BuiltPerStep):
         """Where a layer's row is in the tables."""
         return tuple({"l": layer, "m": self.place}[axis] for axis in self.network.table_axes)
 
-    def operands(self, layer: int) -> dict[str, torch.Tensor]:
-        """The operands at one layer, by name."""
+    def operands(self, layer: int, order: Order) -> dict[str, torch.Tensor]:
+        """The operands at one layer, by name: the same for every order."""
         own = dict(self.members[layer].adapter.items())
         return {
             one.name: own[one.name] if not one.shared else self._row(one, {"l": layer, "m": self.place}) for one in self.network.operands
@@ -79,7 +79,7 @@ class TensorStack(BuiltPerStep):
         if self.order_name != "auto":
             return self.network.order(self.order_name)
         if tokens not in self._chosen:
-            size = self.operands(0)[self.network.operands[0].name].element_size()
+            size = self.operands(0, next(iter(self.network.orders.values())))[self.network.operands[0].name].element_size()
             free = self.shape.inputs_without_gradient
             name = cost.best_order(self.network, tokens, self.shape.layers, inputs_without_gradient=free, itemsize=size)
             self._chosen[tokens] = self.network.order(name)

@@ -82,8 +82,18 @@ def from_rows(rows: Sequence[Row]) -> list[Validation]:
     for row in rows:
         other = predicted.get((row.point, row.target, row.metric))
         if row.source == "measured" and row.value and other is not None and other.value is not None:
-            found.setdefault(row.metric, []).append(Pair(f"{row.label}, batch {row.batch}", other.value, row.value))
+            found.setdefault(row.metric, []).append(Pair(_name(row, rows), other.value, row.value))
     return [Validation(metric, tuple(pairs)) for metric, pairs in found.items()]
+
+
+def _name(row: Row, rows: Sequence[Row]) -> str:
+    """A point's name: its label and batch, and whatever else tells the run's points apart."""
+    others = {
+        f"of {row.seq} tokens": {one.seq for one in rows},
+        row.precision: {one.precision for one in rows},
+        "checkpointing" if row.checkpointing else "": {one.checkpointing for one in rows},
+    }
+    return ", ".join([row.label, f"batch {row.batch}", *(words for words, kinds in others.items() if len(kinds) > 1 and words)])
 
 
 def from_published(rows: Sequence[Row], path: Path, *, less: int = 0) -> Validation:

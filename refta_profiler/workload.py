@@ -99,6 +99,9 @@ def training_step(work: Workload, mark: Callable[[str], Any] = lambda phase: Non
         with _precision(work):
             outputs = work.model(**work.batch)
         loss = outputs.loss
+        penalty = work.adapted.penalty()
+        if penalty is not None:
+            loss = loss + penalty
         if not work.point.loop["keep_outputs"]:
             del outputs
         mark("forward")

@@ -28,12 +28,18 @@ Convention = Literal["exact", "public_code"]
 
 @dataclass(frozen=True)
 class Settings:
-    """`rank` R per stack; `transform` a name or Φ; `convention: public_code` reads Φ transposed, as the public code does."""
+    """`rank` R per stack; `transform` a name or Φ; `convention: public_code` reads Φ transposed, as the public code does.
+
+    `train_transform` trains Φ too (K² numbers a stack), under the penalty `transform_penalty` · ‖ΦᵀΦ − I‖², which `Adapted.penalty`
+    gives and the training step adds to the loss.
+    """
 
     rank: int = 8
     transform: Any = "dct"
     convention: Convention = "exact"
     dropout: float = 0.0
+    train_transform: bool = False
+    transform_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         whole_number("rank", self.rank)
@@ -45,6 +51,16 @@ class Settings:
             raise SettingError(f"convention: '{self.convention}'; there are {', '.join(get_args(Convention))}")
         if isinstance(self.dropout, bool) or not isinstance(self.dropout, (int, float)) or not 0 <= self.dropout < 1:
             raise SettingError(f"dropout: {self.dropout!r}; it must be a number from 0 up to, not including, 1")
+        self._check_trained_transform()
+
+    def _check_trained_transform(self) -> None:
+        trains, weight = self.train_transform, self.transform_penalty
+        if not isinstance(trains, bool):
+            raise SettingError(f"train_transform: {trains!r}; it must be true or false")
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
+            raise SettingError(f"transform_penalty: {weight!r}; it must be a number of at least 0")
+        if weight and not trains:
+            raise SettingError(f"transform_penalty: {weight}; a frozen Φ stays orthogonal: set train_transform: true, or leave it out")
 
 
 def assumed_slice_ranks(rank: int, layers: int) -> tuple[int, ...]:
@@ -53,18 +69,21 @@ def assumed_slice_ranks(rank: int, layers: int) -> tuple[int, ...]:
 
 
 def network(settings: Settings, shape: StackShape) -> Network:
-    """ReFTA's update `td,rd,r,nr->tn` at one layer: x, B and β, u = Φ[k, slice of each component] (frozen), A."""
+    """ReFTA's update `td,rd,r,nr->tn` at one layer: x, B and β, u = Φ[k, slice of each component], A; Φ itself where it is trained."""
     _check_rank(settings, shape)
     _check_transform(settings, shape)
     ranks = shape.slice_ranks or assumed_slice_ranks(settings.rank, shape.layers)
     beta = (Operand("beta", "r"),) if shape.bias else ()
+    trained = settings.train_transform
     operands = (
         Operand("B", "rd", constant="beta" if shape.bias else None),
         *beta,
-        Operand("u", "r", trainable=False, shared=False),
+        Operand("u", "r", trainable=trained, shared=False, gathered_from="transform_matrix" if trained else None),
         Operand("A", "nr"),
+        *((Operand("transform_matrix", "ij"),) if trained else ()),
     )
-    return Network({**shape.sizes, "r": settings.rank}, operands, _ORDERS, _ALIASES, tuple(rank for rank in ranks if rank))
+    sizes = {**shape.sizes, "r": settings.rank, **({"i": shape.layers, "j": shape.layers} if trained else {})}
+    return Network(sizes, operands, _ORDERS, _ALIASES, tuple(rank for rank in ranks if rank))
 
 
 def _check_rank(settings: Settings, shape: StackShape) -> None:

@@ -106,4 +106,4 @@ def as_text(one: Validation) -> str:
         f"worst {percent(one.worst)}, spread {percent(one.spread)}; worst error of a difference {shown(one.worst_difference)}; "
         f"the smaller of each pair named right {right} of {total} times"
     )
-    return f"{table(rows)}\n{summary}"
+    return f"{summary}\n{table(rows)}"

@@ -1,8 +1,10 @@
 """The dry run against a real step of the same point under the CPU profiler: equal to the byte, and FLOP for FLOP."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from real_steps import METHODS, TARGETS, measured, tiny
+from real_steps import METHODS, ORDERS, TARGETS, measured, tiny
 
 from refta_profiler import models
 from refta_profiler.predict import dryrun, slice_ranks
@@ -62,6 +64,13 @@ def test_so_they_are_in_every_kind_of_loop(model, label, variant):
     assert_exact(tiny(model, label, **VARIANTS[variant]))
 
 
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_so_they_are_with_a_trained_transform_and_its_penalty(order, checkpointing):
+    settings = {"rank": 5, "transform": "dct", "train_transform": True, "transform_penalty": 0.1}
+    assert_exact(tiny("roberta-tiny", f"refta/{order}", settings=settings, checkpointing=checkpointing))
+
+
 @pytest.mark.parametrize("batch", [1, 4, 16])
 def test_so_they_are_at_every_batch(batch):
     assert_exact(tiny("llama-tiny", "refta/reconstruct_stack", batch=batch, seq=24))
@@ -70,7 +79,7 @@ def test_so_they_are_at_every_batch(batch):
 @pytest.mark.slow
 @pytest.mark.parametrize("label", [*METHODS])
 def test_so_they_are_on_vit_base(label):
-    assert_exact(tiny("vit-tiny", label, model="vit-base", batch=2))
+    assert_exact(replace(tiny("vit-tiny", label, batch=2), model="vit-base"))
 
 
 @pytest.mark.slow
