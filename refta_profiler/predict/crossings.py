@@ -11,6 +11,7 @@ from refta import cost
 from refta.cost import Line
 from refta_profiler.plan import Point
 from refta_profiler.predict import closed_form as forms
+from refta_profiler.predict import maps
 from refta_profiler.predict.closed_form import StackCost
 
 QUANTITIES = {
@@ -35,7 +36,7 @@ def closed_form(points: Sequence[Point]) -> list[dict[str, Any]]:
             families.setdefault(family, {})[point.order] = found
     for (_, _, seq), orders in families.items():
         entries += [{"crossover": one} for one in crossovers(orders, seq)]
-    return entries
+    return entries + maps.maps(points)
 
 
 def _variants(points: Iterable[Point]) -> list[Point]:

@@ -18,8 +18,8 @@ QUANTITIES = {
 def crossovers_section(material: Material) -> Section | None:
     """Where two orders' closed-form costs cross, the bytes they keep against batch, and the costs themselves."""
     crossings = [entry["crossover"] for entry in material.closed_form if "crossover" in entry]
-    entries = [entry for entry in material.closed_form if "crossover" not in entry]
-    if not material.closed_form:
+    entries = [entry for entry in material.closed_form if "crossover" not in entry and "map" not in entry]
+    if not entries and not crossings:
         return None
     note = "These count what the adapters add to the frozen model, from their contractions alone; the peaks above count the whole step."
     blocks: list[Block] = [Text(note)]

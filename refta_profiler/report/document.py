@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from refta_profiler.headline import OUTCOMES, head
-from refta_profiler.report import accuracy, claims, cost, crossovers, memory, record
+from refta_profiler.report import accuracy, claims, cost, crossovers, maps, memory, record
 from refta_profiler.report.material import Material
-from refta_profiler.report.parts import Bars, Card, Document, Section
+from refta_profiler.report.parts import Card, Document, Panel, Section
 from refta_profiler.results import STATUSES
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.verdict import verdicts
@@ -21,6 +21,7 @@ SECTIONS = (
     cost.time_section,
     cost.parameters_section,
     crossovers.crossovers_section,
+    maps.maps_section,
     record.failures_section,
     record.notes_section,
     record.rules_section,
@@ -114,5 +115,5 @@ def styles(material: Material, sections: Sequence[Section]) -> dict[str, int]:
     names = dict.fromkeys(material.labels)
     document = Document("", [], [], sections)
     for panel in (panel for figure in document.figures() for panel in figure.panels):
-        names |= dict.fromkeys(panel.names if isinstance(panel, Bars) else [series.name for series in panel.series])
+        names |= dict.fromkeys([series.name for series in panel.series] if isinstance(panel, Panel) else panel.names)
     return {name: index for index, name in enumerate(names)}

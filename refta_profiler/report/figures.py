@@ -1,6 +1,7 @@
 """Panels drawn: as SVG to set into a page, whose colours follow the page's, or as a matplotlib figure for a file."""
 
 import io
+import math
 import re
 import unicodedata
 import warnings
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from refta_profiler.report.palette import CATEGORY_COLOURS, GRID, INK, PAGE, category_index, colour_variables, style
-from refta_profiler.report.parts import Bars, Panel, Series
+from refta_profiler.report.parts import Bars, Drawn, Map, Panel, Series
 from refta_profiler.units import significant
 
 matplotlib.use("Agg")
@@ -61,13 +62,18 @@ def shorten(text: str, longest: int = LONGEST) -> str:
     return clean if len(clean) <= longest else f"{clean[:half]}…{clean[-half + 1 :]}"
 
 
-def draw(panel: Panel | Bars, styles: Mapping[str, int], *, legend: bool = False) -> Drawing:
+def draw(panel: Drawn, styles: Mapping[str, int], *, legend: bool = False) -> Drawing:
     """The panel as a matplotlib figure, with a legend for where no page gives one."""
-    height = HEIGHT if isinstance(panel, Panel) else max(1.4, 0.9 + BAR * len(panel.names))
+    height = max(1.4, 0.9 + BAR * len(panel.names)) if isinstance(panel, Bars) else HEIGHT
     drawing = Drawing(figsize=(WIDTH, height), layout="constrained")
     axes = drawing.subplots()
     axes.set_title(shorten(panel.title, 70))
-    draw_panel(axes, panel, styles) if isinstance(panel, Panel) else draw_bars(axes, panel, styles)
+    if isinstance(panel, Panel):
+        draw_panel(axes, panel, styles)
+    elif isinstance(panel, Bars):
+        draw_bars(axes, panel, styles)
+    else:
+        draw_map(axes, panel, styles)
     if legend and axes.get_legend_handles_labels()[1]:
         drawing.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
     return drawing
@@ -208,12 +214,49 @@ def draw_intervals(axes: Axes, bars: Bars, totals: Sequence[float]) -> list[floa
     return [total + more for total, more in zip(totals, above, strict=True)]
 
 
-def to_svg(panel: Panel | Bars, styles: Mapping[str, int], *, prefix: str) -> str:
+def draw_map(axes: Axes, panel: Map, styles: Mapping[str, int]) -> None:
+    """Tinted regions, each with its name in its widest place, and a mark a point in the colour of what is least there."""
+    for low, high, bottom, top, name in panel.regions:
+        colour = style(styles.get(name, 0)).light
+        axes.fill_between([low, high], bottom, top, facecolor=colour, alpha=0.22, linewidth=0)
+    for x, y, name, measured in panel.marks:
+        look = style(styles.get(name, 0))
+        face = look.light if measured else PAGE
+        axes.plot([x], [y], color=look.light, marker=look.marker, markersize=6, markerfacecolor=face, linestyle="None")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log", base=2)
+    axes.set_xlim(0.85 * min(one[0] for one in panel.regions), max(one[1] for one in panel.regions))
+    axes.set_ylim(min(one[2] for one in panel.regions), max(one[3] for one in panel.regions))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(plain))
+        axis.set_minor_locator(NullLocator())
+    for name in dict.fromkeys(region[4] for region in panel.regions):
+        x, y, room = widest(panel, name)
+        if room > WIDTH_OF_A_NAME:
+            axes.annotate(shorten(name), (x, y), ha="center", va="center", fontsize=8)
+    axes.set_xlabel(panel.x_label)
+    axes.set_ylabel(shorten(panel.y_label, 40))
+
+
+WIDTH_OF_A_NAME = 0.25  # of the map
+
+
+def widest(panel: Map, name: str) -> tuple[float, float, float]:
+    """Where a name has most room: the middle of its widest stretch (the middle one of several), and its share of the map's width."""
+    spans = sorted((one[3], one[0], one[1], one[2]) for one in panel.regions if one[4] == name)
+    whole = math.log(max(one[1] for one in panel.regions) / min(one[0] for one in panel.regions))
+    longest = max(math.log(high / low) for _, low, high, _ in spans)
+    wide = [one for one in spans if math.log(one[2] / one[1]) > 0.8 * longest]
+    top, low, high, bottom = wide[len(wide) // 2]
+    return math.sqrt(low * high), math.sqrt(bottom * top), longest / whole
+
+
+def to_svg(panel: Drawn, styles: Mapping[str, int], *, prefix: str) -> str:
     """The panel as SVG to stand in a page: no date, ids that no other figure has, and colours that follow the page's."""
     return for_page(svg_text(panel, styles), re.sub(r"[^A-Za-z0-9-]", "-", prefix))
 
 
-def svg_text(panel: Panel | Bars, styles: Mapping[str, int], *, legend: bool = False, page: str = "none") -> str:
+def svg_text(panel: Drawn, styles: Mapping[str, int], *, legend: bool = False, page: str = "none") -> str:
     """The panel as an SVG file, on `page` as background."""
     text = io.StringIO()
     with drawing_settings():
@@ -221,7 +264,7 @@ def svg_text(panel: Panel | Bars, styles: Mapping[str, int], *, legend: bool = F
     return text.getvalue()
 
 
-def save_pdf(panel: Panel | Bars, styles: Mapping[str, int], path: Path) -> Path:
+def save_pdf(panel: Drawn, styles: Mapping[str, int], path: Path) -> Path:
     """The panel as a PDF file with its legend."""
     with drawing_settings():
         draw(panel, styles, legend=True).savefig(path, format="pdf", metadata={"CreationDate": None})

@@ -92,13 +92,32 @@ class Bars:
 
 
 @dataclass(frozen=True)
+class Map:
+    """Which name is least where: regions are (x from, x to, y from, y to, name), marks (x, y, name, whether it was measured)."""
+
+    title: str
+    x_label: str
+    y_label: str
+    regions: Sequence[tuple[float, float, float, float, str]]
+    marks: Sequence[tuple[float, float, str, bool]] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """The names that are least somewhere, or marked."""
+        return list(dict.fromkeys([region[4] for region in self.regions] + [mark[2] for mark in self.marks]))
+
+
+Drawn = Panel | Bars | Map
+
+
+@dataclass(frozen=True)
 class Figure:
     """Panels side by side under one caption, which states what is found; `alternative` says it to those who do not see it."""
 
     key: str
     caption: str
     alternative: str
-    panels: Sequence[Panel | Bars]
+    panels: Sequence[Drawn]
 
 
 Block = Text | Items | Code | Table | Figure

@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 
 from refta_profiler.report.figures import to_svg
 from refta_profiler.report.palette import COLOURS, SHAPES, category_index, colour_variables, style
-from refta_profiler.report.parts import Bars, Document, Figure
+from refta_profiler.report.parts import Bars, Document, Figure, Map
 from refta_profiler.run_folder import RunFolder, write_whole
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -50,9 +50,8 @@ def legend(document: Document, figure: Figure) -> list[dict[str, str]]:
             named = {name: category_index(name, place) for place, name in enumerate(panel.stacks)} if len(panel.stacks) > 1 else {}
             entries |= {name: {"name": name, "colour": f"--k{index}", "shape": "", "dash": ""} for name, index in named.items()}
         else:
-            entries |= {
-                series.name: line_entry(series.name, document.styles[series.name]) for series in panel.series if series.name not in entries
-            }
+            names = panel.names if isinstance(panel, Map) else [series.name for series in panel.series]
+            entries |= {name: line_entry(name, document.styles[name]) for name in names if name not in entries}
     return list(entries.values())
 
 

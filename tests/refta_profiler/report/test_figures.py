@@ -6,7 +6,7 @@ import pytest
 
 from refta_profiler.report.figures import shorten, svg_text, to_svg
 from refta_profiler.report.palette import COLOURS, style
-from refta_profiler.report.parts import Bars, Panel, Series
+from refta_profiler.report.parts import Bars, Map, Panel, Series
 
 PANEL = Panel(
     "a <title>", "batch", "GiB", [Series("a", [(1, 2.0), (2, 4.0)]), Series("a", [(1, 2.0)], joined=False)], limits=[(3, "limit")]
@@ -54,3 +54,11 @@ def test_styles_differ_well_past_the_colours():
     assert len({(look.light, look.marker, look.dash) for look in looks}) == len(looks)
     assert len({look.light for look in looks[: len(COLOURS)]}) == len(COLOURS)
     assert len({look.marker for look in looks[: len(COLOURS)]}) == len(COLOURS)
+
+
+def test_a_map_names_its_regions_and_marks_its_points():
+    regions = [(1, 16, 1, 8, "one"), (16, 1024, 1, 8, "two <b>"), (1, 2, 8, 64, "narrow"), (2, 1024, 8, 64, "two <b>")]
+    chart = Map("t", "batch", "rank", regions, [(4, 8, "one", True), (64, 8, "two <b>", False)])
+    found = texts(svg_text(chart, {"one": 0, "two <b>": 1, "narrow": 2}))
+    assert "one" in found and "two <b>" in found and "narrow" not in found  # no room for it: the legend has it
+    assert chart.names == ["one", "two <b>", "narrow"]
