@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from refta.counting import NOTHING, Cost, Counter
 from refta.lines import Line, Regime, regimes, total
-from refta.network import PER_STEP, Network, Order, is_fold
+from refta.network import INPUT, PER_STEP, UNFOLDED, Network, Order, is_fold
 
 __all__ = [
     "NOTHING",
@@ -18,9 +18,9 @@ __all__ = [
     "Line",
     "Regime",
     "best_order",
-    "folded_axes",
     "layer_cost",
     "order_cost",
+    "rebuilt_axes",
     "regimes",
     "stack_cost",
     "total",
@@ -64,9 +64,10 @@ def best_order(network: Network, tokens: int, layers: int, *, inputs_without_gra
     return min(network.orders, key=key)
 
 
-def folded_axes(network: Network, order: str) -> str:
-    """The axes of what an order builds in place of a weight: `nd`, `knd` for a stack, none for features."""
+def rebuilt_axes(network: Network, order: str) -> str:
+    """The axes of the dense update that an order builds: `nd`, `knd` for a stack at once, `lmnd` for whole tables; none for features."""
     chosen = network.order(order)
-    if not is_fold(chosen):
+    if not (isinstance(chosen.tree, tuple) and chosen.tree[0] == INPUT and (is_fold(chosen) or chosen.mode in UNFOLDED)):
         return ""
-    return ("k" if chosen.mode == "stack" else "") + network.fold_axes
+    leading = {"whole": network.table_axes, **dict.fromkeys(PER_STEP, "k")}
+    return leading.get(chosen.mode, "") + network.fold_axes

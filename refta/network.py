@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from refta.errors import SettingError
-from refta.operands import AXES, COMMON_ORDERS, FOLDING, INPUT, PER_STEP, RELU, Mode, Operand, Order, Step, Tree, Value
+from refta.operands import AXES, COMMON_ORDERS, FOLDING, INPUT, PER_STEP, RELU, UNFOLDED, Mode, Operand, Order, Step, Tree, Value
 from refta.pairing import Pairing, pair
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "INPUT",
     "PER_STEP",
     "RELU",
+    "UNFOLDED",
     "Mode",
     "Network",
     "Operand",

@@ -14,6 +14,7 @@ INPUT, INPUT_AXES, OUTPUT_AXES, FOLD_AXES = "x", "td", "tn", "nd"
 RELU = "relu"
 COMMON_ORDERS = ("published", "features", "reconstruct", "auto")
 FOLDING = ("plain", "recompute", "stack", "copies")
+UNFOLDED = ("delta", "delta_stack", "whole")  # modes that build the update and leave the weight alone
 PER_STEP = ("stack", "delta_stack")  # modes that build for all layers at once
 AXES = "abcefghijopqrsuvwyzABCDEFGHIJKLMNOPQRSTUVWXYZ"  # the letters that a method may give its own axes
 

@@ -43,11 +43,13 @@ def command(
     json_: JsonOption = False,
 ) -> Answer:
     """Whether the method pays off."""
-    from refta_profiler.commands import check_answer, check_runs, check_words, options
+    from refta_profiler.commands import check_answer, check_closed, check_runs, check_words, options
 
     chosen = options.method_settings(rank, settings)
     roles = options.roles(model, targets)
     question = check_runs.Question(model, batch, method, chosen, against, order, target, seq, roles, precision, checkpointing)
     found = check_answer.of(check_runs.ask(question), with_largest=not quick)
+    if isinstance(found, check_closed.ClosedAnswer):
+        return Answer(check_closed.entries(found), check_closed.text(found), f"no dry run: {found.reason}" if exit_code else "")
     failed = check_answer.why_it_fails(found) if exit_code else ""
     return Answer(check_answer.entries(found), check_words.text(found), failed)

@@ -9,7 +9,8 @@ from typing import Any
 from refta.errors import SettingError
 from refta_profiler import devices, verdict
 from refta_profiler.causes import PEAK, PEAK_PARTS, Cause, causes
-from refta_profiler.commands import check_runs, options, order_table
+from refta_profiler.commands import check_closed, check_runs, options, order_table
+from refta_profiler.commands.check_closed import ClosedAnswer
 from refta_profiler.commands.check_runs import Runs
 from refta_profiler.commands.peak_lines import LAST, edges, largest
 from refta_profiler.errors import ScenarioError
@@ -76,8 +77,8 @@ class CheckAnswer:
         return None if value is None else int(value)
 
 
-def of(runs: Runs, *, with_largest: bool) -> CheckAnswer:
-    """The answer; ScenarioError where no order of the method could be predicted."""
+def of(runs: Runs, *, with_largest: bool) -> CheckAnswer | ClosedAnswer:
+    """The answer; from the closed form alone where no order could be dry-run, ScenarioError where there is no closed form either."""
     question = runs.question
     device = devices.get(question.target)
     memory = device.memory_bytes - (device.context_bytes or 0) if device.memory_bytes else None
@@ -86,8 +87,10 @@ def of(runs: Runs, *, with_largest: bool) -> CheckAnswer:
     if not peaks:
         notes = [row.note for row in runs.rows if row.label in members and row.note]
         reason = notes[0] if notes else "no reason is known"
-        closed = f"; `orders {question.method} --model {question.model}` gives what is known without it, the closed form"
-        raise ScenarioError(f"{question.method} on {question.model} has no dry run: {reason}{closed}")
+        table = _order_table(runs)
+        if table is None:
+            raise ScenarioError(f"{question.method} on {question.model} has neither a dry run nor a closed form: {reason}")
+        return check_closed.of(question, table, reason)
     ranked = sorted(peaks, key=lambda label: peaks[label])
     subjects = _subjects(runs)
     verdicts = {label: check_runs.verdicts_of(runs, label, memory, _baseline(runs, label)) for label in subjects}

@@ -208,14 +208,7 @@ def entries(table: OrderTable) -> list[dict[str, Any]]:
 
     costs = [_cost_entry(table, scope, order, one) for scope in table.scopes for order, one in scope.costs.items()]
     least = [
-        {
-            "kind": "regime",
-            **_place(scope),
-            "quantity": quantity,
-            "orders": list(one.orders),
-            "first_token": one.first,
-            "last_token": one.last,
-        }
+        _regime_entry(scope, quantity, one)
         for scope in table.scopes
         for quantity, found in scope_regimes(table, scope).items()
         for one in found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from refta import registry
-from refta.cost import folded_axes
+from refta.cost import rebuilt_axes
 from refta.shapes import StackShape
 from refta_profiler import devices, models, workload
 from refta_profiler.plan import Point
@@ -201,14 +202,20 @@ def _on_device(trace: Trace) -> Trace:
 
 
 def _rebuilt_shapes(work: Workload, shapes: list[StackShape]) -> set[tuple[int, ...]]:
-    """Shapes that a rebuilt weight (or its gradient) can have, where the point's order rebuilds; empty for features."""
+    """Shapes that a rebuilt weight or update (or its gradient) can have, where the point's order rebuilds; empty for features."""
     found: set[tuple[int, ...]] = set()
     order = work.point.order
     for shape in shapes:
         network = registry.method(work.point.method).network(work.adapted.settings, shape)
-        if network is not None and order not in (None, "auto") and folded_axes(network, order):
-            n, d, k = shape.rows, shape.columns, shape.layers
-            found |= {(n, d), (d, n), (k, n, d), (k * n, d)}
+        axes = "" if network is None or order in (None, "auto") else rebuilt_axes(network, order)
+        if network is None or not axes:
+            continue
+        found |= {(shape.rows, shape.columns), (shape.columns, shape.rows)}
+        leading = axes.removesuffix(network.fold_axes)
+        counts = tuple(shape.layers if axis == "k" else network.sizes[axis] for axis in leading)
+        dense = tuple(network.sizes[axis] for axis in network.fold_axes)
+        for matrix in {(shape.rows, shape.columns), dense}:
+            found |= {matrix, (*counts, *matrix), (math.prod(counts) * matrix[0], *matrix[1:])}
     return found
 
 

@@ -10,7 +10,7 @@ from toy_models import REFTA_ORDERS, parallel, stack_of
 
 import refta
 from refta import registry
-from refta.cost import Line, Regime, best_order, folded_axes, layer_cost, regimes, stack_cost, total
+from refta.cost import Line, Regime, best_order, layer_cost, rebuilt_axes, regimes, stack_cost, total
 from refta.network import Network
 from refta.shapes import StackShape
 
@@ -105,9 +105,9 @@ def test_temporaries_of_slices_grow_with_tokens_outputs_and_slices():
 
 
 def test_the_axes_of_what_is_folded():
-    assert folded_axes(SMALL, "shared") == ""
-    assert folded_axes(SMALL, "reconstruct") == "nd"
-    assert folded_axes(SMALL, "reconstruct_stack") == "knd"
+    assert rebuilt_axes(SMALL, "shared") == ""
+    assert rebuilt_axes(SMALL, "reconstruct") == "nd"
+    assert rebuilt_axes(SMALL, "reconstruct_stack") == "knd"
 
 
 def test_elementwise_operations_are_counted_apart():

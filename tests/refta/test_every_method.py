@@ -163,6 +163,14 @@ def test_adapt_takes_a_model_without_values(name):
     assert adapted.trainable_parameters == adapted_encoder(name, None).trainable_parameters
 
 
+@pytest.mark.parametrize("name", [name for name in NETWORKS if registry.orders(name)])
+def test_reconstructing_builds_a_dense_update_and_features_do_not(name):
+    adapted = adapted_encoder(name, None)
+    network = registry.method(name).network(adapted.settings, adapted.shapes()[0])
+    assert cost.rebuilt_axes(network, "features") == ""
+    assert network.serial or cost.rebuilt_axes(network, "reconstruct").endswith(network.fold_axes)
+
+
 def test_every_method_with_a_network_answers_to_the_common_orders():
     for name, common in itertools.product(NETWORKS, ("published", "features", "reconstruct", "auto")):
         assert not registry.orders(name) or common in registry.orders(name), name

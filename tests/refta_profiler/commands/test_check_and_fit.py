@@ -1,5 +1,6 @@
 """`check` and `fit` on tiny models: what is compared, what is gated, what fits, and messages that list what is possible."""
 
+import json
 from itertools import pairwise
 
 import pytest
@@ -147,3 +148,37 @@ def test_a_fit_that_cannot_be_asked(options, words):
     with pytest.raises(ReftaError) as caught:
         fit.command(**{"model": "roberta-tiny", **options})
     assert words in str(caught.value)
+
+
+@pytest.fixture
+def undrivable(tmp_path):
+    """A folder whose shapes can be read and whose model cannot be built."""
+    sizes = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 128, "hidden_act": "nosuch"}
+    config = {
+        "model_type": "vit",
+        "architectures": ["ViTForImageClassification"],
+        **sizes,
+        "image_size": 32,
+        "patch_size": 8,
+        "num_channels": 3,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return str(tmp_path)
+
+
+def test_where_no_step_can_be_dry_run_the_closed_form_answers_and_says_so(undrivable):
+    found = check.command(undrivable, 4, rank=2, exit_code=True)
+    assert "From the closed form" in found.text and "nosuch" in found.text and "nosuch" in found.failed
+    added = {one["order"]: one for one in entries(found, "closed_form")}
+    assert added["shared"]["kept_bytes"] == 2 * 3 * 2 * 4 * (4 * 17)  # two roles, three layers, t·R numbers of four bytes
+    assert added["reconstruct_recompute"]["kept_bytes"] == 0
+    (winner,) = entries(found, "winner")
+    assert winner["order"] == min(added, key=lambda order: added[order]["memory_bytes"])
+    assert winner["source"] == "contraction" and winner["margin_fraction_of_peak"] is None and "dry run" in winner["note"]
+    crossed = {(one["quantity"], one["lower"], one["higher"]): one["tokens"] for one in entries(found, "crossover")}
+    assert crossed["kept_bytes", "shared", "reconstruct"] == int((64 * 64 * 2 + 64 * 2 * 3) / (2 * 3))  # nd(K − 1) + nRK = tRK
+
+
+def test_a_method_with_neither_a_dry_run_nor_a_closed_form_is_a_message(undrivable):
+    with pytest.raises(ReftaError, match="neither a dry run nor a closed form"):
+        check.command(undrivable, 4, method="full")

@@ -76,6 +76,15 @@ def test_so_they_are_at_every_batch(batch):
     assert_exact(tiny("llama-tiny", "refta/reconstruct_stack", batch=batch, seq=24))
 
 
+@pytest.mark.parametrize("method", ["lorta", "tenslora", "cara", "tt_lora"])
+def test_what_a_method_rebuilds_is_told_from_what_it_keeps(method):
+    """lorta builds the updates of all layers once a step, tenslora all of them at every call, cara one at a time, tt_lora copies too."""
+    point = replace(tiny("roberta-tiny", "head"), method=method, order="published", label=method)
+    features = predicted(replace(point, order="features"))
+    assert predicted(point).by_category["reconstructed"] > 0
+    assert features.by_category.get("reconstructed", 0) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("label", [*METHODS])
 def test_so_they_are_on_vit_base(label):
