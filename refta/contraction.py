@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,7 +27,7 @@ def arranged(one: Tensor, axes: str) -> torch.Tensor:
 
 
 def dense(one: Tensor, axes: str, like: torch.Tensor) -> torch.Tensor:
-    return arranged(one, axes).reshape(like.shape)
+    return _seen_as(arranged(one, axes), like.shape)
 
 
 @dataclass
@@ -114,11 +115,17 @@ def _pair(
     sizes = {**dict(zip(left.axes, left.tensor.shape, strict=True)), **dict(zip(right.axes, right.tensor.shape, strict=True))}
     a, b = _matrix(first, planned.batch, planned.rows, planned.inner), _matrix(second, planned.batch, planned.inner, planned.columns)
     if base is not None:
-        return torch.addmm(base.reshape(a.shape[0], b.shape[1]), a, b, alpha=scale).view(base.shape)
+        return _seen_as(torch.addmm(_seen_as(base, (a.shape[0], b.shape[1])), a, b, alpha=scale), base.shape)
+    shape = tuple(sizes[axis] for axis in planned.out)
     if constant is not None and not planned.batch and not planned.swapped:
-        return torch.addmm(constant.to(a.dtype), a, b).view([sizes[axis] for axis in planned.out])
-    product = _product(a, b).view([sizes[axis] for axis in planned.out])
+        return _seen_as(torch.addmm(constant.to(a.dtype), a, b), shape)
+    product = _seen_as(_product(a, b), shape)
     return product if constant is None else product + constant
+
+
+def _seen_as(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """The tensor in that shape; itself where it has it."""
+    return tensor if tensor.shape == tuple(shape) else tensor.reshape(shape)
 
 
 def _can_accumulate(base: torch.Tensor, product: torch.Tensor) -> bool:
@@ -132,8 +139,10 @@ def _product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def _matrix(one: Tensor, batch: str, first: str, second: str) -> torch.Tensor:
     """The tensor as a matrix (product of first, product of second), behind one batch axis where there is a batch."""
+    if one.axes == first + second and len(first) == len(second) == 1:
+        return one.tensor  # as it is: every view costs the host a microsecond or two
     sizes = dict(zip(one.axes, one.tensor.shape, strict=True))
-    turned = one.tensor.permute([one.axes.index(axis) for axis in batch + first + second])
+    turned = arranged(one, batch + first + second)
     return turned.reshape([_size(sizes, group) for group in ([batch] if batch else []) + [first, second]])
 
 
@@ -146,7 +155,9 @@ def _size(sizes: dict[str, int], axes: str) -> int:
 
 def _aligned(one: Tensor, axes: str) -> torch.Tensor:
     """The tensor permuted and expanded to broadcast over `axes`."""
-    present = [axis for axis in axes if axis in one.axes]
-    turned = one.tensor.permute([one.axes.index(axis) for axis in present])
+    present = "".join(axis for axis in axes if axis in one.axes)
+    turned = arranged(one, present)
+    if present == axes:
+        return turned
     sizes = dict(zip(present, turned.shape, strict=True))
     return turned.reshape([sizes.get(axis, 1) for axis in axes])

@@ -8,6 +8,8 @@ from refta_profiler.verdict_words import sentence
 PAYS = 0.05  # of the whole step's peak; this and the next two are design.md's
 SMALL = 0.01
 SLOWER = 0.02  # a step that takes longer than this does not pay, however little memory it needs
+ROOFLINE = 0.10  # a predicted difference of step times below this is not told apart: a roofline knows no kernel's own efficiency
+LAUNCHES = 0.30  # and below this where launches bound the step: what the host takes for them depends on the host
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Verdict:
     against: str
     memory_difference_fraction: float | None
     memory_difference_bytes: int | None
-    time_difference_fraction: float | None
+    time_difference_fraction: float | None  # from where `time_source` says
     outcome: str  # pays, small, same, costs or unknown
     sentence: str
     quantity: str  # peak_reserved_bytes or peak_allocated_bytes
@@ -36,6 +38,8 @@ class Verdict:
     against_order: str | None = None
     subject_bytes: int | None = None
     against_bytes: int | None = None
+    time_source: str = ""  # measured or dryrun; '' where no time is known
+    time_noise_fraction: float = 0.0  # a difference of step times below this is not told apart
     fits: str = ""  # 'subject' or 'against' where that one alone fits the device, 'neither', or '' where nothing speaks against both
 
 
@@ -67,20 +71,29 @@ def runs(family: Family, candidate: Candidate, inputs: Inputs) -> bool:
     return peak is not None and (inputs.memory_bytes is None or peak <= inputs.memory_bytes)
 
 
-def step_time(subject: Candidate, against: Candidate) -> tuple[float | None, float]:
-    """The difference of the step times as a fraction, from one source for both, and the noise of it; (None, 0) where it is not known."""
+def step_time(subject: Candidate, against: Candidate) -> tuple[float | None, float, str]:
+    """The difference of the step times as a fraction, what of it cannot be told apart, and the source of both; (None, 0, '') if unknown."""
     for source in ("measured", "dryrun"):
         ours, theirs = (candidate.value("step_seconds", source) for candidate in (subject, against))
         if ours is not None and theirs:
-            return ours / theirs - 1, max(candidate.known("noise_fraction") or 0.0 for candidate in (subject, against))
-    return None, 0.0
+            noise = max(candidate.known("noise_fraction") or 0.0 for candidate in (subject, against))
+            return ours / theirs - 1, noise if source == "measured" else predicted_noise(subject, against), source
+    return None, 0.0, ""
+
+
+def predicted_noise(subject: Candidate, against: Candidate) -> float:
+    """What of a predicted difference of step times cannot be told apart: more where launches take a third of a step."""
+    shares = [
+        (one.value("launch_bound_seconds", "dryrun") or 0.0) / (one.value("step_seconds", "dryrun") or 1.0) for one in (subject, against)
+    ]
+    return LAUNCHES if max(shares) > 1 / 3 else ROOFLINE
 
 
 def compare(family: Family, subject: Candidate, against: Candidate, inputs: Inputs, *, kind: str, comparison: str) -> Verdict:
     """The verdict on two candidates of a family, or of two families put together with `comparable`."""
     ours, theirs = family.peak(subject), family.peak(against)
     fraction = ours / theirs - 1 if ours is not None and theirs else None
-    time, noise = step_time(subject, against)
+    time, noise, time_source = step_time(subject, against)
     fits = which_fits(family, subject, against, inputs)
     result = {"subject": "pays", "against": "costs"}.get(fits, "unknown")
     if not fits and fraction is not None:
@@ -95,6 +108,8 @@ def compare(family: Family, subject: Candidate, against: Candidate, inputs: Inpu
         memory_difference_fraction=fraction,
         memory_difference_bytes=ours - theirs if ours is not None and theirs is not None else None,
         time_difference_fraction=time,
+        time_source=time_source,
+        time_noise_fraction=noise,
         outcome=result,
         quantity=family.quantity,
         source=family.source,

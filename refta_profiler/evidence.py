@@ -47,7 +47,8 @@ class Candidate:
     def failure(self) -> str | None:
         """'oom' or 'error' where the point did not run; None where it ran, or was not tried."""
         for source in ("measured", "dryrun"):
-            rows = [self.rows[source, metric] for metric in (*PEAKS, "step_seconds") if (source, metric) in self.rows]
+            metrics = (*PEAKS, "step_seconds") if source == "measured" else PEAKS  # a predicted peak beyond the memory is still a peak
+            rows = [self.rows[source, metric] for metric in metrics if (source, metric) in self.rows]
             broken = [row.status for row in rows if row.status in ("oom", "error")]
             if broken or any(row.status == "ok" for row in rows):
                 return broken[0] if broken else None

@@ -67,9 +67,12 @@ def evidence_words(compared: Sequence["Verdict"]) -> str:
     memory = words[sources.pop()] if len(sources) == 1 else f"measured on {target} where all ran, otherwise predicted"
     quantity = "reserved" if all(verdict.quantity == "peak_reserved_bytes" for verdict in compared) else "allocated"
     known = [verdict for verdict in compared if verdict.time_difference_fraction is not None]
-    alone = "; step time there was not measured, so the memory verdict stands alone"
-    missing = "; step time is not known of all of them" if known else alone
-    return f"Peak memory is {memory} ({quantity} bytes){'' if len(known) == len(compared) else missing}."
+    alone = "; step time there is not known, so the memory verdict stands alone"
+    missing = "" if len(known) == len(compared) else "; step time is not known of all of them" if known else alone
+    rooflines = any(verdict.time_source == "dryrun" for verdict in known)
+    least = format_percent(min((verdict.time_noise_fraction for verdict in known), default=0.0))
+    roofline = f"; step times are a roofline's, in which a difference under {least} is not told apart"
+    return f"Peak memory is {memory} ({quantity} bytes){roofline if rooflines else ''}{missing}."
 
 
 def varying(verdicts: Sequence["Verdict"]) -> set[str]:
@@ -233,8 +236,10 @@ def times(verdicts: Sequence["Verdict"]) -> list[str]:
     """'Its step takes 8% less time than rebuilding with recomputation.' for the decisive comparisons whose times are known."""
     known = [(verdict, time) for verdict in verdicts if verdict.decisive and (time := verdict.time_difference_fraction) is not None]
     several = len({verdict.batch for verdict in verdicts}) > 1
-    parts = [f"{time_part(time)} {name_of(verdict)}{f' at batch {verdict.batch}' if several else ''}" for verdict, time in known]
-    return [f"Its step takes {listing(parts)}."] if parts else []
+    told = [(verdict, time) for verdict, time in known if verdict.time_source != "dryrun" or abs(time) >= verdict.time_noise_fraction]
+    parts = [f"{time_part(time)} {name_of(verdict)}{f' at batch {verdict.batch}' if several else ''}" for verdict, time in told]
+    takes = "is predicted to take" if all(verdict.time_source == "dryrun" for verdict, _ in told) else "takes"
+    return [f"Its step {takes} {listing(parts)}."] if parts else []
 
 
 def time_part(fraction: float) -> str:

@@ -26,6 +26,7 @@ class Metric:
 
 PREDICTED_OR_MEASURED = ("dryrun", "measured")
 MEASURED = ("measured",)
+PREDICTED = ("dryrun",)
 OWN = "from `contraction` the adapters' own, beyond the frozen base; from the other sources the whole step's"
 
 METRICS: dict[str, Metric] = {
@@ -42,9 +43,12 @@ METRICS: dict[str, Metric] = {
     "step_seconds": Metric("s", "time of one training step, the median of the repeats", PREDICTED_OR_MEASURED),
     "step_seconds_p10": Metric("s", "10th percentile of the time of one training step", MEASURED),
     "step_seconds_p90": Metric("s", "90th percentile of the time of one training step", MEASURED),
-    "forward_seconds": Metric("s", "time of the forward pass and the loss", MEASURED),
-    "backward_seconds": Metric("s", "time of the backward pass", MEASURED),
-    "optimizer_seconds": Metric("s", "time of the optimizer's step", MEASURED),
+    "forward_seconds": Metric("s", "time of the forward pass and the loss", PREDICTED_OR_MEASURED),
+    "backward_seconds": Metric("s", "time of the backward pass", PREDICTED_OR_MEASURED),
+    "optimizer_seconds": Metric("s", "time of the optimizer's step", PREDICTED_OR_MEASURED),
+    "compute_bound_seconds": Metric("s", "of the step, in operations that the device's FLOP/s bound (roofline)", PREDICTED),
+    "bandwidth_bound_seconds": Metric("s", "of the step, in operations that the memory's bandwidth bounds (roofline)", PREDICTED),
+    "launch_bound_seconds": Metric("s", "of the step, in launches and waiting for the host (roofline)", PREDICTED),
     "setup_seconds": Metric("s", "time to attach the adapter, paid once (for ReFTA the slice-wise SVDs)", MEASURED),
     "tokens": Metric("count", "tokens of one step: batch times sequence", SOURCES),
     "noise_fraction": Metric(

@@ -73,12 +73,16 @@ def evidence_words(verdict: "Verdict") -> str:
 
 
 def time_words(verdict: "Verdict") -> str:
-    """What the step takes, or that it was not measured."""
+    """What the step takes, measured or predicted, or that neither is known."""
     time = verdict.time_difference_fraction
     if time is None:
-        return f"step time on {verdict.target} was not measured, the memory verdict stands alone"
+        return f"step time on {verdict.target} is not known, the memory verdict stands alone"
+    predicted = verdict.time_source == "dryrun"
+    takes = "its step is predicted to take" if predicted else "its step takes"
+    if predicted and abs(time) < verdict.time_noise_fraction:
+        return f"{takes} about the same time"
     percent = format_percent(abs(time))
-    return "its step takes the same time" if percent == "0%" else f"its step takes {percent} {'less' if time < 0 else 'more'} time"
+    return f"{takes} the same time" if percent == "0%" else f"{takes} {percent} {'less' if time < 0 else 'more'} time"
 
 
 def sentence_missing(subject: Candidate, references: Sequence[Candidate], comparison: str) -> str:

@@ -16,13 +16,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from refta import registry
 from refta.cost import rebuilt_axes
 from refta.shapes import StackShape
-from refta_profiler import devices, models, workload
+from refta_profiler import devices, models, rates, workload
 from refta_profiler.plan import Point
 from refta_profiler.predict import fake
 from refta_profiler.predict.allocator import CachingAllocator
 from refta_profiler.predict.kernels import CudaKernels, cublas_workspace_bytes
 from refta_profiler.predict.operands import CpuStorages
 from refta_profiler.predict.replay import Memory, PlainMemory, replay
+from refta_profiler.predict.roofline import Estimate, RateMissingError, estimate
 from refta_profiler.predict.storage import Block, LiveStorages, Stream
 from refta_profiler.predict.trace import Sweep, Trace, two_steps
 from refta_profiler.workload import Workload
@@ -43,6 +44,8 @@ class DryRun:
     trainable_parameters: int
     adapter_parameters: int
     shapes: list[StackShape]
+    time: Estimate | None = None
+    no_time: str = ""  # why there is no time
     note: str = ""
 
 
@@ -74,12 +77,12 @@ def follow(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] |
     device = devices.get(target)
     cuda = device.kind == "cuda"
     mode = FakeTensorMode()
-    with warnings.catch_warnings(), _kernels(device), models.without_packing(), _random_state():
+    live = LiveStorages() if cuda else CpuStorages()
+    with warnings.catch_warnings(), _kernels(device, live), models.without_packing(), _random_state():
         warnings.simplefilter("ignore")
         work = fake.build(point, mode, foreach=cuda, slice_ranks=slice_ranks)
         with mode:
             initial = _initial(work)
-            live = LiveStorages() if cuda else CpuStorages()
             live.know(one for tensors in work.static_tensors().values() for one in tensors)
             with live:
                 workload.training_step(work, _marker(live, point.accumulate))
@@ -94,6 +97,7 @@ def follow(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] |
         persistent={block.number for block in live.stream.blocks if block.died is None},
         products=(live.first_products.get("forward", 0), live.first_products.get("backward", 0)),
         flops_by_phase=live.flops_by_phase,
+        operations=live.operations,
         trainable_parameters=sum(one.numel() for one in work.model.parameters() if one.requires_grad),
         adapter_parameters=work.adapted.trainable_parameters,
         shapes=shapes,
@@ -103,11 +107,11 @@ def follow(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] |
 
 
 @contextlib.contextmanager
-def _kernels(device: devices.Device) -> Iterator[None]:
+def _kernels(device: devices.Device, live: LiveStorages) -> Iterator[None]:
     if device.kind != "cuda":
         yield
         return
-    with CudaKernels(device.compute_capability or (8, 0)):
+    with CudaKernels(device.compute_capability or (8, 0), live.record):
         yield
 
 
@@ -166,6 +170,7 @@ def _summary(trace: Trace, device: devices.Device) -> DryRun:
 
     found = replay(make_memory, trace.initial, stream, boundary, category, workspaces=workspaces)
     kept = [block for block in stream.blocks if block.phase == "forward" and block.died_phase != "forward"]
+    time, no_time = _time(trace, device)
     return DryRun(
         peak_allocated_bytes=found.peak_allocated,
         peak_reserved_bytes=found.peak_reserved,
@@ -176,8 +181,21 @@ def _summary(trace: Trace, device: devices.Device) -> DryRun:
         trainable_parameters=trace.trainable_parameters,
         adapter_parameters=trace.adapter_parameters,
         shapes=trace.shapes,
+        time=time,
+        no_time=no_time,
         note=trace.note,
     )
+
+
+def _time(trace: Trace, device: devices.Device) -> tuple[Estimate | None, str]:
+    """The step's time by the roofline, or why there is none."""
+    found = rates.of(device.name)
+    if found is None:
+        return None, f"no rates are known for {device.name}: `refta-profiler calibrate` measures the device at hand"
+    try:
+        return estimate([one for one in trace.operations if one.phase in workload.PHASES], found), ""
+    except RateMissingError as missing:
+        return None, f"{device.name} has no known rate for matrix products in {missing}"
 
 
 def _branches(live: LiveStorages) -> list[str]:

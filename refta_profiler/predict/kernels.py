@@ -7,10 +7,12 @@ Sources: torch's aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (the choic
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
 MIB = 1 << 20
 HALF = (torch.float16, torch.bfloat16)
@@ -24,15 +26,18 @@ def cublas_workspace_bytes(capability: tuple[int, int] | None) -> int:
     return 32 * MIB if capability == (9, 0) else 4096 * 1024 * 2 + 16 * 1024 * 8
 
 
+Record = Callable[[str, int, int, str], None]  # name, FLOPs, bytes moved, dtype
+
+
 class CudaKernels:
     """Within it, attention and dropout run as CUDA keeps them. `capability` decides which attention kernels the device has.
 
     Replaces the two functions in torch.nn.functional rather than using a TorchFunctionMode: a mode does not hold within backward, where
-    checkpointing recomputes a forward.
+    checkpointing recomputes a forward. `record` is told of every attention kernel, which no dispatch mode sees.
     """
 
-    def __init__(self, capability: tuple[int, int]) -> None:
-        self.capability = capability
+    def __init__(self, capability: tuple[int, int], record: Record = lambda *work: None) -> None:
+        self.capability, self.record = capability, record
 
     def __enter__(self) -> None:
         self._kept = F.scaled_dot_product_attention, F.dropout
@@ -52,7 +57,7 @@ class CudaKernels:
         if enable_gqa and kernel == "efficient":
             repeats = query.shape[-3] // key.shape[-3]
             key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
-        return _FusedAttention.apply(kernel, query, key, value, attn_mask)
+        return _FusedAttention.apply(kernel, self.record, query, key, value, attn_mask)
 
 
 def choose_attention(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, capability: tuple[int, int]) -> str:
@@ -71,13 +76,15 @@ class _FusedAttention(torch.autograd.Function):
     """Attention that keeps q, k, v, its output, the log-sum-exp and two seeds."""
 
     @staticmethod
-    def forward(ctx, kernel, query, key, value, mask):
+    def forward(ctx, kernel, record, query, key, value, mask):
         batch, heads, tokens, _ = query.shape
         out = torch.empty(batch, tokens, heads, value.shape[-1], dtype=query.dtype, device=query.device).transpose(1, 2)
         rows = tokens if kernel == "flash" else -(-tokens // 32) * 32
         logsumexp = torch.empty(batch, heads, rows, dtype=torch.float32, device=query.device)
         seeds = [torch.empty(1, dtype=torch.int64, device=query.device) for _ in range(2)]
-        ctx.kernel = kernel
+        ctx.kernel, ctx.record = kernel, record
+        work = sdpa_flop_count(query.shape, key.shape, value.shape)
+        record(f"attention ({kernel})", work, _bytes(query, key, value, out, mask), _name(query))
         ctx.save_for_backward(query, key, value, out, logsumexp, *seeds, *([mask] if mask is not None else []))
         return out
 
@@ -92,7 +99,18 @@ class _FusedAttention(torch.autograd.Function):
             wide = torch.empty(batch, heads, rows, -(-width // 32) * 32, dtype=torch.float32, device=query.device)
         found = tuple(torch.empty_like(one) for one in (query, key, value))
         del wide, delta
-        return (None, *found, None)
+        work = sdpa_backward_flop_count(gradients[0].shape, query.shape, key.shape, value.shape)
+        moved = 2 * _bytes(query, key, value) + 2 * _bytes(gradients[0])
+        ctx.record(f"attention backward ({ctx.kernel})", work, moved, _name(query))
+        return (None, None, *found, None)
+
+
+def _bytes(*tensors: torch.Tensor | None) -> int:
+    return sum(one.numel() * one.itemsize for one in tensors if one is not None)
+
+
+def _name(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:

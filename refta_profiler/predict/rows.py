@@ -5,10 +5,14 @@ from __future__ import annotations
 import traceback
 
 from refta.errors import SettingError
+from refta_profiler import devices
 from refta_profiler.plan import Point
 from refta_profiler.predict import closed_form, slice_ranks
 from refta_profiler.predict.dryrun import DryRun, dry_run
+from refta_profiler.predict.roofline import Share
 from refta_profiler.results import Row
+from refta_profiler.units import format_bytes, format_percent
+from refta_profiler.workload import PHASES
 
 DRYRUN_METRICS = ("peak_allocated_bytes", "static_bytes", "step_flops", "forward_flops", "trainable_parameters")
 CLOSED_METRICS = ("trainable_parameters", "adapter_parameters", "forward_flops", "step_flops", "kept_bytes")
@@ -64,7 +68,33 @@ def _dry(point: Point, target: str, found: DryRun, note: str) -> list[Row]:
     if point.tokens is not None:
         values["tokens"] = point.tokens
     notes = "; ".join(one for one in (found.note, note) if one)
-    return [row(point, "dryrun", metric, value, target=target, note=notes) for metric, value in values.items()]
+    return [row(point, "dryrun", metric, value, target=target, note=notes) for metric, value in values.items()] + _times(
+        point, target, found
+    )
+
+
+def _times(point: Point, target: str, found: DryRun) -> list[Row]:
+    """The step's time and its parts; where a step would not fit the device, or has no time, a row that says so."""
+    memory = devices.get(target).memory_bytes
+    needed = found.peak_reserved_bytes or found.peak_allocated_bytes
+    if memory is not None and needed > memory - (devices.get(target).context_bytes or 0):
+        note = f"out of memory predicted: the step needs {format_bytes(needed)}, {target} has {format_bytes(memory)}"
+        return [row(point, "dryrun", "step_seconds", None, target=target, status="oom", note=note)]
+    if found.time is None:
+        return [row(point, "dryrun", "step_seconds", None, target=target, status="unsupported", note=found.no_time)]
+    values = {
+        "step_seconds": found.time.seconds,
+        **{f"{phase}_seconds": found.time.by_phase.get(phase, 0.0) for phase in PHASES},
+        **{f"{bound}_bound_seconds": seconds for bound, seconds in found.time.by_bound.items()},
+    }
+    longest = ", ".join(_share(one, found.time.seconds) for one in found.time.longest[:3])
+    notes = {"step_seconds": f"{found.time.note}; longest: {longest}"}
+    return [row(point, "dryrun", name, value, target=target, note=notes.get(name, found.time.note)) for name, value in values.items()]
+
+
+def _share(one: Share, whole: float) -> str:
+    """'mm in backward 34% (bound by compute)'."""
+    return f"{one.name.removeprefix('aten.')} in {one.phase} {format_percent(one.seconds / whole)} (bound by {one.bound})"
 
 
 def _closed(point: Point, target: str, found: DryRun, note: str) -> list[Row]:

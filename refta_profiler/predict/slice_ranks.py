@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
-from pathlib import Path
 
 import torch
 
 from refta import tensor_svd
 from refta.sites import find_stacks, stack_tensors
-from refta_profiler import models
+from refta_profiler import cache, models
 from refta_profiler.errors import ScenarioError
 from refta_profiler.plan import Point
 from refta_profiler.run_folder import write_whole
@@ -26,7 +24,7 @@ def known(point: Point) -> Ranks | None:
     """The slice ranks of the point's weights; None where the method has no slices, or the weights are too many to build here."""
     if point.method != "refta" or point.order not in ("slices", "auto"):
         return None
-    path = _folder() / f"{_key(point)}.json"
+    path = cache.folder("slice_ranks") / f"{_key(point)}.json"
     if path.exists():
         return {name: tuple(ranks) for name, ranks in json.loads(path.read_text(encoding="utf-8")).items()}
     if sum(one.numel() for one in models.build_on_meta(point).parameters()) > LARGEST:
@@ -36,11 +34,6 @@ def known(point: Point) -> Ranks | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(found))
     return found
-
-
-def _folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "refta_profiler" / "slice_ranks"
 
 
 def _key(point: Point) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from refta.shapes import StackShape
-from refta_profiler.predict.storage import Stream
+from refta_profiler.predict.storage import Operation, Stream
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Trace:
     """One followed step of a point, with the optimizer's state appearing in it.
 
     initial: (category, bytes) of what is live before. persistent: numbers of the blocks that outlive the step (the optimizer's state).
-    products: how many events stood before the first matrix product of the forward and of the backward.
+    products: how many events stood before the first matrix product of the forward and of the backward. operations: all that ran.
     """
 
     batch: int
@@ -27,6 +27,7 @@ class Trace:
     persistent: set[int]
     products: tuple[int, int]
     flops_by_phase: dict[str, int]
+    operations: list[Operation]
     trainable_parameters: int
     adapter_parameters: int
     shapes: list[StackShape]
@@ -38,7 +39,9 @@ class Trace:
         blocks = tuple(
             (block.phase, block.operation, block.died_phase, block.is_gradient, len(block.shape)) for block in self.stream.blocks
         )
-        return blocks, tuple(self.stream.events), tuple(name for name, _ in self.initial), tuple(self.flops_by_phase), self.products
+        operations = tuple((one.phase, one.name, one.dtype) for one in self.operations)
+        initial = tuple(name for name, _ in self.initial)
+        return blocks, tuple(self.stream.events), initial, tuple(self.flops_by_phase), self.products, operations
 
 
 class NotAffineError(Exception):
@@ -64,7 +67,12 @@ def between(first: Trace, second: Trace, batch: int) -> Trace:
     ]
     initial = [(name, line(one, other)) for (name, one), (_, other) in zip(first.initial, second.initial, strict=True)]
     flops = {phase: line(one, second.flops_by_phase[phase]) for phase, one in first.flops_by_phase.items()}
-    return replace(first, batch=batch, initial=initial, stream=Stream(blocks, first.stream.events), flops_by_phase=flops)
+    operations = [
+        Operation(one.phase, one.name, one.dtype, line(one.flops, other.flops), line(one.nbytes, other.nbytes))
+        for one, other in zip(first.operations, second.operations, strict=True)
+    ]
+    stream = Stream(blocks, first.stream.events)
+    return replace(first, batch=batch, initial=initial, stream=stream, flops_by_phase=flops, operations=operations)
 
 
 def same_sizes(one: Trace, other: Trace) -> bool:
@@ -74,6 +82,7 @@ def same_sizes(one: Trace, other: Trace) -> bool:
         and [block.nbytes for block in one.stream.blocks] == [block.nbytes for block in other.stream.blocks]
         and one.initial == other.initial
         and one.flops_by_phase == other.flops_by_phase
+        and one.operations == other.operations
     )
 
 

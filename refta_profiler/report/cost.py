@@ -1,12 +1,12 @@
-"""The sections on FLOPs, time, parameters, and where the closed-form costs of two orders cross."""
+"""The sections on FLOPs and on trainable parameters."""
 
 from collections.abc import Sequence
 
 from refta_profiler.evidence import Candidate
 from refta_profiler.report.material import Material
-from refta_profiler.report.parts import Bars, Block, Column, Figure, Panel, Section, Series, Table, Text
-from refta_profiler.report.tables import bytes_cell, count_cell, gigaflop_cell, seconds_cell, text_cell
-from refta_profiler.units import format_percent, format_seconds, significant
+from refta_profiler.report.parts import Bars, Column, Figure, Panel, Section, Series, Table
+from refta_profiler.report.tables import bytes_cell, count_cell, gigaflop_cell, text_cell
+from refta_profiler.units import format_percent, significant
 
 MIB = 2**20
 
@@ -67,82 +67,6 @@ def flops_table(material: Material, members: Sequence[Candidate], batch: int | N
     ]
     caption = f"FLOPs of one step at batch {batch}; the adapter's own come from its closed form and are beyond the frozen model's."
     return Table("flops", caption, columns, rows, folded=True)
-
-
-def time_section(material: Material) -> Section:
-    """Measured step times on every device that measured some; says so where none did."""
-    blocks: list[Block] = [block for target in material.measured_targets for block in time_blocks(material, target)]
-    if material.target not in {target for target in material.measured_targets if timed(material, target)}:
-        text = f"Step time on {material.target} was not measured in this run. FLOPs do not stand in for it: they never decide alone."
-        blocks.insert(0, Text(text))
-    return Section("time", "Step time", blocks)
-
-
-def timed(material: Material, target: str) -> list[Candidate]:
-    """What has a measured step time on that device."""
-    return [member for member in material.candidates(target) if member.value("step_seconds", "measured") is not None]
-
-
-def time_blocks(material: Material, target: str) -> list[Block]:
-    """The figure at the largest batch measured, and the table of all."""
-    members = timed(material, target)
-    if not members:
-        return []
-    batch = max(member.setting.batch for member in members)
-    largest = [member for member in members if member.setting.batch == batch]
-    panels = [time_bars(f"{target}: {title}", found) for title, found in material.in_panels(largest).items()]
-    caption = f"Median time of one step on {target} at batch {batch}, with the 10th to 90th percentile. {time_words(largest, material)}"
-    return [Figure(f"time-{material.measured_targets.index(target)}", caption, caption, panels), time_table(material, target, members)]
-
-
-def time_bars(title: str, members: Sequence[Candidate]) -> Bars:
-    """A bar a label, with the interval between the percentiles."""
-    seconds = [float(member.value("step_seconds", "measured") or 0.0) for member in members]
-    ends = [(member.value("step_seconds_p10", "measured"), member.value("step_seconds_p90", "measured")) for member in members]
-    intervals = [
-        (low if low is not None else middle, high if high is not None else middle)
-        for (low, high), middle in zip(ends, seconds, strict=True)
-    ]
-    return Bars(title, "seconds a step", [member.label for member in members], {"step": seconds}, intervals)
-
-
-def time_words(members: Sequence[Candidate], material: Material) -> str:
-    """Fastest and slowest, and the noise below which nothing can be told apart."""
-    parts = []
-    for title, found in material.in_panels(members).items():
-        seconds = sorted((member.value("step_seconds", "measured") or 0.0, member.label) for member in found)
-        (fast, first), (slow, last) = seconds[0], seconds[-1]
-        parts.append(f"{title}: from {format_seconds(fast)} (`{first}`) to {format_seconds(slow)} (`{last}`)")
-    noise = max((member.value("noise_fraction", "measured") or 0.0 for member in members), default=0.0)
-    tail = f" Two runs of one setting differ by up to {format_percent(noise)}: less than that is no difference." if noise else ""
-    return f"{'; '.join(parts)}.{tail}"
-
-
-TIMES = {
-    "step_seconds": "step",
-    "step_seconds_p10": "10th percentile",
-    "step_seconds_p90": "90th percentile",
-    "forward_seconds": "forward",
-    "backward_seconds": "backward",
-    "optimizer_seconds": "optimizer",
-    "setup_seconds": "set-up, once",
-}
-
-
-def time_table(material: Material, target: str, members: Sequence[Candidate]) -> Table:
-    """Every measured time on that device."""
-    columns = [Column("method"), Column("setting"), Column("batch", "", "batch", True)]
-    columns += [Column(words, "", name, True) for name, words in TIMES.items()]
-    rows = [
-        [
-            text_cell(member.label),
-            text_cell(material.setting_words(member.setting)),
-            count_cell(member.setting.batch),
-            *(seconds_cell(member.value(name, "measured")) for name in TIMES),
-        ]
-        for member in members
-    ]
-    return Table(f"time-{material.measured_targets.index(target)}", f"Times measured on {target}.", columns, rows, folded=True)
 
 
 def parameters_section(material: Material) -> Section | None:

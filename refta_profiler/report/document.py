@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from refta_profiler.headline import OUTCOMES, head
-from refta_profiler.report import accuracy, claims, cost, crossovers, maps, memory, record
+from refta_profiler.report import accuracy, claims, cost, crossovers, maps, memory, record, time
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Card, Document, Panel, Section
 from refta_profiler.results import STATUSES
@@ -18,7 +18,7 @@ SECTIONS = (
     memory.categories_section,
     memory.fits_section,
     cost.flops_section,
-    cost.time_section,
+    time.time_section,
     cost.parameters_section,
     crossovers.crossovers_section,
     maps.maps_section,

@@ -36,7 +36,8 @@ def test_orders_of_the_first_methods():
 
 
 def test_defaults_are_filled_in():
-    assert registry.check_settings("refta", {"rank": 15}) == {"rank": 15, "transform": "dct", "convention": "exact", "dropout": 0.0}
+    defaults = {"transform": "dct", "convention": "exact", "dropout": 0.0, "train_transform": False, "transform_penalty": 0.0}
+    assert registry.check_settings("refta", {"rank": 15}) == {"rank": 15, **defaults}
 
 
 @pytest.mark.parametrize(

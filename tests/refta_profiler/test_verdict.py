@@ -126,8 +126,8 @@ def test_without_a_step_time_the_memory_verdict_stands_alone_and_says_so():
     rows = [row("refta/shared", 900), row("refta/reconstruct", 1000)]
     found = decisive(rows)
     assert (found.outcome, found.time_difference_fraction) == ("pays", None)
-    assert "step time on h100 was not measured" in found.sentence
-    assert any("step time there was not measured, so the memory verdict stands alone" in line for line in headline(verdicts(rows)))
+    assert "step time on h100 is not known" in found.sentence
+    assert any("step time there is not known, so the memory verdict stands alone" in line for line in headline(verdicts(rows)))
 
 
 def timed(label, memory, seconds, **change):
@@ -260,3 +260,30 @@ def test_largest_batch(memory, batch, certainty):
 def test_largest_batch_stops_at_what_ran_out_of_memory():
     rows = [*series("refta/shared", b1=1000, b2=2000), row("refta/shared", None, batch=4, status="oom", note="out of memory")]
     assert [(fit.batch, fit.certainty) for fit in largest_batch(rows, 10**6)] == [(2, "tried")]
+
+
+def test_a_predicted_time_blocks_a_verdict_only_beyond_what_a_roofline_tells_apart():
+    def found(seconds, launches=0.0):
+        peaks = [row("refta/shared", 900), row("refta/reconstruct", 1000)]
+        times = [row("refta/shared", seconds, "step_seconds"), row("refta/reconstruct", 1.0, "step_seconds")]
+        return decisive([*peaks, *times, row("refta/shared", launches, "launch_bound_seconds")])
+
+    assert found(1.08).outcome == "pays" and "predicted to take about the same time" in found(1.08).sentence
+    assert found(1.15).outcome == "costs" and "predicted to take 15% more time" in found(1.15).sentence
+    assert found(1.15, launches=0.6).outcome == "pays"  # launches bound the step: 30% is not told apart
+    assert "a roofline's" in " ".join(headline([found(1.08)]))
+
+
+def test_a_measured_time_goes_before_a_predicted_one():
+    peaks = [row("refta/shared", 900), row("refta/reconstruct", 1000)]
+    times = [row(label, value, "step_seconds", source=source) for label, value, source in TIMES]
+    found = decisive([*peaks, *times])
+    assert (found.time_source, found.outcome) == ("measured", "costs") and "its step takes 5% more time" in found.sentence
+
+
+TIMES = (
+    ("refta/shared", 1.05, "measured"),
+    ("refta/reconstruct", 1.0, "measured"),
+    ("refta/shared", 0.5, "dryrun"),
+    ("refta/reconstruct", 1.0, "dryrun"),
+)

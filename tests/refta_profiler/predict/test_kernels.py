@@ -91,3 +91,21 @@ def test_the_functions_are_themselves_again_even_after_an_error():
     with pytest.raises(RuntimeError), CudaKernels((8, 0)):
         raise RuntimeError
     assert (F.scaled_dot_product_attention, F.dropout) == before
+
+
+def flops_of_attention(dtype, capability):
+    with FakeTensorMode():
+        query, key, value = (torch.empty(2, 3, 197, 16, dtype=dtype, requires_grad=True) for _ in range(3))
+        live = LiveStorages()
+        with CudaKernels(capability, live.record), live:
+            out = F.scaled_dot_product_attention(query, key, value)
+            live.phase = "backward"
+            out.sum().backward()
+    return live.flops_by_phase
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attentions_flops_are_counted_forward_and_backward(dtype):
+    """Two products of 2·197²·16 FLOPs a head forward, five backward, whichever kernel runs; as torch's FLOP counter has them."""
+    product = 2 * 3 * 2 * 197 * 197 * 16
+    assert flops_of_attention(dtype, (9, 0)) == {"forward": 2 * product, "backward": 5 * product}

@@ -60,3 +60,20 @@ def test_a_block_knows_its_phase_and_when_it_went():
     block = live.stream.blocks[0]
     assert (block.phase, block.died_phase, block.shape, block.operation) == ("forward", "backward", (2, 3), "aten.empty.memory_format")
     assert live.live_blocks() == []
+
+
+def test_operations_know_the_bytes_they_move_and_views_move_none():
+    with FakeTensorMode():
+        a, b, row = torch.empty(4, 8), torch.empty(8, 2), torch.empty(1, 2)
+        live = LiveStorages()
+        with live:
+            c = torch.mm(a, b)  # 32 + 16 read, 8 written
+            d = c.t()
+            torch.add(c, row.expand(4, 2))  # the expanded row is read once: 8 + 2 + 8
+            torch.empty(100)
+            d.add_(1.0)  # in place: read and written
+    moved = {one.name: (one.flops, one.nbytes, one.dtype) for one in live.operations}
+    assert moved["aten.mm"] == (2 * 4 * 8 * 2, (32 + 16 + 8) * 4, "float32")
+    assert moved["aten.add"] == (0, (8 + 2 + 8) * 4, "float32")
+    assert moved["aten.t"][1] == moved["aten.expand"][1] == moved["aten.empty"][1] == 0
+    assert moved["aten.add_"][1] == 2 * 8 * 4

@@ -4,16 +4,15 @@ import pytest
 from real_steps import tiny
 
 from refta_profiler.predict import dryrun
-from refta_profiler.predict.storage import Block, Stream
+from refta_profiler.predict.storage import Block, Operation, Stream
 from refta_profiler.predict.trace import NotAffineError, Sweep, Trace, between, two_steps
 
 
 def trace(batch: int, sizes: list[int], events: list[tuple[int, int]] | None = None, persistent: set[int] | None = None) -> Trace:
     blocks = [Block(number, size, "forward", "op", (size,), 0) for number, size in enumerate(sizes)]
     stream = Stream(blocks, events or [(number, 1) for number in range(len(sizes))])
-    return Trace(
-        batch, [("weights", 100), ("batch", 10 * batch)], stream, persistent or set(), (0, 0), {"forward": 7 * batch}, 1, 1, [], set()
-    )
+    initial, operations = [("weights", 100), ("batch", 10 * batch)], [Operation("forward", "aten.mm", "float32", 7 * batch, 3 + 2 * batch)]
+    return Trace(batch, initial, stream, persistent or set(), (0, 0), {"forward": 7 * batch}, operations, 1, 1, [], set())
 
 
 def test_sizes_lie_on_the_line_through_two_batches():
@@ -21,6 +20,7 @@ def test_sizes_lie_on_the_line_through_two_batches():
     assert [block.nbytes for block in found.stream.blocks] == [90, 8]
     assert found.initial == [("weights", 100), ("batch", 80)]
     assert found.flops_by_phase == {"forward": 56}
+    assert found.operations == [Operation("forward", "aten.mm", "float32", 56, 19)]
 
 
 @pytest.mark.parametrize("other", [trace(4, [50]), trace(4, [50, 8], [(1, 1), (0, 1)]), trace(5, [52, 8])])

@@ -1,0 +1,74 @@
+"""How fast a device runs what a step is made of: measured by `calibrate`, or estimated from its datasheet. No torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from refta_profiler import cache, devices
+from refta_profiler.errors import ScenarioError
+from refta_profiler.run_folder import write_whole
+
+DATASHEET_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+# What is taken of a datasheet's peaks where nothing was measured. Large matrix products reach 60% to 80% of the dense peak and copies
+# 80% to 90% of the bandwidth on V100 to H100; eager PyTorch issues an operation in some 5 to 10 µs, and no kernel takes under some 2 µs.
+MATMUL_SHARE, BANDWIDTH_SHARE = 0.7, 0.85
+KERNEL_SECONDS = 2e-6
+HOST_SECONDS = {"forward": 7e-6, "backward": 7e-6, "optimizer": 5e-6}
+VIEW_SECONDS = 0.7e-6
+ESTIMATED = "roofline from datasheet peaks (70% of the FLOP/s, 85% of the bandwidth), not calibrated on the device"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device reaches.
+
+    matmul_flops: FLOP/s by dtype (float32, bfloat16, …), in large matrix products. bandwidth: bytes/s read and written.
+    kernel_seconds: the least an operation takes on the device. host_seconds: what issuing one takes, by phase, and view_seconds a view;
+    where the host computes itself (`overlaps` is False) the two come one after the other. note: where the numbers are from.
+    """
+
+    matmul_flops: dict[str, float]
+    bandwidth: float
+    kernel_seconds: float
+    host_seconds: dict[str, float]
+    view_seconds: float
+    overlaps: bool
+    note: str
+    calibrated: bool = False
+    measured_on: dict[str, Any] = field(default_factory=dict)
+
+
+def path(target: str) -> Path:
+    """Where a device's calibration is kept."""
+    return cache.folder("calibration") / f"{target}.json"
+
+
+def store(target: str, rates: Rates) -> Path:
+    """Keep a calibration for the predictions that follow."""
+    where = path(target)
+    where.parent.mkdir(parents=True, exist_ok=True)
+    return write_whole(where, json.dumps(asdict(rates), indent=1))
+
+
+def of(target: str) -> Rates | None:
+    """The device's rates: calibrated where they were, else from its datasheet; None where neither is known."""
+    name = devices.get(target).name
+    where = path(name)
+    if where.exists():
+        try:
+            return Rates(**json.loads(where.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ScenarioError(f"{where}: not a calibration ({error}); run `refta-profiler calibrate` again, or remove it") from None
+    return from_datasheet(devices.get(target))
+
+
+def from_datasheet(device: devices.Device) -> Rates | None:
+    """Shares of the datasheet's peaks; None for a device without one (the CPU at hand)."""
+    if device.bandwidth_bytes_per_second is None:
+        return None
+    flops = {dtype: peak * MATMUL_SHARE for dtype, name in DATASHEET_DTYPES.items() if (peak := device.peak_flops.get(name)) is not None}
+    bandwidth = device.bandwidth_bytes_per_second * BANDWIDTH_SHARE
+    return Rates(flops, bandwidth, KERNEL_SECONDS, dict(HOST_SECONDS), VIEW_SECONDS, overlaps=device.kind == "cuda", note=ESTIMATED)

@@ -1,0 +1,144 @@
+"""The section on step time: what was measured, and what a roofline predicts for the target."""
+
+from collections.abc import Sequence
+
+from refta_profiler.evidence import Candidate
+from refta_profiler.report.material import Material
+from refta_profiler.report.parts import Bars, Block, Column, Figure, Section, Table, Text
+from refta_profiler.report.tables import count_cell, seconds_cell, text_cell
+from refta_profiler.units import format_percent, format_seconds
+
+BOUNDS = {
+    "compute_bound_seconds": "bound by compute",
+    "bandwidth_bound_seconds": "bound by bandwidth",
+    "launch_bound_seconds": "bound by launches",
+}
+LONGEST = "longest: "  # before the longest operations in a predicted time's note
+
+
+def time_section(material: Material) -> Section:
+    """Measured step times on every device that measured some, and predicted ones for the target; says what is missing."""
+    blocks: list[Block] = [block for target in material.measured_targets for block in time_blocks(material, target)]
+    if material.target not in {target for target in material.measured_targets if timed(material, target)}:
+        blocks = [Text(f"Step time on {material.target} was not measured in this run."), *predicted_blocks(material), *blocks]
+    return Section("time", "Step time", blocks)
+
+
+def predicted_blocks(material: Material) -> list[Block]:
+    """The roofline's times for the target: a figure at the batch that is looked closer at, and a table of all."""
+    members = [member for member in material.candidates(material.target) if member.value("step_seconds", "dryrun") is not None]
+    if not members:
+        return [Text("No step time is predicted for it either; the table of points without a number says why.")]
+    batch = material.notable_batch(material.target)
+    shown = [member for member in members if member.setting.batch == batch] or members
+    panels = [predicted_bars(title, found) for title, found in material.in_panels(shown).items()]
+    how = note_of(members[0]).split("; ")[0]
+    caption = f"Predicted time of one step on {material.target} at batch {shown[0].setting.batch}: {how}. {bound_words(shown)}"
+    return [Figure("predicted-time", caption, caption, panels), predicted_table(material, members)]
+
+
+def note_of(member: Candidate) -> str:
+    """What the predicted time says of itself."""
+    return member.rows["dryrun", "step_seconds"].note
+
+
+def predicted_bars(title: str, members: Sequence[Candidate]) -> Bars:
+    """A bar a label, by what bounds its operations."""
+    stacks = {words: [1e3 * (member.value(name, "dryrun") or 0.0) for member in members] for name, words in BOUNDS.items()}
+    return Bars(title, "milliseconds a step", [member.label for member in members], stacks)
+
+
+def bound_words(members: Sequence[Candidate]) -> str:
+    """Which bound takes most of the first label's step, and its longest operations."""
+    first = members[0]
+    seconds = {words: first.value(name, "dryrun") or 0.0 for name, words in BOUNDS.items()}
+    most = max(seconds, key=lambda words: seconds[words])
+    share = format_percent(seconds[most] / (sum(seconds.values()) or 1.0))
+    longest = note_of(first).partition(LONGEST)[2]
+    return f"{share} of the step of `{first.label}` is {most}" + (f"; its longest operations are {longest}." if longest else ".")
+
+
+def predicted_table(material: Material, members: Sequence[Candidate]) -> Table:
+    """Every predicted time, by phase and by bound, with its longest operations."""
+    names = ["step_seconds", "forward_seconds", "backward_seconds", "optimizer_seconds", *BOUNDS]
+    columns = [Column("method"), Column("setting"), Column("batch", "", "batch", True)]
+    columns += [Column(TIMES.get(name) or BOUNDS[name], "", f"predicted_{name}", True) for name in names]
+    columns += [Column("longest operations")]
+    rows = [
+        [
+            text_cell(member.label),
+            text_cell(material.setting_words(member.setting)),
+            count_cell(member.setting.batch),
+            *(seconds_cell(member.value(name, "dryrun")) for name in names),
+            text_cell(note_of(member).partition(LONGEST)[2]),
+        ]
+        for member in members
+    ]
+    return Table("predicted-time", f"Times predicted for {material.target}.", columns, rows, folded=True)
+
+
+def timed(material: Material, target: str) -> list[Candidate]:
+    """What has a measured step time on that device."""
+    return [member for member in material.candidates(target) if member.value("step_seconds", "measured") is not None]
+
+
+def time_blocks(material: Material, target: str) -> list[Block]:
+    """The figure at the largest batch measured, and the table of all."""
+    members = timed(material, target)
+    if not members:
+        return []
+    batch = max(member.setting.batch for member in members)
+    largest = [member for member in members if member.setting.batch == batch]
+    panels = [time_bars(f"{target}: {title}", found) for title, found in material.in_panels(largest).items()]
+    caption = f"Median time of one step on {target} at batch {batch}, with the 10th to 90th percentile. {time_words(largest, material)}"
+    return [Figure(f"time-{material.measured_targets.index(target)}", caption, caption, panels), time_table(material, target, members)]
+
+
+def time_bars(title: str, members: Sequence[Candidate]) -> Bars:
+    """A bar a label, with the interval between the percentiles."""
+    seconds = [float(member.value("step_seconds", "measured") or 0.0) for member in members]
+    ends = [(member.value("step_seconds_p10", "measured"), member.value("step_seconds_p90", "measured")) for member in members]
+    intervals = [
+        (low if low is not None else middle, high if high is not None else middle)
+        for (low, high), middle in zip(ends, seconds, strict=True)
+    ]
+    return Bars(title, "seconds a step", [member.label for member in members], {"step": seconds}, intervals)
+
+
+def time_words(members: Sequence[Candidate], material: Material) -> str:
+    """Fastest and slowest, and the noise below which nothing can be told apart."""
+    parts = []
+    for title, found in material.in_panels(members).items():
+        seconds = sorted((member.value("step_seconds", "measured") or 0.0, member.label) for member in found)
+        (fast, first), (slow, last) = seconds[0], seconds[-1]
+        parts.append(f"{title}: from {format_seconds(fast)} (`{first}`) to {format_seconds(slow)} (`{last}`)")
+    noise = max((member.value("noise_fraction", "measured") or 0.0 for member in members), default=0.0)
+    tail = f" Two runs of one setting differ by up to {format_percent(noise)}: less than that is no difference." if noise else ""
+    return f"{'; '.join(parts)}.{tail}"
+
+
+TIMES = {
+    "step_seconds": "step",
+    "step_seconds_p10": "10th percentile",
+    "step_seconds_p90": "90th percentile",
+    "forward_seconds": "forward",
+    "backward_seconds": "backward",
+    "optimizer_seconds": "optimizer",
+    "setup_seconds": "set-up, once",
+}
+
+
+def time_table(material: Material, target: str, members: Sequence[Candidate]) -> Table:
+    """Every measured time on that device."""
+    columns = [Column("method"), Column("setting"), Column("batch", "", "batch", True)]
+    columns += [Column(words, "", name, True) for name, words in TIMES.items()]
+    rows = [
+        [
+            text_cell(member.label),
+            text_cell(material.setting_words(member.setting)),
+            count_cell(member.setting.batch),
+            *(seconds_cell(member.value(name, "measured")) for name in TIMES),
+        ]
+        for member in members
+    ]
+    return Table(f"time-{material.measured_targets.index(target)}", f"Times measured on {target}.", columns, rows, folded=True)

@@ -1,0 +1,43 @@
+"""The time of a step, on operations counted by hand."""
+
+import pytest
+
+from refta_profiler.predict.roofline import RateMissingError, estimate
+from refta_profiler.predict.storage import Operation
+from refta_profiler.rates import Rates
+
+
+def rates(**changes):
+    values = {"matmul_flops": {"float32": 1e12}, "bandwidth": 1e11, "kernel_seconds": 1e-5, "host_seconds": {}, "view_seconds": 0.0}
+    return Rates(**{**values, "overlaps": True, "note": "by hand", **changes})
+
+
+PRODUCT = Operation("forward", "aten.mm", "float32", 2_000_000_000, 1_000_000)  # 2 ms of FLOPs, 10 µs of bytes
+COPY = Operation("forward", "aten.add", "float32", 0, 300_000_000)  # 3 ms
+TINY = Operation("backward", "aten.mul", "float32", 0, 64)  # nothing but its launch
+VIEW = Operation("backward", "aten.view", "float32", 0, 0)
+
+
+def test_each_operation_takes_the_longest_of_its_three():
+    found = estimate([PRODUCT, COPY, TINY, VIEW], rates())
+    assert found.by_phase == pytest.approx({"forward": 5e-3, "backward": 1e-5})
+    assert found.by_bound == pytest.approx({"compute": 2e-3, "bandwidth": 3e-3, "launch": 1e-5})
+    assert found.seconds == pytest.approx(5.01e-3)
+    assert [(one.name, one.bound, one.count) for one in found.longest[:2]] == [("aten.add", "bandwidth", 1), ("aten.mm", "compute", 1)]
+
+
+def test_a_gpu_waits_for_its_host_only_where_the_host_is_slower():
+    host = {"forward": 1e-3, "backward": 1e-3}
+    found = estimate([PRODUCT, COPY, TINY, TINY], rates(host_seconds=host))
+    assert found.by_phase == pytest.approx({"forward": 5e-3, "backward": 2e-3})  # two launches of 1 ms hide 20 µs of work
+    assert found.by_bound["launch"] == pytest.approx(2e-3)
+
+
+def test_a_cpu_issues_and_computes_in_turn():
+    found = estimate([PRODUCT, COPY, VIEW], rates(host_seconds={"forward": 1e-3}, view_seconds=5e-4, kernel_seconds=0.0, overlaps=False))
+    assert found.by_phase == pytest.approx({"forward": 7e-3, "backward": 5e-4})
+
+
+def test_a_dtype_without_a_rate_is_no_guess():
+    with pytest.raises(RateMissingError, match="float64"):
+        estimate([Operation("forward", "aten.mm", "float64", 10, 10)], rates())

@@ -1,0 +1,65 @@
+"""Rates: what is taken of a datasheet, and a calibration that is kept and goes before it."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from refta_profiler import devices, rates
+from refta_profiler.commands import calibrate
+from refta_profiler.errors import HardwareError, ScenarioError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def test_a_gpu_has_shares_of_its_datasheets_peaks():
+    found, card = rates.of("h100"), devices.get("h100")
+    assert found is not None and not found.calibrated and found.overlaps
+    assert found.matmul_flops["bfloat16"] == rates.MATMUL_SHARE * (card.peak_flops["bf16"] or 0)
+    assert found.bandwidth == rates.BANDWIDTH_SHARE * (card.bandwidth_bytes_per_second or 0)
+
+
+def test_a_dtype_that_a_card_has_no_units_for_has_no_rate():
+    found = rates.of("t4")
+    assert found is not None and "bfloat16" not in found.matmul_flops
+
+
+def test_the_cpu_has_none_until_it_is_calibrated():
+    assert rates.of("cpu") is None
+
+
+def test_a_calibration_goes_before_the_datasheet_and_by_any_alias():
+    card = rates.of("h100")
+    assert card is not None
+    rates.store("h100", replace(card, bandwidth=1e12, calibrated=True))
+    again = rates.of("H100-SXM") if "h100-sxm" in devices.get("h100").aliases else rates.of("h100")
+    assert again is not None and again.calibrated and again.bandwidth == 1e12
+
+
+def test_a_broken_calibration_is_named():
+    path = rates.path("cpu")
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    with pytest.raises(ScenarioError, match=r"calibration.cpu\.json: not a calibration"):
+        rates.of("cpu")
+
+
+def test_calibrate_measures_this_cpu_and_keeps_it():
+    answer = calibrate.command("cpu")
+    (data,) = answer.data
+    assert data["target"] == "cpu" and data["calibrated"] and not data["overlaps"]
+    assert data["matmul_flops"]["float32"] > 1e8 and data["bandwidth"] > 1e7  # any machine does more
+    assert 0 < data["view_seconds"] < data["host_seconds"]["backward"] * 100
+    assert data["measured_on"]["device"].startswith("cpu: ")
+    assert json.loads(rates.path("cpu").read_text())["bandwidth"] == data["bandwidth"]
+    assert "TFLOP/s" in answer.text and str(rates.path("cpu")) in answer.text
+    assert rates.of("cpu") is not None
+
+
+@pytest.mark.parametrize(("device", "error"), [("gpu", ScenarioError), ("cuda", HardwareError)])
+def test_devices_that_there_are_not(device, error):
+    with pytest.raises(error):
+        calibrate.command(device)
