@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from refta.errors import SettingError
 from refta.operands import AXES, COMMON_ORDERS, FOLDING, INPUT, PER_STEP, RELU, UNFOLDED, Mode, Operand, Order, Step, Tree, Value
@@ -60,6 +61,9 @@ class Network:
     scale: float = 1.0
     serial: bool = False
     dropout: float = 0.0
+    plans: dict[Any, Any] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )  # what pairs were planned: they run at every call
 
     @property
     def input_axes(self) -> str:
@@ -197,6 +201,13 @@ class _Walk:
 
 def plan_pair(network: Network, left: str, right: str, right_tree: Tree, outside: str) -> Pairing:
     """How two values of a tree are contracted, `outside` the axes that must survive; a bias is added."""
+    key = left, right, right_tree, outside
+    if key not in network.plans:
+        network.plans[key] = _planned_pair(network, left, right, right_tree, outside)
+    return network.plans[key]
+
+
+def _planned_pair(network: Network, left: str, right: str, right_tree: Tree, outside: str) -> Pairing:
     if isinstance(right_tree, str) and right_tree != INPUT and network.operand(right_tree).added:
         return Pairing("add", left)
     kept = [axis for axis in dict.fromkeys(left + right) if axis in outside]
@@ -206,6 +217,13 @@ def plan_pair(network: Network, left: str, right: str, right_tree: Tree, outside
 
 def tree_axes(network: Network, tree: Tree, *, stacked: bool, whole: bool = False) -> str:
     """All axes that stand anywhere in a tree."""
+    key = tree, stacked, whole
+    if key not in network.plans:
+        network.plans[key] = _axes_of_tree(network, tree, stacked=stacked, whole=whole)
+    return network.plans[key]
+
+
+def _axes_of_tree(network: Network, tree: Tree, *, stacked: bool, whole: bool) -> str:
     if isinstance(tree, str):
         if tree == RELU:
             return ""

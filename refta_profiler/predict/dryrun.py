@@ -20,11 +20,11 @@ from refta_profiler import devices, models, rates, workload
 from refta_profiler.plan import Point
 from refta_profiler.predict import fake
 from refta_profiler.predict.allocator import CachingAllocator
-from refta_profiler.predict.kernels import CudaKernels, cublas_workspace_bytes
+from refta_profiler.predict.kernels import CudaKernels, cublas_workspace_bytes, not_counted
 from refta_profiler.predict.operands import CpuStorages
 from refta_profiler.predict.replay import Memory, PlainMemory, replay
 from refta_profiler.predict.roofline import Estimate, RateMissingError, estimate
-from refta_profiler.predict.storage import Block, LiveStorages, Stream
+from refta_profiler.predict.storage import Block, LiveStorages, MetaStorages, Stream
 from refta_profiler.predict.trace import Sweep, Trace, two_steps
 from refta_profiler.workload import Workload
 
@@ -69,18 +69,32 @@ def _sweep(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] |
     if point.order == "auto":  # the order it takes changes with the batch
         return Sweep(lambda batch: follow(replace(point, batch=batch), target, slice_ranks))
     ranks = {name: list(one) for name, one in slice_ranks.items()} if slice_ranks is not None else None
-    return _sweep_of(replace(point, batch=1, id="", label="").to_json(), target, json.dumps(ranks))
+    same = replace(point, batch=1, id="", label="", target="", measure_on_cpu=False)
+    return _sweep_of(same.to_json(), target, json.dumps(ranks))
 
 
 def follow(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] | None = None) -> Trace:
-    """One training step of the point on fake tensors, every live storage followed."""
+    """One training step of the point on tensors without numbers, every live storage followed."""
     device = devices.get(target)
+    if device.kind == "cuda" and point.precision != "amp-bf16":
+        try:
+            return _follow(point, device, slice_ranks, torch.device("meta"))
+        except (RuntimeError, NotImplementedError):  # what asks for numbers, or has no meta kernel, may still run on fake tensors
+            pass
+    return _follow(point, device, slice_ranks, FakeTensorMode())
+
+
+def _follow(
+    point: Point, device: devices.Device, slice_ranks: Mapping[str, Sequence[int]] | None, mode: FakeTensorMode | torch.device
+) -> Trace:
     cuda = device.kind == "cuda"
-    mode = FakeTensorMode()
-    live = LiveStorages() if cuda else CpuStorages()
+    live = (LiveStorages if isinstance(mode, FakeTensorMode) else MetaStorages)() if cuda else CpuStorages()
     with warnings.catch_warnings(), _kernels(device, live), models.without_packing(), _random_state():
         warnings.simplefilter("ignore")
-        work = fake.build(point, mode, foreach=cuda, slice_ranks=slice_ranks)
+        if isinstance(mode, FakeTensorMode):
+            work = fake.build(point, mode, foreach=cuda, slice_ranks=slice_ranks)
+        else:
+            work = fake.build_on_meta(point, foreach=cuda, slice_ranks=slice_ranks)
         with mode:
             initial = _initial(work)
             live.know(one for tensors in work.static_tensors().values() for one in tensors)
@@ -102,7 +116,7 @@ def follow(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] |
         adapter_parameters=work.adapted.trainable_parameters,
         shapes=shapes,
         rebuilt=_rebuilt_shapes(work, shapes),
-        note="; ".join([*work.adapted.notes, *_branches(live)]),
+        note="; ".join([*work.adapted.notes, *_branches(live), *(_coverage(live) if cuda else [])]),
     )
 
 
@@ -200,6 +214,12 @@ def _time(trace: Trace, device: devices.Device) -> tuple[Estimate | None, str]:
 
 def _branches(live: LiveStorages) -> list[str]:
     return [f"{live.branches} branches on the numbers of a tensor were taken as true"] if live.branches else []
+
+
+def _coverage(live: LiveStorages) -> list[str]:
+    """What of the step's memory on CUDA is not predicted."""
+    found = not_counted(one.name for one in live.operations)
+    return [f"not counted: {', '.join(found)}"] if found else []
 
 
 def _on_device(trace: Trace) -> Trace:

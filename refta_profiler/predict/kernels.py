@@ -2,12 +2,15 @@
 
 Sources: torch's aten/src/ATen/native/transformers/cuda/sdp_utils.cpp (the choice of kernel), attention.cu and attention_backward.cu
 (outputs, log-sum-exp, seeds, temporaries), native/cuda/Dropout.cu (a bool mask), cuda/CUDAContextLight and cuBLAS workspaces
-(docs: "CUBLAS_WORKSPACE_CONFIG", default :4096:2:16:8, 32 MiB on Hopper).
+(docs: "CUBLAS_WORKSPACE_CONFIG", default :4096:2:16:8, 32 MiB on Hopper). cuBLASLt, which adds biases, takes no workspace of its own:
+TORCH_CUBLASLT_UNIFIED_WORKSPACE is on by default (torch/backends/cuda/__init__.py). Under autocast CUDA runs norms, softmax and losses in
+float32 (torch's docs, "CUDA Ops that can autocast to float32"), the CPU does not. What the meta device gives is CUDA's own where the two
+differ: mean and rstd of a layer norm in bfloat16 are float32 there (native/cuda/layer_norm_kernel.cu), bfloat16 on the CPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -29,10 +32,38 @@ def cublas_workspace_bytes(capability: tuple[int, int] | None) -> int:
 Record = Callable[[str, int, int, str], None]  # name, FLOPs, bytes moved, dtype
 
 
-class CudaKernels:
-    """Within it, attention and dropout run as CUDA keeps them. `capability` decides which attention kernels the device has.
+# Functions of torch.nn.functional that CUDA's autocast runs in float32, with the numbers of their operands to cast
+IN_FLOAT32 = {
+    "layer_norm": 4,
+    "rms_norm": 3,
+    "group_norm": 4,
+    "softmax": 1,
+    "log_softmax": 1,
+    "cross_entropy": 1,
+    "nll_loss": 1,
+    "mse_loss": 2,
+}
 
-    Replaces the two functions in torch.nn.functional rather than using a TorchFunctionMode: a mode does not hold within backward, where
+# What takes memory on CUDA that is not predicted, by the operation that takes it: said in every row of a step that has it
+NOT_COUNTED = {
+    "aten.convolution": "cuDNN's workspace of the convolution",
+    "aten.convolution_backward": "cuDNN's workspaces of the convolution's gradients",
+    "aten.embedding_dense_backward": "the sorted indices of the embedding's gradient",
+    "aten._grouped_mm": "the workspace of grouped matrix products",
+    "aten.sort": "the sort's scratch",
+    "aten.topk": "the sort's scratch",
+}
+
+
+def not_counted(names: Iterable[str]) -> list[str]:
+    """What the operations of these names take on CUDA that is not predicted, in words."""
+    return list(dict.fromkeys(words for name, words in NOT_COUNTED.items() if name in set(names)))
+
+
+class CudaKernels:
+    """Within it, attention, dropout and what autocast casts run as on CUDA. `capability` decides which attention kernels the device has.
+
+    Replaces the functions in torch.nn.functional rather than using a TorchFunctionMode: a mode does not hold within backward, where
     checkpointing recomputes a forward. `record` is told of every attention kernel, which no dispatch mode sees.
     """
 
@@ -40,11 +71,15 @@ class CudaKernels:
         self.capability, self.record = capability, record
 
     def __enter__(self) -> None:
-        self._kept = F.scaled_dot_product_attention, F.dropout
-        F.scaled_dot_product_attention, F.dropout = self._attention, _dropout  # type: ignore[assignment]
+        own = {"scaled_dot_product_attention": self._attention, "dropout": _dropout}
+        self._kept = {name: getattr(F, name) for name in (*own, *IN_FLOAT32)}
+        own |= {name: _in_float32(self._kept[name], count) for name, count in IN_FLOAT32.items()}
+        for name, function in own.items():
+            setattr(F, name, function)
 
     def __exit__(self, *exception: object) -> None:
-        F.scaled_dot_product_attention, F.dropout = self._kept
+        for name, function in self._kept.items():
+            setattr(F, name, function)
 
     def _attention(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False) -> torch.Tensor:
         if torch.is_autocast_enabled("cpu"):
@@ -53,7 +88,7 @@ class CudaKernels:
         if kernel == "math":
             options: dict[str, Any] = {"attn_mask": attn_mask, "dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
             with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-                return self._kept[0](query, key, value, enable_gqa=enable_gqa, **options)
+                return self._kept["scaled_dot_product_attention"](query, key, value, enable_gqa=enable_gqa, **options)
         if enable_gqa and kernel == "efficient":
             repeats = query.shape[-3] // key.shape[-3]
             key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
@@ -111,6 +146,24 @@ def _bytes(*tensors: torch.Tensor | None) -> int:
 
 def _name(tensor: torch.Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
+
+
+def _in_float32(function: Callable[..., torch.Tensor], count: int) -> Callable[..., torch.Tensor]:
+    """The function with its first operands in float32 where autocast is on and no dtype is asked for."""
+
+    def run(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if not torch.is_autocast_enabled("cpu") or kwargs.get("dtype") is not None:
+            return function(*args, **kwargs)
+        wide = [one.float() if _is_half(one) else one for one in args[:count]]
+        named = {name: one.float() if _is_half(one) else one for name, one in kwargs.items()}
+        with torch.autocast("cpu", enabled=False):
+            return function(*wide, *args[count:], **named)
+
+    return run
+
+
+def _is_half(one: Any) -> bool:
+    return isinstance(one, torch.Tensor) and one.dtype in HALF
 
 
 def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:

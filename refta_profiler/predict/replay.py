@@ -79,22 +79,19 @@ def replay(
     """The stream's peak from event `boundary` on, where the step that counts starts.
 
     initial: (category, bytes) of what is there before the stream. category: of a block of the stream at the peak.
-    workspaces: (event, bytes) that the device's libraries take before that event and keep. Runs twice: to find the peak, and to stop there.
+    workspaces: (event, bytes) that the device's libraries take before that event and keep.
     """
-    first = _Pass(make_memory(), initial, stream, workspaces)
+    run = _Pass(make_memory(), initial, stream, workspaces)
     static = peak = top = 0
     for index in range(len(stream.events) + 1):
         if index == boundary:
-            static, peak, top = first.memory.allocated, first.memory.allocated, index
+            static, peak, top = run.memory.allocated, run.memory.allocated, index
         if index < len(stream.events):
-            first.advance(index)
-        if index >= boundary and first.memory.allocated > peak:
-            peak, top = first.memory.allocated, index + 1
-    second = _Pass(make_memory(), initial, stream, workspaces)
-    for index in range(top):
-        second.advance(index)
-    reserved = first.memory.peak_reserved if isinstance(first.memory, CachingAllocator) else None
-    return Replayed(peak, reserved, static, second.by_category(category))
+            run.advance(index)
+        if index >= boundary and run.memory.allocated > peak:
+            peak, top = run.memory.allocated, index + 1
+    reserved = run.memory.peak_reserved if isinstance(run.memory, CachingAllocator) else None
+    return Replayed(peak, reserved, static, run.by_category(top, category))
 
 
 class _Pass:
@@ -104,6 +101,8 @@ class _Pass:
         self.memory, self.stream = memory, stream
         self.held: dict[str, int] = dict.fromkeys(CATEGORIES, 0)
         self.live: dict[int, Held] = {}
+        self.taken: list[int] = []  # bytes that each event took, as the memory counts them
+        self.workspaces: list[tuple[int, int]] = []  # (event, bytes)
         self.waiting = sorted(workspaces)
         for name, nbytes in initial:
             self.held[name] += memory.allocate(nbytes).size
@@ -111,16 +110,25 @@ class _Pass:
     def advance(self, index: int) -> None:
         """The event of that index, and the workspaces that are taken before it."""
         while self.waiting and self.waiting[0][0] <= index:
-            self.held["workspace"] += self.memory.allocate(self.waiting.pop(0)[1]).size
+            self.workspaces.append((index, self.memory.allocate(self.waiting.pop(0)[1]).size))
         number, sign = self.stream.events[index]
         if sign > 0:
-            self.live[number] = self.memory.allocate(self.stream.blocks[number].nbytes)
+            held = self.live[number] = self.memory.allocate(self.stream.blocks[number].nbytes)
+            self.taken.append(held.size)
         else:
             self.memory.release(self.live.pop(number))
+            self.taken.append(0)
 
-    def by_category(self, category: Callable[[Block], str]) -> dict[str, int]:
-        """Bytes held now, by category."""
+    def by_category(self, top: int, category: Callable[[Block], str]) -> dict[str, int]:
+        """Bytes held after the first `top` events, by category."""
         found = dict(self.held)
-        for number, one in self.live.items():
-            found[category(self.stream.blocks[number])] += one.size
+        found["workspace"] += sum(size for index, size in self.workspaces if index < top)
+        live: dict[int, int] = {}
+        for (number, sign), size in zip(self.stream.events[:top], self.taken, strict=False):
+            if sign > 0:
+                live[number] = size
+            else:
+                del live[number]
+        for number, size in live.items():
+            found[category(self.stream.blocks[number])] += size
         return found

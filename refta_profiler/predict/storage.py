@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from refta_profiler import flops
 
@@ -82,25 +81,27 @@ class LiveStorages(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
             self.branches += 1  # e.g. LoHa's `torch.rand(1) > module_dropout`: fake tensors have no numbers to decide by
             return True
-        out = func(*args, **(kwargs or {}))
+        out = self.run(func, args, kwargs or {})
         work = flops.count(func, args, kwargs or {}, out)
         if work:
             self.first_products.setdefault(self.phase, len(self.stream.events))
         if func.namespace != "prim":
-            self.record(str(func._overloadpacket), work, moved_bytes(func, args, out), dtype_of(args, out))
-        self._follow(func, out)
+            tensors = list(tensors_of((args, out)))
+            moved = 0 if _runs_nothing(func) else sum(touched_bytes(one) for one in tensors)
+            self.record(str(func._overloadpacket), work, moved, dtype_of(tensors))
+        for tensor in tensors_of(out):
+            self._see(tensor, str(func))
         return out
+
+    def run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """The operation's result."""
+        return func(*args, **kwargs)
 
     def record(self, name: str, work: int, nbytes: int, dtype: str) -> None:
         """Count an operation of that many FLOPs and bytes moved in the phase at hand."""
         if work:
             self.flops_by_phase[self.phase] = self.flops_by_phase.get(self.phase, 0) + work
         self.operations.append(Operation(self.phase, name, dtype, work, nbytes))
-
-    def _follow(self, func: Any, out: Any) -> None:
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                self._see(tensor, str(func))
 
     def _see(self, tensor: torch.Tensor, operation: str) -> None:
         storage = tensor.untyped_storage()
@@ -120,11 +121,13 @@ class LiveStorages(TorchDispatchMode):
         self.stream.events.append((block.number, -1))
 
 
-def moved_bytes(func: Any, args: Sequence[Any], out: Any) -> int:
-    """Bytes that an operation reads and writes, each operand once; 0 for views and for memory that is only taken (`empty`)."""
-    if _runs_nothing(func):
-        return 0
-    return sum(touched_bytes(one) for one in tree_leaves((args, out)) if isinstance(one, torch.Tensor))
+def tensors_of(value: Any) -> Iterator[torch.Tensor]:
+    """The tensors in an operation's operands or results: alone, or in lists and tuples."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from tensors_of(one)
 
 
 @functools.cache
@@ -147,9 +150,49 @@ def touched_bytes(tensor: torch.Tensor) -> int:
     return count
 
 
-def dtype_of(args: Sequence[Any], out: Any) -> str:
-    """The dtype that an operation computes in: its first floating-point operand's, else its result's; '' where it has none."""
-    for one in tree_leaves((args, out)):
-        if isinstance(one, torch.Tensor) and one.is_floating_point():
-            return str(one.dtype).removeprefix("torch.")
-    return ""
+def dtype_of(tensors: Sequence[torch.Tensor]) -> str:
+    """The dtype that an operation of these operands and results computes in: the first that is a floating-point one; '' where none is."""
+    return next((_name_of(one.dtype) for one in tensors if one.dtype.is_floating_point), "")
+
+
+@functools.cache
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+ALIKE = ("add", "sub", "mul", "div", "gelu", "gelu_backward", "silu", "silu_backward", "tanh", "tanh_backward", "neg", "relu")
+
+
+PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+
+
+class MetaStorages(LiveStorages):
+    """Live storages of the meta device; elementwise operations on tensors laid out alike get their results without their kernels.
+
+    torch's meta kernels of elementwise operations and products are written in Python and take most of a dry run.
+    """
+
+    def run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """The operation's result; a new tensor laid out as its operands where they are all alike, and of a product's shape for one."""
+        if func in PRODUCTS:
+            left, right = args[-2], args[-1]
+            return left.new_empty((left.shape[0], right.shape[1]))
+        if not _is_alike(func) or not isinstance(args[0], torch.Tensor):
+            return func(*args, **kwargs)
+        first, others = args[0], [one for one in args[1:] if isinstance(one, torch.Tensor)]
+        plain = first.is_contiguous() and first.dtype.is_floating_point and all(one.dtype == first.dtype for one in others)
+        if plain and all((one.shape == first.shape and one.is_contiguous()) or _spreads_over(one, first) for one in others):
+            return first if func._overloadpacket.__name__.endswith("_") else torch.empty_like(first)
+        return func(*args, **kwargs)
+
+
+def _spreads_over(one: torch.Tensor, first: torch.Tensor) -> bool:
+    """Whether a smaller tensor broadcasts to another's shape, whose layout the result then has."""
+    if one.numel() == first.numel() or one.dim() > first.dim():
+        return False
+    return all(size in (1, wanted) for size, wanted in zip(reversed(one.shape), reversed(first.shape), strict=False))
+
+
+@functools.cache
+def _is_alike(func: Any) -> bool:
+    return func._overloadpacket.__name__.removesuffix("_") in ALIKE and func._overloadname in ("Tensor", "default")

@@ -6,6 +6,7 @@ A new method is covered by being in the registry; nothing here names one.
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -57,10 +58,10 @@ class Encoder(nn.Module):
         return x
 
 
-def adapted_encoder(name: str, order: str | None, dtype: torch.dtype = torch.float32) -> refta.Adapted:
+def adapted_encoder(name: str, order: str | None, dtype: torch.dtype = torch.float32, **settings: Any) -> refta.Adapted:
     """The encoder with the method on it, its adapter filled with values that no initialisation would hide an order behind."""
     torch.manual_seed(0)
-    adapted = refta.adapt(Encoder().to(dtype), name, targets=TARGETS, order=order)
+    adapted = refta.adapt(Encoder().to(dtype), name, targets=TARGETS, order=order, **settings)
     generator = torch.Generator().manual_seed(1)
     assert adapted.attached is not None
     with torch.no_grad():
@@ -82,10 +83,24 @@ def run(adapted: refta.Adapted, dtype: torch.dtype) -> list[torch.Tensor]:
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)])
 @pytest.mark.parametrize("name", [name for name in NETWORKS if registry.orders(name)])
 def test_all_orders_give_the_same_output_and_gradients(name, dtype, tolerance):
+    assert_orders_agree(name, dtype, tolerance)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if registry.orders(name) and "alpha" in registry.setting_names(name)])
+def test_so_they_do_where_the_update_is_scaled(name):
+    """By default alpha is the rank and nothing is scaled: an order that forgets the scale would pass."""
+    scaled = {"alpha": 13.0}
+    network = registry.method(name).network(registry.settings(name, scaled), adapted_encoder(name, None).shapes()[0])
+    assert network.scale != 1
+    assert_orders_agree(name, torch.float64, 1e-10, **scaled)
+
+
+def assert_orders_agree(name: str, dtype: torch.dtype, tolerance: float, **settings: Any) -> None:
+    """Every order gives the output and the gradients of the first."""
     first, *others = registry.orders(name)
-    expected = run(adapted_encoder(name, first, dtype), dtype)
+    expected = run(adapted_encoder(name, first, dtype, **settings), dtype)
     for order in others:
-        found = run(adapted_encoder(name, order, dtype), dtype)
+        found = run(adapted_encoder(name, order, dtype, **settings), dtype)
         assert len(found) == len(expected)
         for one, wanted in zip(found, expected, strict=True):
             error = (one - wanted).abs().max() / wanted.abs().max().clamp(min=1e-30)

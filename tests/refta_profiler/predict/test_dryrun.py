@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from real_steps import METHODS, ORDERS, TARGETS, measured, tiny
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from refta_profiler import models
+from refta import registry
+from refta_profiler import devices, models
 from refta_profiler.predict import dryrun, slice_ranks
 
 ON_VIT = ("head", "lora", "refta/shared", "refta/reconstruct_stack")  # the others are slow there, and tried on the text models
@@ -99,6 +101,46 @@ def test_half_precision_falls_short_by_the_scratch_of_the_processors_kernels(pre
     dry, real = predicted(point), measured(point)
     assert dry.static_bytes == real.static_bytes
     assert 0.99 * real.peak_allocated_bytes <= dry.peak_allocated_bytes <= real.peak_allocated_bytes
+
+
+ON_META = [
+    pytest.param(name, order, marks=() if name == "refta" or (order in ("published", None) and name != "fourierft") else pytest.mark.slow)
+    for name in registry.names()
+    for order in (registry.orders(name) or [None])
+    if order != "auto" and name != "loha"  # whose scale is a tensor on the host, which fake tensors count as the card's
+]
+
+
+@pytest.mark.parametrize(("method", "order"), ON_META)
+def test_the_meta_device_gives_what_fake_tensors_give(method, order):
+    """A GPU's step is followed on meta tensors, with shortcuts for elementwise operations and products: the same trace, faster."""
+    settings = {"type": "LORA", "config": {"r": 4}} if method == "peft" else {}
+    point = replace(
+        tiny("roberta-tiny", "head"), method=method, order=order, settings=settings, checkpointing=order in ("published", "shared")
+    )
+    device = devices.get("h100")
+    fake, meta = (dryrun._follow(point, device, None, mode) for mode in (FakeTensorMode(), torch.device("meta")))
+    assert_same(dryrun._summary(meta, device), dryrun._summary(fake, device))
+
+
+@pytest.mark.parametrize("model", ["vit-tiny", "gpt2-tiny", "llama-tiny"])
+@pytest.mark.parametrize("changes", [{"checkpointing": True}, {"clip": 1.0, "accumulate": 2, "optimizer": "sgd"}])
+def test_so_it_does_on_every_architecture(model, changes):
+    point, device = tiny(model, "refta/shared", **changes), devices.get("a100-80")
+    fake, meta = (dryrun._follow(point, device, None, mode) for mode in (FakeTensorMode(), torch.device("meta")))
+    assert_same(dryrun._summary(meta, device), dryrun._summary(fake, device))
+
+
+def assert_same(one, other):
+    """Equal in all but the time, to which checkpointing's generator states add a few operations that only fake tensors show."""
+    assert replace(one, time=None) == replace(other, time=None)
+    assert one.time.seconds == pytest.approx(other.time.seconds, rel=0.02)
+
+
+def test_batches_that_are_measured_here_and_those_that_are_not_share_their_traces():
+    point = tiny("roberta-tiny", "lora", batch=2)
+    first = dryrun._sweep(replace(point, measure_on_cpu=True), "h100", None)
+    assert dryrun._sweep(replace(point, batch=8, measure_on_cpu=False, label="another"), "h100", None) is first
 
 
 def test_checkpointing_keeps_a_generator_state_per_layer(monkeypatch):

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from refta_profiler.predict.kernels import CudaKernels, choose_attention, cublas_workspace_bytes
+from refta_profiler.predict.kernels import CudaKernels, choose_attention, cublas_workspace_bytes, not_counted
 from refta_profiler.predict.storage import LiveStorages
 
 MIB = 2**20
@@ -109,3 +109,31 @@ def test_attentions_flops_are_counted_forward_and_backward(dtype):
     """Two products of 2·197²·16 FLOPs a head forward, five backward, whichever kernel runs; as torch's FLOP counter has them."""
     product = 2 * 3 * 2 * 197 * 197 * 16
     assert flops_of_attention(dtype, (9, 0)) == {"forward": 2 * product, "backward": 5 * product}
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_a_bfloat16_layer_norm_keeps_its_statistics_in_float32_on_the_meta_device_as_on_cuda(device):
+    x, weight = torch.empty(4, 16, dtype=torch.bfloat16, device=device), torch.empty(16, dtype=torch.bfloat16, device=device)
+    _, mean, rstd = torch.native_layer_norm(x, [16], weight, weight, 1e-5)
+    assert mean.dtype == rstd.dtype == (torch.bfloat16 if device == "cpu" else torch.float32)
+
+
+def test_autocast_runs_norms_softmax_and_losses_in_float32_as_cuda_does():
+    half = torch.ones(4, 16, dtype=torch.bfloat16, requires_grad=True)
+    labels = torch.zeros(4, dtype=torch.int64)
+    norm = torch.nn.LayerNorm(16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert norm(half).dtype == torch.bfloat16  # the CPU's own list
+        with CudaKernels((9, 0)):
+            assert norm(half).dtype == F.softmax(half, dim=-1).dtype == F.log_softmax(half, dim=-1).dtype == torch.float32
+            assert F.cross_entropy(half, labels).dtype == torch.float32
+            assert F.softmax(half, dim=-1, dtype=torch.bfloat16).dtype == torch.bfloat16  # what is asked for stays
+            assert F.linear(half, torch.ones(8, 16)).dtype == torch.bfloat16
+    with CudaKernels((9, 0)):
+        assert F.softmax(half, dim=-1).dtype == torch.bfloat16  # without autocast nothing is cast
+    assert norm(half.float()).dtype == torch.float32 and F.softmax.__module__ == "torch.nn.functional"
+
+
+def test_what_is_not_counted_is_said():
+    assert not_counted(["aten.mm", "aten.convolution"]) == ["cuDNN's workspace of the convolution"]
+    assert not_counted(["aten.mm"]) == []
