@@ -77,10 +77,12 @@ def follow(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] |
     """One training step of the point on tensors without numbers, every live storage followed."""
     device = devices.get(target)
     if device.kind == "cuda" and point.precision != "amp-bf16":
-        try:
-            return _follow(point, device, slice_ranks, torch.device("meta"))
-        except (RuntimeError, NotImplementedError):  # what asks for numbers, or has no meta kernel, may still run on fake tensors
-            pass
+        with contextlib.suppress(
+            RuntimeError, NotImplementedError
+        ):  # what has no meta kernel, or asks for numbers, may run on fake tensors
+            found = _follow(point, device, slice_ranks, torch.device("meta"))
+            if not found.branches:  # transformers decides by a mask's numbers, and knows of fake tensors that they have none
+                return found
     return _follow(point, device, slice_ranks, FakeTensorMode())
 
 
@@ -116,6 +118,7 @@ def _follow(
         adapter_parameters=work.adapted.trainable_parameters,
         shapes=shapes,
         rebuilt=_rebuilt_shapes(work, shapes),
+        branches=live.branches,
         note="; ".join([*work.adapted.notes, *_branches(live), *(_coverage(live) if cuda else [])]),
     )
 

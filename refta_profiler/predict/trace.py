@@ -32,6 +32,7 @@ class Trace:
     adapter_parameters: int
     shapes: list[StackShape]
     rebuilt: set[tuple[int, ...]]
+    branches: int = 0  # on the numbers of a tensor, all taken as true
     note: str = ""
 
     def signature(self) -> tuple:

@@ -131,6 +131,16 @@ def test_so_it_does_on_every_architecture(model, changes):
     assert_same(dryrun._summary(meta, device), dryrun._summary(fake, device))
 
 
+def test_a_padded_batch_keeps_its_mask():
+    """On meta tensors transformers would ask whether the mask is all ones, and drop it: such a step is followed on fake ones."""
+    point, device = tiny("roberta-tiny", "lora", loop={**LOOP, "attention_mask": True}), devices.get("h100")
+    asked = dryrun._follow(point, device, None, torch.device("meta"))
+    assert asked.branches
+    fake = dryrun._follow(point, device, None, FakeTensorMode())
+    assert dryrun._summary(dryrun.follow(point, "h100"), device) == dryrun._summary(fake, device)
+    assert dryrun._summary(fake, device).kept_bytes > dryrun._summary(asked, device).kept_bytes
+
+
 def assert_same(one, other):
     """Equal in all but the time, to which checkpointing's generator states add a few operations that only fake tensors show."""
     assert replace(one, time=None) == replace(other, time=None)
