@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from refta_profiler.headline import OUTCOMES, head
-from refta_profiler.report import accuracy, claims, cost, crossovers, maps, memory, record, time
+from refta_profiler.report import accuracy, claims, cost, crossovers, maps, memory, record, time, trust
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Card, Document, Panel, Section
 from refta_profiler.results import STATUSES
@@ -15,6 +15,7 @@ SECTIONS = (
     memory.savings_section,
     memory.peaks_section,
     accuracy.accuracy_section,
+    trust.trust_section,
     memory.categories_section,
     memory.fits_section,
     cost.flops_section,

@@ -115,6 +115,11 @@ def draw_series(axes: Axes, series: Series, index: int, *, joined_too: bool) -> 
             markerfacecolor=PAGE,
             label=shorten(series.name),
         )
+        if series.intervals:
+            below, above = (
+                [abs(end - middle) for end, middle in zip(ends, y, strict=True)] for ends in zip(*series.intervals, strict=True)
+            )
+            axes.errorbar(x, y, yerr=[below, above], fmt="none", color=look.light, ecolor=look.light, elinewidth=0.9, capsize=2.5)
     else:
         label = None if joined_too else shorten(series.name)
         axes.plot(

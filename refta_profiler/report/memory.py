@@ -7,6 +7,7 @@ from refta_profiler.report.material import Material
 from refta_profiler.report.palette import CATEGORIES
 from refta_profiler.report.parts import Bars, Cell, Column, Figure, Panel, Section, Series, Table, Text
 from refta_profiler.report.tables import bytes_cell, difference_cell, text_cell
+from refta_profiler.report.trust import error_of
 from refta_profiler.units import format_bytes, format_count, format_percent
 from refta_profiler.verdict import PAYS, SMALL, Verdict
 
@@ -105,7 +106,9 @@ def peak_panels(material: Material, target: str) -> list[Panel]:
     limit = [(material.memory_bytes / GIB, f"memory of {target}")] if material.memory_bytes and target == material.target else []
     panels = []
     for title, members in material.in_panels(material.candidates(target)).items():
-        series = [line for name in material.labels for line in peak_series(name, [member for member in members if member.label == name])]
+        error = error_of("peak_allocated_bytes", target, members[0].setting.precision)
+        own = {name: [member for member in members if member.label == name] for name in material.labels}
+        series = [line for name, found in own.items() for line in peak_series(name, found, error=error)]
         top = max((y for line in series for _, y in line.points), default=0.0)
         shown = [(y, text) for y, text in limit if y <= 2 * top]
         if series:
@@ -113,13 +116,14 @@ def peak_panels(material: Material, target: str) -> list[Panel]:
     return panels
 
 
-def peak_series(name: str, members: Sequence[Candidate]) -> list[Series]:
-    """The predicted line and the measured marks of one label."""
+def peak_series(name: str, members: Sequence[Candidate], *, error: float | None) -> list[Series]:
+    """The predicted line, with the worst error known of such predictions around it, and the measured marks of one label."""
     found = []
     for source, joined in (("dryrun", True), ("measured", False)):
         values = [(member.setting.batch, member.value("peak_allocated_bytes", source)) for member in members]
         points = sorted((batch, value / GIB) for batch, value in values if value is not None)
-        found += [Series(name, points, joined)] if points else []
+        around = [(size * (1 - error), size * (1 + error)) for _, size in points] if joined and error else []
+        found += [Series(name, points, joined, around)] if points else []
     return found
 
 
@@ -138,11 +142,12 @@ def peaks_caption(material: Material) -> str:
         if parts
         else "Peak memory of a training step as measured."
     )
-    return (
-        f"{text} Lines are predicted; filled marks on {', '.join(material.measured_targets)} are measured."
-        if material.measured_targets
-        else text
-    )
+    marks = f"; filled marks on {', '.join(material.measured_targets)} are measured" if material.measured_targets else ""
+    errors = {error_of("peak_allocated_bytes", material.target, row.precision) for row in material.rows if row.target == material.target}
+    known = {error for error in errors if error}
+    bars = f", with the worst error known of such predictions ({format_percent(max(known))}) as bars" if known else ""
+    unproved = " For some precision of this run that error is not known: see “How do we know”." if None in errors else ""
+    return f"{text} Lines are predicted{bars}{marks}.{unproved}"
 
 
 def peaks_table(material: Material) -> Table:

@@ -190,3 +190,19 @@ def test_a_measured_target_is_judged_by_its_measurements():
     order = document_of(Material(rows)).cards[0]
     assert (order.tone, order.outcome) == ("pays", "pays off")
     assert "Peak memory is measured on h100" in order.lines[-1][0]
+
+
+def test_predicted_peaks_have_the_worst_error_known_of_their_kind_as_bars(document):
+    for panel in figure(document, "peaks").panels:
+        for series in panel.series:
+            on_gpu = panel.title.startswith("h100")
+            assert bool(series.intervals) is (on_gpu and series.joined)  # exact on the CPU in float32; marks are measured
+            for (_, size), (low, high) in zip(series.points, series.intervals, strict=False):
+                assert low == pytest.approx(size * (1 - 0.0131)) and high == pytest.approx(size * (1 + 0.0131))
+
+
+def test_how_we_know_says_what_is_unproved(document):
+    rows = {row[0].text: row for row in table(document, "trust").rows if row[1].text == "h100"}
+    assert rows["peak_allocated_bytes"][3].text == "1.3%" and rows["peak_allocated_bytes"][4].text == "70"
+    if "peak_reserved_bytes" in rows:
+        assert rows["peak_reserved_bytes"][3].text == "unproved"

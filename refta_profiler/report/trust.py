@@ -1,0 +1,81 @@
+"""The section that says how far the predictions can be trusted, and from what that is known."""
+
+from collections.abc import Sequence
+
+from refta_profiler import devices, trust
+from refta_profiler.errors import ScenarioError
+from refta_profiler.report.material import Material
+from refta_profiler.report.parts import Cell, Code, Column, Section, Table, Text
+from refta_profiler.report.tables import count_cell, text_cell
+from refta_profiler.trust import Trust
+from refta_profiler.units import format_percent
+
+METRICS = ("peak_allocated_bytes", "peak_reserved_bytes", "step_flops", "step_seconds")
+
+
+def error_of(metric: str, target: str, precision: str) -> float | None:
+    """The worst error known of such predictions, a fraction; None where none is known, or the device is not of devices.yaml."""
+    found = entry(metric, target, precision)
+    return None if found is None else found.error
+
+
+def entry(metric: str, target: str, precision: str) -> Trust | None:
+    """What is known of such predictions."""
+    try:
+        return trust.of(metric, target, precision)
+    except ScenarioError:
+        return None
+
+
+def trust_section(material: Material) -> Section | None:
+    """A row for each kind of prediction in this run: what it was held against, and the worst error found."""
+    predicted = {(row.metric, row.target, row.precision) for row in material.rows if row.source == "dryrun" and row.value is not None}
+    rows, used = [], []
+    for metric in METRICS:
+        for target, precision in sorted({(target, precision) for name, target, precision in predicted if name == metric}):
+            found = entry(metric, target, precision)
+            if found is not None:
+                rows.append(trust_row(metric, target, precision, found))
+                used.append(found)
+    if not rows:
+        return None
+    names = ("what", "device", "precision", "worst error")
+    columns = [*(Column(name) for name in names), Column("cases", "", "cases", True)]
+    columns += [Column("held against"), Column("but")]
+    caption = (
+        "What predictions of each kind in this run were held against, and the worst error found. “Unproved”: nothing was measured yet."
+    )
+    checks = list(dict.fromkeys(found.check for found in used))
+    blocks = [
+        Text(words(material)),
+        Table("trust", caption, columns, rows),
+        Code("\n".join(checks), "The checks, for a clone of the project:"),
+    ]
+    return Section("trust", "How do we know", blocks)
+
+
+def words(material: Material) -> str:
+    """The finding for peak memory on the target."""
+    precisions = sorted({row.precision for row in material.rows if row.target == material.target})
+    parts = []
+    for precision in precisions:
+        found = entry("peak_allocated_bytes", material.target, precision)
+        if found is None:
+            continue
+        name = f"{precision} on {devices.get(material.target).kind} devices"
+        parts.append(f"{name}: {'unproved' if found.error is None else f'within {format_percent(found.error)} in {found.cases} cases'}")
+    own = "What this run itself measured stands under “Predicted beside measured”."
+    return f"Predicted peak memory (allocated), {'; '.join(parts)}. {own}" if parts else own
+
+
+def trust_row(metric: str, target: str, precision: str, found: Trust) -> Sequence[Cell]:
+    """One kind of prediction."""
+    error = Cell("unproved", None, "unknown") if found.error is None else Cell(format_percent(found.error), found.error)
+    texts = (metric, target, precision)
+    return [
+        *(text_cell(one) for one in texts),
+        error,
+        count_cell(found.cases),
+        text_cell(found.against),
+        text_cell(found.limits),
+    ]
