@@ -11,7 +11,9 @@ from refta_profiler import method_entries, models
 from refta_profiler.errors import ScenarioError
 from refta_profiler.method_entries import Variant
 from refta_profiler.scenario import Scenario
+from refta_profiler.scenario_shorthands import QUANTISED_PREFIX
 
+CHANGING = ("refta", "pissa")  # methods that leave a residual in place of the base weights
 NOT_IN_THE_HASH = ("label", "measure_on_cpu")  # how a point is called, and where it is measured
 
 
@@ -47,6 +49,17 @@ class Point:
     def tokens(self) -> int | None:
         """Tokens of one forward, batch × sequence; None where the sequence is not known."""
         return None if self.seq is None else self.batch * self.seq
+
+    @property
+    def unsupported(self) -> str:
+        """Why the point can be neither predicted nor measured; '' where nothing is known against it."""
+        if not self.weights.startswith(QUANTISED_PREFIX):
+            return ""
+        kind = self.weights.removeprefix(QUANTISED_PREFIX)
+        lacking = "the packed weights, dequantised temporaries and kernels of bitsandbytes are not modelled"
+        reason = f"a base quantised to {kind} is not supported: {lacking}"
+        changes = f"; and {self.method} changes the base weights, so its residual would have to be quantised anew"
+        return reason + (changes if self.method in CHANGING else "")
 
     def to_json(self) -> str:
         """The point as JSON, which `from_json` gives back equal."""

@@ -206,7 +206,9 @@ def measure_all(
     started, key = time.monotonic(), device_key(device)
     for point in waiting:
         left = budget - (time.monotonic() - started)
-        if left <= 0:
+        if point.unsupported:
+            found = measuring.failed(point, key, "unsupported", point.unsupported)
+        elif left <= 0:
             found = measuring.failed(point, key, "skipped", f"the budget of {budget:g} s for measuring on the CPU was used up")
         else:
             found = measuring.measure(

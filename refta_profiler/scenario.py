@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from refta_profiler import scenario_checks, scenario_file, scenario_yaml
+from refta_profiler import scenario_checks, scenario_file, scenario_shorthands, scenario_yaml
 from refta_profiler.errors import ScenarioError
 from refta_profiler.scenario_messages import Fault, faults
 
@@ -73,7 +73,7 @@ class Scenario(Settings):
     name: Annotated[str, Field(min_length=1)]
     model: str
     task: Task = Task()
-    weights: Literal["random", "pretrained"] = "random"
+    weights: Literal["random", "pretrained", "quantised-nf4", "quantised-fp4", "quantised-int8"] = "random"
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     target: str = "h100"
     targets: Names | None = None  # by default query and value, qkv where they are one
@@ -110,11 +110,12 @@ def from_values(values: dict[str, Any], called: str) -> Scenario:
 
 def _checked(document: scenario_file.Document, name: str) -> Scenario:
     """The scenario of a document, complete; ScenarioError with a line for every mistake."""
-    values = {"name": name, **document.values}
+    values, wrong = scenario_shorthands.expand({"name": name, **document.values}, document.origin_of(("seq",)).folder)
     draft, found, spoilt = _draft(values)
+    found, spoilt = found + wrong, spoilt | {fault.place[0] for fault in wrong}
     filled, more = scenario_checks.resolve(draft, spoilt, document.origin_of(("model",)).folder)
     if found + more:
-        order: list[Any] = list(values)
+        order: list[Any] = list({"name": name, **document.values})
         found = sorted(found + more, key=lambda fault: order.index(fault.place[0]) if fault.place else -1)
         raise ScenarioError("\n".join(dict.fromkeys(_line(document, fault) for fault in found)))
     return draft.model_copy(update=filled)

@@ -27,6 +27,8 @@ def row(point: Point, source: str, metric: str, value: int | float | None, *, ta
 def predict(point: Point, target: str | None = None) -> tuple[list[Row], list[Row], DryRun | None]:
     """The closed form's rows, the dry run's rows, and the dry run itself where it went through; for the point's target or another."""
     target = target or point.target
+    if point.unsupported:
+        return [], _failed(point, target, "unsupported", point.unsupported), None
     try:
         ranks = slice_ranks.known(point)
         found = dry_run(point, target, ranks)
