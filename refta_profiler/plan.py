@@ -40,6 +40,7 @@ class Point:
     optimizer: str
     adapter_dtype: str
     attention: str
+    allocator: str  # of a GPU: default, or expandable_segments
     accumulate: int
     clip: float | None
     loop: dict[str, bool]  # keep_outputs, use_cache, attention_mask
@@ -87,7 +88,7 @@ def points(scenario: Scenario) -> list[Point]:
 
 def _point(scenario: Scenario, variant: Variant, cell: dict[str, Any], architecture: str) -> Point:
     """The point of a variant in one cell (precision, checkpointing, seq, batch); its id is made from all of it but its label."""
-    same = ("model", "target", "weights", "seed", "optimizer", "adapter_dtype", "attention", "accumulate", "clip")
+    same = ("model", "target", "weights", "seed", "optimizer", "adapter_dtype", "attention", "allocator", "accumulate", "clip")
     values: dict[str, Any] = {
         "label": variant.label,
         "method": variant.method,

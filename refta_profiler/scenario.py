@@ -86,6 +86,7 @@ class Scenario(Settings):
     optimizer: Literal["adamw", "sgd"] = "adamw"
     adapter_dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     attention: Literal["sdpa", "eager"] = "sdpa"
+    allocator: Literal["default", "expandable_segments"] = "default"  # of a GPU, as PYTORCH_ALLOC_CONF sets it
     accumulate: Count = 1
     clip: Annotated[float, Field(gt=0)] | None = None
     loop: Loop = Loop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ def measure(point: Point, device: str, *, warmup: int, steps: int, repeats: int,
         content = {"point": asdict(point), "device": device, "warmup": warmup, "steps": steps, "repeats": repeats}
         request.write_text(json.dumps(content), encoding="utf-8")
         command = [sys.executable, "-m", "refta_profiler.measure.worker", str(request), str(answer)]
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(point))
         try:
             _, errors = child.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
@@ -35,6 +36,14 @@ def measure(point: Point, device: str, *, warmup: int, steps: int, repeats: int,
         if answer.exists():
             return json.loads(answer.read_text(encoding="utf-8"))
         return _died(child.returncode, errors)
+
+
+def environment(point: Point) -> dict[str, str]:
+    """The child's environment: ours, with the allocator that the point asks for (both names: torch renamed the variable in 2.9)."""
+    if point.allocator == "default":
+        return dict(os.environ)
+    asked = "expandable_segments:True"
+    return {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": asked, "PYTORCH_ALLOC_CONF": asked}
 
 
 def _died(code: int, errors: str) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 After torch's c10/cuda/CUDACachingAllocator.cpp (2.8 to 2.13), one stream, default settings: sizes are rounded up to 512 bytes; up to
 1 MiB comes from the small pool (segments of 2 MiB), more from the large pool (segments of 20 MiB below 10 MiB, else the size rounded up
 to 2 MiB); the smallest free block that fits is taken; its remainder is split off only where it is at least 512 bytes (small pool) or
-more than 1 MiB (large pool), so a block counts whole as allocated; freed blocks merge with free neighbours.
+more than 1 MiB (large pool), so a block counts whole as allocated; freed blocks merge with free neighbours. With `expandable_segments:True`
+a pool is one segment that grows at its end, and every remainder of 512 bytes is split off.
 """
 
 from __future__ import annotations
@@ -96,9 +97,13 @@ class CachingAllocator:
         self.peak_reserved = max(self.peak_reserved, self.reserved)
         return block
 
+    def _splits_off(self, remaining: int, *, small: bool) -> bool:
+        """Whether a remainder of that size becomes a block of its own."""
+        return remaining >= MIN_BLOCK if small else remaining > SMALL_SIZE
+
     def _split(self, block: Block, size: int) -> None:
         remaining = block.size - size
-        if not (remaining >= MIN_BLOCK if block.small else remaining > SMALL_SIZE):
+        if not self._splits_off(remaining, small=block.small):
             return
         rest = Block(remaining, block.address + size, block.small, free=True, before=block, after=block.after)
         if block.after is not None:
@@ -109,6 +114,45 @@ class CachingAllocator:
     def _remove(self, block: Block) -> None:
         pool = self._pools[block.small]
         del pool[bisect.bisect_left(pool, (block.size, block.address))]
+
+
+@dataclass
+class ExpandableAllocator(CachingAllocator):
+    """The allocator under `expandable_segments:True`: a pool's segment grows at its end in steps of 2 MiB (small pool) or 20 MiB.
+
+    It is never unmapped, as it is in a process only where memory runs out.
+    """
+
+    _starts: dict[bool, Block] = field(default_factory=dict)  # the first block of each pool, which merging never replaces
+
+    def _splits_off(self, remaining: int, *, small: bool) -> bool:
+        return remaining >= MIN_BLOCK
+
+    def _new_segment(self, size: int) -> Block:
+        small = size <= SMALL_SIZE
+        last = self._last(small=small)
+        held = last.size if last is not None and last.free else 0
+        step = SMALL_SEGMENT if small else LARGE_SEGMENT
+        mapped = -(-(size - held) // step) * step
+        self.reserved += mapped
+        self.peak_reserved = max(self.peak_reserved, self.reserved)
+        if last is not None and held:
+            self._remove(last)
+            last.size += mapped
+            return last
+        block = Block(mapped, 0 if last is None else last.address + last.size, small, before=last)
+        if last is None:
+            self._starts[small] = block
+            self.segments += 1
+        else:
+            last.after = block
+        return block
+
+    def _last(self, *, small: bool) -> Block | None:
+        block = self._starts.get(small)
+        while block is not None and block.after is not None:
+            block = block.after
+        return block
 
 
 def _merged(block: Block, neighbour: Block) -> Block:

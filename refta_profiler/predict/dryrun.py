@@ -19,7 +19,7 @@ from refta.shapes import StackShape
 from refta_profiler import devices, models, rates, workload
 from refta_profiler.plan import Point
 from refta_profiler.predict import fake
-from refta_profiler.predict.allocator import CachingAllocator
+from refta_profiler.predict.allocator import CachingAllocator, ExpandableAllocator
 from refta_profiler.predict.kernels import CudaKernels, cublas_workspace_bytes, not_counted
 from refta_profiler.predict.operands import CpuStorages
 from refta_profiler.predict.replay import Memory, PlainMemory, replay
@@ -55,7 +55,7 @@ def dry_run(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] 
     One step is followed on fake tensors, in which the optimizer's state appears; the step that counts is the one after it.
     Points that differ in their batch alone share what they can (see trace.py).
     """
-    return _summary(_sweep(point, target, slice_ranks).trace(point.batch), devices.get(target))
+    return _summary(_sweep(point, target, slice_ranks).trace(point.batch), devices.get(target), allocator=point.allocator)
 
 
 @functools.lru_cache(maxsize=4)
@@ -173,11 +173,14 @@ def _mark_gradients(live: LiveStorages, gradients: set[int]) -> None:
         block.is_gradient = key in gradients
 
 
-def _summary(trace: Trace, device: devices.Device) -> DryRun:
+ALLOCATORS: dict[str, Callable[[], Memory]] = {"default": CachingAllocator, "expandable_segments": ExpandableAllocator}
+
+
+def _summary(trace: Trace, device: devices.Device, *, allocator: str = "default") -> DryRun:
     workspaces: list[tuple[int, int]] = []
     make_memory: Callable[[], Memory] = PlainMemory
     if device.kind == "cuda":
-        make_memory = CachingAllocator
+        make_memory = ALLOCATORS[allocator]
         trace = _on_device(trace)
         workspaces = [(place, cublas_workspace_bytes(device.compute_capability)) for place in trace.products]
     stream, boundary = two_steps(trace)

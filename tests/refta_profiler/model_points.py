@@ -12,7 +12,13 @@ ANY: dict[str, Any] = {
     **{"id": "any", "label": "head", "method": "head", "settings": {}, "order": None, "rank": None},
     **{"batch": 2, "seq": 8, "precision": "fp32", "checkpointing": False, "target": "cpu", "targets": []},
     **{"weights": "random", "seed": 0, "optimizer": "adamw", "adapter_dtype": "float32", "attention": "sdpa"},
-    **{"accumulate": 1, "clip": None, "loop": {"keep_outputs": False, "use_cache": False, "attention_mask": False}, "measure_on_cpu": True},
+    **{
+        "allocator": "default",
+        "accumulate": 1,
+        "clip": None,
+        "loop": {"keep_outputs": False, "use_cache": False, "attention_mask": False},
+        "measure_on_cpu": True,
+    },
 }
 
 

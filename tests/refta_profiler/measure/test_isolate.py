@@ -82,3 +82,12 @@ def test_a_real_worker_measures():
     assert found["values"]["peak_allocated_bytes"] > found["values"]["static_bytes"] > 0
     assert found["values"]["adapter_parameters"] == 2 * 5 * (32 + 32 + 1)
     assert found["operators"]
+
+
+def test_the_allocator_that_is_asked_for_is_set_in_the_measuring_process_alone(monkeypatch):
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    assert "PYTORCH_ALLOC_CONF" not in isolate.environment(POINT)
+    found = isolate.environment(tiny("roberta-tiny", "head", allocator="expandable_segments"))
+    assert found["PYTORCH_CUDA_ALLOC_CONF"] == found["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+    assert "PYTORCH_ALLOC_CONF" not in os.environ

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from refta_profiler.predict.allocator import MIB, CachingAllocator, rounded, segment_size
+from refta_profiler.predict.allocator import MIB, CachingAllocator, ExpandableAllocator, rounded, segment_size
 
 
 @pytest.mark.parametrize(("asked", "taken"), [(1, 512), (512, 512), (513, 1024), (MIB, MIB), (MIB + 1, MIB + 512)])
@@ -97,3 +97,40 @@ def test_any_order_of_frees_leaves_whole_segments():
         allocator.release(block)
     assert allocator.allocated == 0
     assert sum(size for pool in allocator._pools.values() for size, _, _ in pool) == allocator.reserved
+
+
+def test_expandable_segments_grow_in_steps_at_their_end():
+    allocator = ExpandableAllocator()
+    first = allocator.allocate(30 * MIB)  # two steps of 20 MiB, 10 MiB of them free
+    assert (allocator.allocated, allocator.reserved, allocator.segments) == (30 * MIB, 40 * MIB, 1)
+    allocator.allocate(25 * MIB)  # the free 10 MiB and one step more
+    assert (allocator.allocated, allocator.reserved, allocator.segments) == (55 * MIB, 60 * MIB, 1)
+    allocator.release(first)
+    allocator.allocate(29 * MIB + 512 * 1024)  # in the hole, split to the byte: 512 KiB are left
+    assert (allocator.allocated, allocator.reserved) == (54 * MIB + 512 * 1024, 60 * MIB)
+    allocator.allocate(512 * 1024)  # small blocks have a segment of their own, in steps of 2 MiB
+    assert (allocator.reserved, allocator.segments) == (62 * MIB, 2)
+
+
+def test_expandable_segments_reserve_less_for_growing_tensors():
+    """The default allocator can use none of the freed segments for the next larger tensor; one that grows can use all."""
+    default, expandable = CachingAllocator(), ExpandableAllocator()
+    for allocator in (default, expandable):
+        for size in range(20, 200, 20):
+            allocator.release(allocator.allocate(size * MIB))
+    assert expandable.reserved == 180 * MIB < default.reserved
+
+
+def test_expandable_segments_stay_consistent_whatever_comes():
+    draw, allocator, live = random.Random(0), ExpandableAllocator(), []
+    for _ in range(3000):
+        if live and draw.random() < 0.48:
+            allocator.release(live.pop(draw.randrange(len(live))))
+        else:
+            live.append(allocator.allocate(draw.choice([300, 5_000, 700_000, 3 * MIB, 24 * MIB])))
+        assert allocator.allocated == sum(block.size for block in live) <= allocator.reserved
+    for block in live:
+        allocator.release(block)
+    whole = [allocator._pools[small] for small in (True, False)]
+    assert allocator.allocated == 0 and [len(pool) for pool in whole] == [1, 1]  # each segment is one free block again
+    assert sum(pool[0][0] for pool in whole) == allocator.reserved
