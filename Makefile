@@ -4,13 +4,13 @@ VENV := .venv
 PY := $(VENV)/bin/python
 MARK := $(VENV)/.installed
 
-.PHONY: demo test check slow gpu format clean
+.PHONY: demo test check slow drills gpu format clean
 
 demo: $(MARK)
 	$(PY) -m refta_profiler run scenarios/quickstart.yaml
 
 test: $(MARK)
-	$(PY) -m pytest -m "not slow and not gpu" -q
+	$(PY) -m pytest -m "not slow and not gpu and not drills" -q
 
 check: $(MARK)
 	$(VENV)/bin/ruff check .
@@ -19,10 +19,17 @@ check: $(MARK)
 	$(VENV)/bin/lint-imports
 
 slow: $(MARK)
-	$(PY) -m pytest -m slow -q
+	$(PY) -m pytest -m "slow and not gpu" -q
 
+drills: $(MARK)
+	$(PY) -m pytest -m drills -q
+
+# On a machine with a GPU: its tests, then the scenarios; run folders that are ready to commit lie under reports/published/.
 gpu: $(MARK)
 	$(PY) -m pytest -m gpu -q
+	for scenario in scenarios/gpu/*.yaml; do \
+		$(PY) -m refta_profiler run $$scenario --out reports/published/$$(basename $$scenario .yaml) --device cuda --format html,md,csv || exit 1; \
+	done
 
 format: $(MARK)
 	$(VENV)/bin/ruff check --fix .

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
-from refta_profiler import devices, plan, report
+from refta_profiler import devices, orphans, plan, report
 from refta_profiler.errors import HardwareError, ScenarioError
 from refta_profiler.plan import Point
 from refta_profiler.results import Row
@@ -181,6 +181,7 @@ def one_thread() -> None:
     """A predicting process computes shapes, not numbers: one thread is enough. Ctrl-C is the driver's to handle."""
     import torch
 
+    orphans.die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 

@@ -45,14 +45,14 @@ def command(
     return Answer([as_data(one) for one in found], "\n\n".join(as_text(one) for one in found), failed(found, limit))
 
 
-def share(text: str) -> float:
-    """The fraction that a text such as '2%' or '0.02' means; ScenarioError where it means none."""
+def share(text: str, option: str = "--max-error") -> float:
+    """The fraction that a text such as '2%' or '0.02' means; ScenarioError that names the option where it means none."""
     try:
         value = float(text.rstrip("%")) / (100 if text.endswith("%") else 1)
     except ValueError:
         value = -1.0
     if not 0 <= value < float("inf"):
-        raise ScenarioError(f"--max-error: '{text}'; write a percentage such as 2%, or a fraction such as 0.02")
+        raise ScenarioError(f"{option}: '{text}'; write a percentage such as 2%, or a fraction such as 0.02")
     return value
 
 

@@ -16,9 +16,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from refta_profiler import orphans
+
 
 def main(arguments: list[str]) -> int:
     """0 with the answer written, whatever the measurement came to."""
+    orphans.die_with_parent()
     request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     try:
         answer = measure(request)

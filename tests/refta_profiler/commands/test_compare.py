@@ -1,0 +1,90 @@
+"""`compare` on two run folders written by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+from refta_profiler.commands import compare
+from refta_profiler.errors import ScenarioError
+from refta_profiler.results import METRICS, Row
+from refta_profiler.run_folder import RunFolder
+
+ENVIRONMENT = {"device": "cpu: one", "versions": {"torch": "2.13.0"}}
+
+
+def row(metric, value, **changes):
+    fields = {"point": "p", "model": "vit-tiny", "label": "lora", "method": "lora", "order": None, "rank": 4, "batch": 2, "seq": 197}
+    fields |= {"precision": "fp32", "checkpointing": False, "target": "cpu", "source": "measured"}
+    return Row(**{**fields, **changes}, metric=metric, unit=METRICS[metric].unit, value=value)
+
+
+def times(middle, low, high):
+    return [row("step_seconds", middle), row("step_seconds_p10", low), row("step_seconds_p90", high)]
+
+
+@pytest.fixture
+def make(tmp_path):
+    made = []
+
+    def write(rows, environment=None, scenario="model: vit-tiny\n"):
+        folder = RunFolder.create(tmp_path / f"run{len(made)}", scenario)
+        made.append(folder)
+        folder.write_environment(environment or ENVIRONMENT)
+        folder.order(["p"])
+        folder.write_point("p", "measured", rows)
+        folder.write_table()
+        return folder.path
+
+    return write
+
+
+def test_a_run_against_itself_is_the_same(make):
+    rows = [row("peak_allocated_bytes", 1000), *times(1.0, 0.9, 1.1)]
+    answer = compare.command([make(rows), make(rows)], tolerance="0%")
+    assert not answer.failed and "No number differs that can be told apart." in answer.text
+    assert {one["metric"]: one["fraction"] for one in answer.data} == {"peak_allocated_bytes": 0, "step_seconds": 0}
+
+
+def test_what_grew_is_named_and_fails_the_gate_beyond_its_tolerance(make):
+    first, second = make([row("peak_allocated_bytes", 1000)]), make([row("peak_allocated_bytes", 1030)])
+    answer = compare.command([first, second], tolerance="2%")
+    assert answer.failed == "peak_allocated_bytes of lora, batch 2 of 197 on cpu (measured) grew by 3%, more than 2%"
+    assert "+3%" in answer.text
+    assert not compare.command([first, second], tolerance="5%").failed
+    assert not compare.command([second, first], tolerance="0%").failed  # less is no failure
+
+
+def test_a_time_counts_only_where_the_intervals_are_apart(make):
+    first = make(times(1.0, 0.9, 1.1))
+    near, far = make(times(1.08, 1.0, 1.2)), make(times(1.3, 1.2, 1.4))
+    assert not compare.command([first, near], tolerance="2%").failed
+    assert "step_seconds" in compare.command([first, far], tolerance="2%").failed
+    assert "step_seconds" in compare.command([first, near, far], tolerance="2%").failed
+
+
+@pytest.mark.parametrize(
+    ("environment", "scenario", "reason"),
+    [
+        ({**ENVIRONMENT, "device": "cpu: two"}, "model: vit-tiny\n", "the device (cpu: one and cpu: two)"),
+        ({**ENVIRONMENT, "versions": {"torch": "2.11.0"}}, "model: vit-tiny\n", "the version of torch (2.13.0 and 2.11.0)"),
+        (ENVIRONMENT, "model: vit-small\n", "the scenario"),
+    ],
+)
+def test_unlike_runs_are_refused_with_the_reason_unless_it_is_asked_for(make, environment, scenario, reason):
+    rows = [row("peak_allocated_bytes", 1000)]
+    pair = [make(rows), make(rows, environment, scenario)]
+    with pytest.raises(ScenarioError, match="differ in more than their results") as caught:
+        compare.command(pair)
+    assert reason in str(caught.value)
+    assert reason in compare.command(pair, anyway=True).text
+
+
+def test_bad_usage_is_a_message(make):
+    rows = [row("peak_allocated_bytes", 1000)]
+    with pytest.raises(ScenarioError, match="two RUN folders"):
+        compare.command([make(rows)])
+    with pytest.raises(ScenarioError, match="--tolerance: 'much'"):
+        compare.command([make(rows), make(rows)], tolerance="much")
+    other = [replace(rows[0], label="another")]
+    with pytest.raises(ScenarioError, match="no point with the same numbers"):
+        compare.command([make(rows), make(other)])
