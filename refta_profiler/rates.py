@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,13 @@ ESTIMATED = "roofline from datasheet peaks (70% of the FLOP/s, 85% of the bandwi
 class Rates:
     """What a device reaches.
 
-    matmul_flops: FLOP/s by dtype (float32, bfloat16, …), in large matrix products. bandwidth: bytes/s read and written.
+    matmul_flops: FLOP/s of matrix products by dtype (float32, bfloat16, …), as (FLOPs of one product, FLOP/s) from small to large ones, of
+    which the small reach less. bandwidth: bytes/s read and written.
     kernel_seconds: the least an operation takes on the device. host_seconds: what issuing one takes, by phase, and view_seconds a view;
     where the host computes itself (`overlaps` is False) the two come one after the other. note: where the numbers are from.
     """
 
-    matmul_flops: dict[str, float]
+    matmul_flops: dict[str, list[tuple[float, float]]]
     bandwidth: float
     kernel_seconds: float
     host_seconds: dict[str, float]
@@ -39,6 +41,19 @@ class Rates:
     note: str
     calibrated: bool = False
     measured_on: dict[str, Any] = field(default_factory=dict)
+
+
+def rate(points: list[tuple[float, float]], flops: float) -> float:
+    """FLOP/s of a product of that many FLOPs, on the straight line between measured ones over the logarithm of their FLOPs.
+
+    Below the smallest and above the largest it is theirs: between 1e10 at 1e6 FLOPs and 3e10 at 1e8, a product of 1e7 FLOPs runs at 2e10.
+    """
+    below = [one for one in points if one[0] <= flops] or points[:1]
+    above = [one for one in points if one[0] > flops] or points[-1:]
+    (low, slow), (high, fast) = below[-1], above[0]
+    if high <= low or flops <= low:
+        return slow if flops <= low or high <= low else fast
+    return slow + (fast - slow) * math.log(flops / low) / math.log(high / low)
 
 
 def path(target: str) -> Path:
@@ -69,6 +84,8 @@ def from_datasheet(device: devices.Device) -> Rates | None:
     """Shares of the datasheet's peaks; None for a device without one (the CPU at hand)."""
     if device.bandwidth_bytes_per_second is None:
         return None
-    flops = {dtype: peak * MATMUL_SHARE for dtype, name in DATASHEET_DTYPES.items() if (peak := device.peak_flops.get(name)) is not None}
+    flops = {
+        dtype: [(0.0, peak * MATMUL_SHARE)] for dtype, name in DATASHEET_DTYPES.items() if (peak := device.peak_flops.get(name)) is not None
+    }
     bandwidth = device.bandwidth_bytes_per_second * BANDWIDTH_SHARE
     return Rates(flops, bandwidth, KERNEL_SECONDS, dict(HOST_SECONDS), VIEW_SECONDS, overlaps=device.kind == "cuda", note=ESTIMATED)

@@ -37,9 +37,11 @@ def command(
     else:
         kept = f"Not kept: devices.yaml has no entry for '{target}' that predictions could be made for."
     rows = [("what", "measured", "of the datasheet's peak")]
-    for dtype, flops in found.matmul_flops.items():
+    for dtype, points in found.matmul_flops.items():
+        flops = points[-1][1]
         peak = sheet.peak_flops.get(rates.DATASHEET_DTYPES[dtype]) if sheet else None
-        rows.append((f"matrix products, {dtype}", f"{flops / 1e12:,.3g} TFLOP/s", "–" if peak is None else f"{flops / peak:.0%}"))
+        small = f" (small ones {points[0][1] / 1e12:,.2g})"
+        rows.append((f"matrix products, {dtype}", f"{flops / 1e12:,.3g} TFLOP/s{small}", "–" if peak is None else f"{flops / peak:.0%}"))
     peak = sheet.bandwidth_bytes_per_second if sheet else None
     rows.append(("bandwidth", f"{found.bandwidth / 1e9:,.4g} GB/s", "–" if peak is None else f"{found.bandwidth / peak:.0%}"))
     for phase, seconds in found.host_seconds.items():

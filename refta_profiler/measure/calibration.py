@@ -11,7 +11,7 @@ import torch
 from refta_profiler.measure import environment
 from refta_profiler.rates import Rates
 
-WIDTHS = {"cpu": 1024, "cuda": 8192}  # of the square matrix products
+WIDTHS = {"cpu": (64, 128, 256, 512, 1024), "cuda": (512, 1024, 2048, 4096, 8192)}  # of the square matrix products
 NUMBERS = {"cpu": 1 << 24, "cuda": 1 << 28}  # of the copies, far beyond any cache
 LINKS = 400  # operations of the chains that time a launch
 REPEATS = 5
@@ -43,12 +43,20 @@ def runs(device: str, dtype: torch.dtype) -> bool:
     return True
 
 
-def matmul_flops(device: str, dtype: torch.dtype) -> float:
-    """FLOP/s of a large square matrix product."""
-    width = WIDTHS[device]
-    a, b = (torch.randn(width, width, device=device).to(dtype) for _ in range(2))
-    out = torch.empty(width, width, dtype=dtype, device=device)
-    return 2 * width**3 / median_seconds(device, lambda: torch.mm(a, b, out=out))
+def matmul_flops(device: str, dtype: torch.dtype) -> list[tuple[float, float]]:
+    """(FLOPs, FLOP/s) of square matrix products, from small to large; small ones in a row, so that the clock can tell them."""
+    found = []
+    for width in WIDTHS[device]:
+        # as in a step: many weights in turn, so that they come from memory and not from a cache
+        count = max(1, min(16, (1 << 24) // width**2))
+        pairs = [tuple(torch.randn(width, width, device=device).to(dtype) for _ in range(2)) for _ in range(count)]
+
+        def row(pairs: list = pairs) -> None:
+            for a, b in pairs:
+                torch.mm(a, b)
+
+        found.append((2.0 * width**3, 2 * width**3 * count / median_seconds(device, row)))
+    return found
 
 
 def copy_bandwidth(device: str) -> float:

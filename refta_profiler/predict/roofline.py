@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from refta_profiler.predict.storage import Operation
-from refta_profiler.rates import Rates
+from refta_profiler.rates import Rates, rate
 
 BOUNDS = ("compute", "bandwidth", "launch")
 SHOWN = 12  # of the operations that take longest
@@ -83,7 +83,7 @@ def _device(one: Operation, rates: Rates) -> tuple[float, str]:
         return 0.0, "launch"
     if one.flops and one.dtype not in rates.matmul_flops:
         raise RateMissingError(one.dtype)
-    compute = one.flops / rates.matmul_flops[one.dtype] if one.flops else 0.0
+    compute = one.flops / rate(rates.matmul_flops[one.dtype], one.flops) if one.flops else 0.0
     moved = one.nbytes / rates.bandwidth
     longest = max(compute, moved, rates.kernel_seconds)
     return longest, "compute" if longest == compute else "bandwidth" if longest == moved else "launch"

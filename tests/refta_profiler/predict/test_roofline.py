@@ -8,7 +8,13 @@ from refta_profiler.rates import Rates
 
 
 def rates(**changes):
-    values = {"matmul_flops": {"float32": 1e12}, "bandwidth": 1e11, "kernel_seconds": 1e-5, "host_seconds": {}, "view_seconds": 0.0}
+    values = {
+        "matmul_flops": {"float32": [(0.0, 1e12)]},
+        "bandwidth": 1e11,
+        "kernel_seconds": 1e-5,
+        "host_seconds": {},
+        "view_seconds": 0.0,
+    }
     return Rates(**{**values, "overlaps": True, "note": "by hand", **changes})
 
 
