@@ -8,6 +8,8 @@ that is neither a parameter nor a buffer and whose partner needs a gradient.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from refta.counting import NOTHING, Cost, Counter
 from refta.lines import Line, Regime, regimes, total
 from refta.network import INPUT, PER_STEP, UNFOLDED, Network, Order, is_fold
@@ -23,6 +25,7 @@ __all__ = [
     "rebuilt_axes",
     "regimes",
     "stack_cost",
+    "summed",
     "total",
 ]
 
@@ -48,10 +51,12 @@ def order_cost(network: Network, order: Order, *, layers: int = 1, inputs_withou
     costs = [Counter(network, itemsize, needed).layer(order).times(count) for count, needed in parts if count]
     if order.mode in PER_STEP:
         costs.append(Counter(network, itemsize, layers > free).whole_stack(order, layers))
-    result = costs[0]
-    for one in costs[1:]:
-        result = result + one
-    return result
+    return summed(costs)
+
+
+def summed(costs: Iterable[Cost]) -> Cost:
+    """Several costs in turn, such as a model's stacks: everything adds up but the largest temporary."""
+    return sum(costs, start=NOTHING)
 
 
 def best_order(network: Network, tokens: int, layers: int, *, inputs_without_gradient: int = 0, itemsize: int = 4) -> str:

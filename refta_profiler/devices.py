@@ -28,6 +28,11 @@ class Device:
     source: str
     aliases: tuple[str, ...] = ()
 
+    @property
+    def tensor_bytes(self) -> int | None:
+        """What is left for tensors: its memory less the CUDA context; None where its memory is not known."""
+        return None if self.memory_bytes is None else self.memory_bytes - (self.context_bytes or 0)
+
 
 def names() -> list[str]:
     """The devices by their own names, in the order of devices.yaml (aliases are left out)."""

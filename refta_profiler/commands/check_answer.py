@@ -80,8 +80,7 @@ class CheckAnswer:
 def of(runs: Runs, *, with_largest: bool) -> CheckAnswer | ClosedAnswer:
     """The answer; from the closed form alone where no order could be dry-run, ScenarioError where there is no closed form either."""
     question = runs.question
-    device = devices.get(question.target)
-    memory = device.memory_bytes - (device.context_bytes or 0) if device.memory_bytes else None
+    memory = devices.get(question.target).tensor_bytes
     members = [point.label for point in runs.points if point.method == question.method]
     peaks = {label: runs.values(label)[runs.quantity] for label in members if runs.quantity in runs.values(label)}
     if not peaks:

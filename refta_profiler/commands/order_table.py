@@ -120,17 +120,10 @@ def _scopes(method: str, settings: dict[str, Any], stacks: list[tuple[StackShape
         found.append(Scope("layer", roles, 1, size, {order: cost.layer_cost(network, order) for order in orders}))
         found.append(Scope("stack", roles, shape.layers, size, {order: whole[order][place].cost for order in orders}))
     sizes = {(shape.rows, shape.columns) for shape, _ in stacks}
-    costs = {order: _sum(one.cost for one in whole[order]) for order in orders}
+    costs = {order: cost.summed(one.cost for one in whole[order]) for order in orders}
     roles = tuple(dict.fromkeys(shape.role for shape, _ in stacks))
     layers = sum(shape.layers for shape, _ in stacks)
     return [*found, Scope("model", roles, layers, sizes.pop() if len(sizes) == 1 else None, costs)]
-
-
-def _sum(costs: Iterable[Cost]) -> Cost:
-    total = cost.NOTHING
-    for one in costs:
-        total = total + one
-    return total
 
 
 def largest_lines(lines: Iterable[Line]) -> list[Line]:

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
+from refta_profiler.predict.storage import dtype_of
+
 MIB = 1 << 20
 HALF = (torch.float16, torch.bfloat16)
 
@@ -57,7 +59,8 @@ NOT_COUNTED = {
 
 def not_counted(names: Iterable[str]) -> list[str]:
     """What the operations of these names take on CUDA that is not predicted, in words."""
-    return list(dict.fromkeys(words for name, words in NOT_COUNTED.items() if name in set(names)))
+    there = set(names)
+    return list(dict.fromkeys(words for name, words in NOT_COUNTED.items() if name in there))
 
 
 class CudaKernels:
@@ -119,7 +122,7 @@ class _FusedAttention(torch.autograd.Function):
         seeds = [torch.empty(1, dtype=torch.int64, device=query.device) for _ in range(2)]
         ctx.kernel, ctx.record = kernel, record
         work = sdpa_flop_count(query.shape, key.shape, value.shape)
-        record(f"attention ({kernel})", work, _bytes(query, key, value, out, mask), _name(query))
+        record(f"attention ({kernel})", work, _bytes(query, key, value, out, mask), dtype_of([query]))
         ctx.save_for_backward(query, key, value, out, logsumexp, *seeds, *([mask] if mask is not None else []))
         return out
 
@@ -136,16 +139,12 @@ class _FusedAttention(torch.autograd.Function):
         del wide, delta
         work = sdpa_backward_flop_count(gradients[0].shape, query.shape, key.shape, value.shape)
         moved = 2 * _bytes(query, key, value) + 2 * _bytes(gradients[0])
-        ctx.record(f"attention backward ({ctx.kernel})", work, moved, _name(query))
+        ctx.record(f"attention backward ({ctx.kernel})", work, moved, dtype_of([query]))
         return (None, None, *found, None)
 
 
 def _bytes(*tensors: torch.Tensor | None) -> int:
-    return sum(one.numel() * one.itemsize for one in tensors if one is not None)
-
-
-def _name(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
+    return sum(one.nbytes for one in tensors if one is not None)
 
 
 def _in_float32(function: Callable[..., torch.Tensor], count: int) -> Callable[..., torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from refta import cost
@@ -32,14 +33,20 @@ class Family:
     ranks: list[int]
     sequences: list[int]
 
-    def costs(self, rank: int | None) -> dict[str, list[Cost]] | None:
-        """Every order's costs of each stack at a rank; None where the method cannot have it."""
+    @property
+    def edges(self) -> list[float]:
+        """Where the map's columns begin and end, evenly on a logarithmic axis from batch 1."""
+        top = max(LEAST_BATCHES, 2 * self.batches[-1])
+        return [top ** (index / COLUMNS) for index in range(COLUMNS + 1)]
+
+    def costs(self, rank: int | None) -> dict[str, Cost] | None:
+        """Every order's cost over the model at a rank; None where the method cannot have it."""
         settings = self.point.settings if rank is None else {**self.point.settings, "rank": rank}
         try:
             found = {order: forms.stack_costs(self.point.method, settings, order, self.shapes) for order in self.labels}
         except SettingError:
             return None
-        return {order: [one.cost for one in stacks] for order, stacks in found.items() if stacks}
+        return {order: cost.summed(one.cost for one in stacks) for order, stacks in found.items() if stacks}
 
 
 def maps(points: Sequence[Point]) -> list[dict[str, Any]]:
@@ -76,7 +83,7 @@ def over_rank(family: Family) -> list[dict[str, Any]]:
     width = min(min(one.rows, one.columns) for one in family.shapes)
     ranks = sorted({*spaced(1, min(width, max(64, 16 * max(family.ranks))), ROWS), *family.ranks})
     costs = {rank: found for rank in ranks if (found := family.costs(rank))}
-    rows = [(rank, one, [batch * seq for batch in columns(family)]) for rank, one in costs.items()]
+    rows = [(rank, one, seq) for rank, one in costs.items()]
     return [_entry(family, quantity, "rank", rows, at=family.point.rank, seq=seq) for quantity in _mapped(family)] if rows else []
 
 
@@ -86,7 +93,7 @@ def over_sequence(family: Family) -> list[dict[str, Any]]:
     if not costs:
         return []
     lengths = sorted({*spaced(16, max(LONGEST, *family.sequences), ROWS), *family.sequences})
-    rows = [(length, costs, [batch * length for batch in columns(family)]) for length in lengths]
+    rows = [(length, costs, length) for length in lengths]
     return [_entry(family, quantity, "seq", rows, at=family.sequences[0], rank=family.point.rank) for quantity in _mapped(family)]
 
 
@@ -96,46 +103,35 @@ def _mapped(family: Family) -> list[str]:
     return [one for one in QUANTITIES if one != PLAIN or 2 <= len(plain) < len(family.labels)]
 
 
-def columns(family: Family) -> list[float]:
-    """The middles of the map's columns, evenly on a logarithmic axis from batch 1."""
-    top = max(LEAST_BATCHES, 2 * family.batches[-1])
-    return [top ** ((index + 0.5) / COLUMNS) for index in range(COLUMNS)]
-
-
 def spaced(low: int, high: int, count: int) -> list[int]:
     """Up to `count` whole numbers from low to high, evenly on a logarithmic axis."""
     return sorted({round(low * (high / low) ** (index / (count - 1))) for index in range(count)})
 
 
-def least(costs: dict[str, list[Cost]], quantity: str, tokens: int) -> str:
+def least(costs: dict[str, Cost], quantity: str, tokens: int) -> str:
     """The order of least memory (kept, and one largest temporary) or training FLOPs over the model; ties go to the fewer FLOPs."""
 
-    def flops(stacks: list[Cost]) -> int:
-        return cost.total(one.step_flops for one in stacks).at(tokens)
-
     def key(order: str) -> tuple[int, int]:
-        stacks = costs[order]
-        memory = sum(one.kept_bytes.at(tokens) for one in stacks) + max(one.temporary_bytes(tokens) for one in stacks)
-        return (flops(stacks), memory) if quantity == "step_flops" else (memory, flops(stacks))
+        memory, flops = costs[order].memory_bytes(tokens), costs[order].step_flops.at(tokens)
+        return (flops, memory) if quantity == "step_flops" else (memory, flops)
 
     return min((order for order in costs if quantity != PLAIN or RECOMPUTES not in order), key=key)
 
 
-def _entry(
-    family: Family, quantity: str, y: str, rows: Sequence[tuple[int, dict[str, list[Cost]], list[float]]], **fixed: int | None
-) -> dict[str, Any]:
-    """One map: for each value of y, stretches of batches with the same least order, as [from, to, order]; `at` is the scenario's own y."""
-    top = max(LEAST_BATCHES, 2 * family.batches[-1])
-    edges = [top ** (index / COLUMNS) for index in range(COLUMNS + 1)]
+def _entry(family: Family, quantity: str, y: str, rows: Sequence[tuple[int, dict[str, Cost], int]], **fixed: int | None) -> dict[str, Any]:
+    """One map: for each value of y, stretches of batches with the same least order, as [from, to, order]; `at` is the scenario's own y.
+
+    rows: (the value of y, every order's cost, tokens of an example). A column has the order that is least in its middle.
+    """
     stretches = []
-    for value, costs, tokens in rows:
-        orders = [least(costs, quantity, max(1, math.floor(one))) for one in tokens]
+    for value, costs, seq in rows:
         row: list[list[Any]] = []
-        for place, order in enumerate(orders):
+        for low, high in pairwise(family.edges):
+            order = least(costs, quantity, max(1, math.floor(math.sqrt(low * high) * seq)))
             if row and row[-1][2] == order:
-                row[-1][1] = edges[place + 1]
+                row[-1][1] = high
             else:
-                row.append([edges[place], edges[place + 1], order])
+                row.append([low, high, order])
         stretches.append([value, row])
     named = {"method": family.point.method, "model": family.point.model, "labels": family.labels, "quantity": quantity, "y": y}
     return {"map": named | fixed | {"rows": stretches}}

@@ -77,10 +77,10 @@ def _dry(point: Point, target: str, found: DryRun, note: str) -> list[Row]:
 
 def _times(point: Point, target: str, found: DryRun) -> list[Row]:
     """The step's time and its parts; where a step would not fit the device, or has no time, a row that says so."""
-    memory = devices.get(target).memory_bytes
+    device = devices.get(target)
     needed = found.peak_reserved_bytes or found.peak_allocated_bytes
-    if memory is not None and needed > memory - (devices.get(target).context_bytes or 0):
-        note = f"out of memory predicted: the step needs {format_bytes(needed)}, {target} has {format_bytes(memory)}"
+    if device.tensor_bytes is not None and needed > device.tensor_bytes:
+        note = f"out of memory predicted: the step needs {format_bytes(needed)}, {target} has {format_bytes(device.memory_bytes or 0)}"
         return [row(point, "dryrun", "step_seconds", None, target=target, status="oom", note=note)]
     if found.time is None:
         return [row(point, "dryrun", "step_seconds", None, target=target, status="unsupported", note=found.no_time)]
