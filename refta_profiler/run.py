@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -43,6 +41,8 @@ class Options:
 
 def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progress) -> list[Row]:
     """Predict, measure, report; what is finished in the folder is not done again. The rows of the run."""
+    from refta_profiler.measure import stage
+
     points = plan.points(scenario)
     device = measuring_device(options.device)
     with folder.lock():
@@ -52,7 +52,7 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
         if options.only != "measure":
             predict_all(points, measured, folder, device, progress)
             folder.write_closed_form(closed_form(points))
-        measure_all(scenario, points, measured, folder, device, progress)
+        stage.measure_all(scenario, measured, folder, device, device_key(device), progress)
         folder.write_table()
         report.write(folder, tuple(options.formats))
     return folder.rows()
@@ -192,38 +192,6 @@ def predict_job(job: tuple[Point, str, str]) -> tuple[list[Row], list[Row]]:
 
     closed, dry, _ = rows.predict(job[0], job[1])
     return closed, dry
-
-
-def measure_all(
-    scenario: Scenario, points: Sequence[Point], measured: Sequence[Point], folder: RunFolder, device: str, progress: Progress
-) -> None:
-    """Every chosen point in a process of its own; what exceeds the CPU's budget is skipped and says so."""
-    from refta_profiler.measure import rows as measuring
-
-    waiting = [point for point in measured if not folder.finished(point.id, "measured")]
-    progress.start("measure", len(waiting))
-    settings = scenario.measure if device == "cuda" else scenario.measure.on_cpu
-    budget = scenario.measure.on_cpu.budget_s if device == "cpu" else float("inf")
-    started, key = time.monotonic(), device_key(device)
-    for point in waiting:
-        left = budget - (time.monotonic() - started)
-        if point.unsupported:
-            found = measuring.failed(point, key, "unsupported", point.unsupported)
-        elif left <= 0:
-            found = measuring.failed(point, key, "skipped", f"the budget of {budget:g} s for measuring on the CPU was used up")
-        else:
-            found = measuring.measure(
-                point,
-                key,
-                device,
-                warmup=settings.warmup,
-                steps=settings.steps,
-                repeats=settings.repeats,
-                limit_s=max(left, 60) if device == "cpu" else 900,
-                keep=functools.partial(folder.write_details, point.id),
-            )
-        folder.write_point(point.id, "measured", found)
-        progress.done(point.id, next((row.note for row in found if row.status != "ok"), ""))
 
 
 def closed_form(points: Sequence[Point]) -> list[dict[str, Any]]:

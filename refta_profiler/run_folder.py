@@ -107,6 +107,38 @@ class RunFolder:
         content = {"version": VERSION, "point": point_id, "source": source, "rows": [row.to_dict() for row in rows]}
         return write_whole(self.point_path(point_id, source), json.dumps(content, indent=1, allow_nan=False))
 
+    def write_process(self, point_id: str, number: int, asked: dict[str, Any], answer: dict[str, Any]) -> Path:
+        """processes/<point>.<number>.json: what one measuring process was asked and answered, raw samples and all."""
+        path = self.process_path(point_id, number)
+        path.parent.mkdir(exist_ok=True)
+        content = {"version": VERSION, "point": point_id, "process": number, "asked": asked, "answer": answer}
+        return write_whole(path, json.dumps(content, indent=1))
+
+    def process_path(self, point_id: str, number: int) -> Path:
+        """Where that process's answer is."""
+        return self.path / "processes" / f"{self.point_path(point_id, 'measured').name.removesuffix('.measured.json')}.{number}.json"
+
+    def process(self, point_id: str, number: int) -> dict[str, Any] | None:
+        """{asked, answer} of one measuring process, None where it was not run; a ScenarioError names a file that is not one."""
+        path = self.process_path(point_id, number)
+        if not path.exists():
+            return None
+        content = read_json(path)
+        if not isinstance(content, dict) or (content.get("version"), content.get("point"), content.get("process")) != (
+            VERSION,
+            point_id,
+            number,
+        ):
+            raise ScenarioError(f"{path}: is not the process's file that its name says; delete it and resume the run, and it is made again")
+        return content
+
+    def processes(self, point_id: str) -> dict[int, dict[str, Any]]:
+        """The answers of all of a point's measuring processes, by number."""
+        stem = self.process_path(point_id, 1).name.removesuffix(".1.json")
+        numbers = (path.name.removeprefix(f"{stem}.").removesuffix(".json") for path in (self.path / "processes").glob(f"{stem}.*.json"))
+        found = {int(number): self.process(point_id, int(number)) for number in sorted(numbers) if number.isdigit()}
+        return {number: content["answer"] for number, content in found.items() if content}
+
     def write_details(self, point_id: str, details: dict[str, Any]) -> Path:
         """details/<point>.json: raw samples, operators and tracebacks of a measured point, which the table has no place for."""
         path = self.path / "details" / f"{self.point_path(point_id, 'measured').name.removesuffix('.measured.json')}.json"
@@ -120,6 +152,11 @@ class RunFolder:
             return False
         read_point(path)
         return True
+
+    def read(self, point_id: str, source: str) -> list[Row]:
+        """The rows of that point and source; empty where there are none."""
+        path = self.point_path(point_id, source)
+        return read_point(path)["rows"] if path.exists() else []
 
     def order(self, point_ids: Sequence[str]) -> None:
         """Keeps the order of the scenario's points in plan.json; `rows` follows it."""

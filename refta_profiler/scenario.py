@@ -55,7 +55,8 @@ class Measure(Settings):
     when: Literal["auto", "always", "never"] = "auto"
     warmup: Annotated[int, Field(ge=0)] = 3
     steps: Count = 10
-    repeats: Count = 3
+    repeats: Count = 3  # processes a point, which take turns
+    busy_gpu: Literal["warn", "wait", "refuse"] = "warn"  # what to do where other processes use the GPU
     on_cpu: OnCpu = OnCpu()
 
 

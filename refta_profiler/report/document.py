@@ -59,11 +59,7 @@ def facts(material: Material) -> list[tuple[str, str]]:
     targets = ", ".join(material.measured_targets)
     measured = (device if device.startswith(targets) else f"{targets} ({device})" if device else targets) if targets else "nothing"
     points = {row.point for row in material.rows} | set(material.planned)
-    broken = [
-        f"{count} {status}"
-        for status in STATUSES
-        if (count := len({row.point for row in material.rows if row.status == status and row.source != "contraction"})) and status != "ok"
-    ]
+    broken = [f"{count} {status}" for status in STATUSES if status != "ok" and (count := len(broken_points(material, status)))]
     counted = f"{len(points)}, of them {', '.join(broken)}" if broken else f"{len(points)}"
     found = [
         ("model", models),
@@ -73,6 +69,11 @@ def facts(material: Material) -> list[tuple[str, str]]:
         ("points", counted),
     ]
     return found + [(name, str(material.environment[name])) for name in ("started",) if material.environment.get(name)]
+
+
+def broken_points(material: Material, status: str) -> set[str]:
+    """The points without a peak for that reason; 'oom' are also those whose predicted peak is beyond the device."""
+    return {row.point for row in material.rows if row.status == status and (row.metric == "peak_allocated_bytes" or status == "oom")}
 
 
 def cards(material: Material) -> list[Card]:
