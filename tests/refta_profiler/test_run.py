@@ -239,7 +239,7 @@ def test_two_batches_out_of_memory_stop_a_methods_sweep(monkeypatch, tmp_path):
         return failure("oom", "tried to allocate 5 GiB") if point.label == "head" and point.batch > 1 else ANSWER
 
     monkeypatch.setattr(isolate, "measure", measure)
-    rows, told = go(scenario, folder, only="measure")
+    rows, _ = go(scenario, folder, only="measure")
     peaks = {(row.label, row.batch): (row.status, row.note) for row in rows if row.metric == "peak_allocated_bytes"}
     assert [peaks["head", batch][0] for batch in (1, 2, 4, 8)] == ["ok", "oom", "oom", "skipped"]
     assert peaks["head", 8][1] == "two smaller batches of head ran out of memory"
