@@ -46,7 +46,7 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
     points = plan.points(scenario)
     device = measuring_device(options.device)
     with folder.lock():
-        take_up(folder, [point.id for point in points])
+        take_up(folder, [point.id for point in points], scenario.text)
         folder.write_environment(environment(scenario, device))
         measured = [] if options.only == "predict" else to_measure(scenario, points, device)
         if options.only != "measure":
@@ -58,13 +58,18 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
     return folder.rows()
 
 
-def take_up(folder: RunFolder, point_ids: list[str]) -> None:
-    """Write down the run's points; a ScenarioError where the folder is of other points, whose rows would be mixed with these."""
-    if folder.planned() not in ([], point_ids):
+def take_up(folder: RunFolder, point_ids: list[str], scenario_text: str) -> None:
+    """Write down the run's points. Of a scenario that was changed, what is the same stands and what is new is run.
+
+    A ScenarioError where the folder has none of these points: it is another scenario's.
+    """
+    planned = folder.planned()
+    if planned and not set(planned) & set(point_ids):
         raise ScenarioError(
-            f"{folder.path}: was started with other points; go on with its own scenario, {folder.path / 'scenario.yaml'}, "
-            "or start a new run without --resume"
+            f"{folder.path}: was started with other points and has none of these; go on with its own scenario, "
+            f"{folder.path / 'scenario.yaml'}, or start a new run without --resume"
         )
+    folder.rescenario(scenario_text)
     folder.order(point_ids)
 
 

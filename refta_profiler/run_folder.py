@@ -168,13 +168,16 @@ class RunFolder:
         return read_json(path) if path.exists() else []
 
     def rows(self) -> list[Row]:
-        """All rows, by the scenario's order of points, then by source; from results.csv where a copy of a run holds no point files."""
+        """All rows of the scenario's points, in its order, then by source; from results.csv where a copy of a run holds no point files.
+
+        What was found for points that a changed scenario no longer has stays in the folder and is left out here.
+        """
         files = sorted((self.path / "points").glob("*.json"))
         table = self.path / "results.csv"
         if not files and table.exists():
             return from_csv(table.read_text(encoding="utf-8"))
         place = {point: index for index, point in enumerate(self.planned())}
-        contents = [read_point(path) for path in files]
+        contents = [content for content in map(read_point, files) if not place or content["point"] in place]
         contents.sort(key=lambda content: (place.get(content["point"], len(place)), content["point"], source_place(content["source"])))
         return [row for content in contents for row in content["rows"]]
 
@@ -194,6 +197,15 @@ class RunFolder:
     def scenario_text(self) -> str:
         """The scenario as it was when the run started."""
         return (self.path / "scenario.yaml").read_text(encoding="utf-8")
+
+    def rescenario(self, text: str) -> None:
+        """Take another scenario for the rest of the run; the one before is kept beside it, as scenario.1.yaml and so on."""
+        before = self.scenario_text()
+        if before == text:
+            return
+        number = 1 + len(list(self.path.glob("scenario.*.yaml")))
+        write_whole(self.path / f"scenario.{number}.yaml", before)
+        write_whole(self.path / "scenario.yaml", text)
 
     def closed_form(self) -> list[dict[str, Any]]:
         """The closed-form costs and crossovers that the run wrote (closed_form.json); empty where it wrote none."""

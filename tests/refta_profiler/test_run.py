@@ -138,6 +138,21 @@ def test_another_scenarios_points_are_not_mixed_in(tmp_path, scenario, folder):
     assert folder.planned() == [point.id for point in plan.points(scenario)]
 
 
+def test_a_changed_scenario_runs_what_is_new_and_leaves_out_what_it_dropped(tmp_path, scenario, folder, quick):
+    before, _ = go(scenario, folder)
+    quick.clear()
+    changed = scenarios.load(tmp_path / "tiny.yaml", ["batch=[2,8]"])
+    rows, told = go(changed, RunFolder.open(folder.path))
+    assert told.stages == [("predict", 3), ("measure", 0)]  # batch 8 of three methods; batch 2 was predicted and measured
+    assert {row.batch for row in rows} == {2, 8}
+    assert [row for row in rows if row.batch == 2] == [row for row in before if row.batch == 2]
+    assert "\n".join((folder.path / "results.csv").read_text().splitlines()[1:]).count(",4,8,") == 0
+    assert scenarios.load(folder.path / "scenario.yaml", []) == changed
+    assert scenarios.load(folder.path / "scenario.1.yaml", []) == scenario
+    again, told = go(scenario, RunFolder.open(folder.path))  # back again: nothing was lost
+    assert (again, told.stages) == (before, [("predict", 0), ("measure", 0)])
+
+
 def test_a_cut_file_is_named(scenario, folder):
     go(scenario, folder, only="predict")
     path = folder.point_path(plan.points(scenario)[0].id, "dryrun")
