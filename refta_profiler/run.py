@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -47,12 +48,14 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
     device = measuring_device(options.device)
     with folder.lock():
         take_up(folder, [point.id for point in points], scenario.text)
-        folder.write_environment(environment(scenario, device))
+        found = environment(scenario, device)
+        folder.write_environment(found)
         measured = [] if options.only == "predict" else to_measure(scenario, points, device)
         if options.only != "measure":
             predict_all(points, measured, folder, device, progress)
             folder.write_closed_form(closed_form(points))
         stage.measure_all(scenario, measured, folder, device, device_key(device), progress)
+        folder.write_environment({**found, **ended(found)})
         folder.write_table()
         report.write(folder, tuple(options.formats))
     return folder.rows()
@@ -113,6 +116,13 @@ def environment(scenario: Scenario, device: str) -> dict[str, Any]:
     target = devices.get(scenario.target)
     card = {"key": scenario.target, "name": target.title, "memory_bytes": target.memory_bytes, "context_bytes": target.context_bytes}
     return {**found.describe(device), "target_device": card}
+
+
+def ended(environment: dict[str, Any]) -> dict[str, Any]:
+    """When the run was done, how long it took in all, and how busy the machine then was."""
+    now = datetime.now(UTC)
+    wall = (now - datetime.fromisoformat(environment["started"])).total_seconds()
+    return {"ended": now.isoformat(timespec="seconds"), "wall_seconds": wall, "load_average_at_the_end": list(os.getloadavg())}
 
 
 def to_measure(scenario: Scenario, points: Sequence[Point], device: str) -> list[Point]:
