@@ -10,7 +10,8 @@ from typing import Any
 from torch import nn
 from torch.profiler import record_function
 
-MODULE = "refta_profiler: module "  # and its name: the events that stand around a module's forward
+OURS = "refta_profiler: "  # how the names of our own events among the profiler's begin
+MODULE = f"{OURS}module "  # and its name: the events that stand around a module's forward
 ROOT = "(model)"
 
 
