@@ -60,7 +60,7 @@ def _walk(roots: Iterable[Any]) -> Iterator[tuple[Any, Path, bool]]:
     A module that checkpointing runs again has the modules around it that it had in forward.
     """
     known: dict[str, Path] = {}
-    waiting = [(event, (), False) for event in reversed(list(roots))]
+    waiting: list[tuple[Any, Path, bool]] = [(event, (), False) for event in reversed(list(roots))]
     while waiting:
         event, path, in_node = waiting.pop()
         if event.name.startswith(MODULE):
