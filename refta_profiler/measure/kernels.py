@@ -24,10 +24,10 @@ def top_operators(step: Callable[[], None], *, count: int = 15) -> list[dict[str
 
 
 def kernels(work: Workload, step: Callable[[], Any], *, trace: Path | None = None, count: int = 15) -> dict[str, Any]:
-    """One step under the profiler: {operators, modules, unattributed_seconds, clock}; its chrome trace in the file `trace` (.json.gz).
+    """One step under the profiler: {operators, rows, unattributed_seconds, clock}; its chrome trace in the file `trace` (.json.gz).
 
     clock says what seconds are of: 'device' (kernels on CUDA) or 'host'. operators: [{operator, calls, seconds}], those with most of their
-    own time. modules: see module_times. What the profiler itself takes is in them: they are shares of a step, not its time.
+    own time. rows: the modules, see module_times. What the profiler itself takes is in them: they are shares of a step, not its time.
     """
     with _profiled() as profiler, modules.marked(work.model):
         step()

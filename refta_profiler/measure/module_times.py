@@ -27,9 +27,9 @@ class _Spent:
 
 
 def of(events: Iterable[Any], *, time: Callable[[Any], float]) -> dict[str, Any]:
-    """{modules, unattributed_seconds} of a profiler's events; time gives an event's seconds with all within it.
+    """{rows, unattributed_seconds} of a profiler's events; time gives an event's seconds with all within it.
 
-    modules, over those whose names differ in numbers alone, most own time first: [{module, modules, calls, forward_seconds,
+    rows, over modules whose names differ in numbers alone, most own time first: [{module, modules, calls, forward_seconds,
     recompute_seconds, backward_seconds, own_seconds}]. Own time is without the modules that it calls. unattributed_seconds are those of
     backward nodes that no module made: gradients added to parameters, the loss.
     """
@@ -51,7 +51,7 @@ def of(events: Iterable[Any], *, time: Callable[[Any], float]) -> dict[str, Any]
             unattributed += seconds
         else:
             _add(found, path, "backward", seconds)
-    return {"modules": _table(found), "unattributed_seconds": unattributed}
+    return {"rows": _table(found), "unattributed_seconds": unattributed}
 
 
 def _walk(roots: Iterable[Any]) -> Iterator[tuple[Any, Path, bool]]:

@@ -26,7 +26,7 @@ def taken(work, tmp_path_factory):
 
 
 def test_modules_have_forward_recomputed_and_backward_time(taken):
-    rows = {one["module"]: one for one in taken[0]["modules"]}
+    rows = {one["module"]: one for one in taken[0]["rows"]}
     query = rows["roberta.encoder.layer.*.attention.self.query"]
     assert (query["modules"], query["calls"]) == (3, 3)
     assert query["forward_seconds"] > 0

@@ -35,7 +35,7 @@ def found():
 
 
 def row(found, name):
-    return next(one for one in found["modules"] if one["module"] == name)
+    return next(one for one in found["rows"] if one["module"] == name)
 
 
 def test_layers_are_taken_together(found):
@@ -57,9 +57,9 @@ def test_a_node_belongs_to_the_module_that_made_it_without_what_is_recomputed_in
 def test_own_time_is_without_the_modules_within(found):
     assert row(found, "(model)")["own_seconds"] == (10.0 - 6.0) + 1.0
     assert row(found, "layer.*")["own_seconds"] == 6.0 + 3.5 + 4.5
-    total = sum(one["own_seconds"] for one in found["modules"]) + found["unattributed_seconds"]
+    total = sum(one["own_seconds"] for one in found["rows"]) + found["unattributed_seconds"]
     assert total == 10.0 + 8.0 + 1.0 + 0.25
 
 
 def test_a_step_without_events():
-    assert module_times.of([], time=lambda one: 0.0) == {"modules": [], "unattributed_seconds": 0.0}
+    assert module_times.of([], time=lambda one: 0.0) == {"rows": [], "unattributed_seconds": 0.0}
