@@ -39,6 +39,14 @@ METRICS: dict[str, Metric] = {
         "B", "most bytes live at once during one training step, weights and optimizer state included", PREDICTED_OR_MEASURED
     ),
     "peak_reserved_bytes": Metric("B", "most bytes that the caching allocator holds during one training step", PREDICTED_OR_MEASURED),
+    "forward_peak_bytes": Metric("B", "most bytes live at once in the forward pass, weights included", PREDICTED_OR_MEASURED),
+    "backward_peak_bytes": Metric("B", "most bytes live at once in the backward pass, weights included", PREDICTED_OR_MEASURED),
+    "optimizer_peak_bytes": Metric(
+        "B", "most bytes live at once in clipping and the optimizer's step, weights included", PREDICTED_OR_MEASURED
+    ),
+    "peak_active_bytes": Metric("B", "most bytes at once in blocks in use or not yet given back by all streams (CUDA)", MEASURED),
+    "allocator_retries": Metric("count", "times in one step that the caching allocator emptied its cache to serve a request", MEASURED),
+    "allocator_refusals": Metric("count", "times in one step that the caching allocator ran out of memory for good", MEASURED),
     "static_bytes": Metric("B", "bytes live when a step starts: weights, buffers, optimizer state, batch", PREDICTED_OR_MEASURED),
     "step_seconds": Metric("s", "time of one training step, the median of the repeats", PREDICTED_OR_MEASURED),
     "step_seconds_p10": Metric("s", "10th percentile of the time of one training step", MEASURED),

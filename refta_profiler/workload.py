@@ -96,7 +96,7 @@ def training_step(work: Workload, mark: Callable[[str], Any] = lambda phase: Non
     """
     work.optimizer.zero_grad(set_to_none=True)
     for _ in range(work.point.accumulate):
-        with _precision(work):
+        with precision(work):
             outputs = work.model(**work.batch)
         loss = outputs.loss
         penalty = work.adapted.penalty()
@@ -114,7 +114,8 @@ def training_step(work: Workload, mark: Callable[[str], Any] = lambda phase: Non
     mark("optimizer")
 
 
-def _precision(work: Workload) -> contextlib.AbstractContextManager[Any]:
+def precision(work: Workload) -> contextlib.AbstractContextManager[Any]:
+    """What a forward pass of the point runs in: autocast where it mixes precisions, otherwise nothing."""
     if work.point.precision != "amp-bf16":
         return contextlib.nullcontext()
     device = next(iter(work.batch.values())).device

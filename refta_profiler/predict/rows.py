@@ -63,6 +63,7 @@ def _dry(point: Point, target: str, found: DryRun, note: str) -> list[Row]:
         "kept_bytes": found.kept_bytes,
         "peak_allocated_bytes": found.peak_allocated_bytes,
         "static_bytes": found.static_bytes,
+        **{f"{phase}_peak_bytes": value for phase, value in found.peak_by_phase.items()},
         **{f"peak_{category}_bytes": value for category, value in found.by_category.items()},
     }
     if found.peak_reserved_bytes is not None:
