@@ -56,6 +56,7 @@ class Measure(Settings):
     warmup: Annotated[int, Field(ge=0)] = 3
     steps: Count = 10
     repeats: Count = 3  # processes a point, which take turns
+    instruments: list[Literal["timeline", "saved", "kernels", "module_flops"]] = ["timeline", "saved", "kernels", "module_flops"]
     busy_gpu: Literal["warn", "wait", "refuse"] = "warn"  # what to do where other processes use the GPU
     on_cpu: OnCpu = OnCpu()
 

@@ -19,11 +19,22 @@ ALL = ("setup_memory", "time", "memory")  # a point's first process
 TIME = ("time",)  # its others
 
 
-def measure(point: Point, device: str, *, warmup: int, steps: int, passes: Sequence[str], limit_s: float) -> dict[str, Any]:
-    """The worker's answer: {values, samples, operators, …} or {failure: {status, note}}."""
+def measure(
+    point: Point,
+    device: str,
+    *,
+    warmup: int,
+    steps: int,
+    passes: Sequence[str],
+    limit_s: float,
+    instruments: Sequence[str] = (),
+    trace: Path | None = None,
+) -> dict[str, Any]:
+    """The worker's answer: {values, samples, operators, …} or {failure: {status, note}}; the chrome trace in the file `trace`."""
     with tempfile.TemporaryDirectory(prefix="refta-profiler-") as folder:
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
         content = {"point": asdict(point), "device": device, "warmup": warmup, "steps": steps, "passes": list(passes)}
+        content |= {"instruments": list(instruments), "trace": str(trace.resolve()) if trace else None}
         request.write_text(json.dumps(content), encoding="utf-8")
         command = [sys.executable, "-m", "refta_profiler.measure.worker", str(request), str(answer)]
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(point))

@@ -16,13 +16,6 @@ from refta_profiler.measure.memory import _silent
 from refta_profiler.workload import Workload
 
 
-def top_operators(step: Callable[[], None], *, count: int = 15) -> list[dict[str, Any]]:
-    """The operators that took most time of their own in one step: name, calls, seconds."""
-    with _profiled() as profiler:
-        step()
-    return operators(profiler, count=count)
-
-
 def kernels(work: Workload, step: Callable[[], Any], *, trace: Path | None = None, count: int = 15) -> dict[str, Any]:
     """One step under the profiler: {operators, rows, unattributed_seconds, clock}; its chrome trace in the file `trace` (.json.gz).
 

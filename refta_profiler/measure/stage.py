@@ -24,6 +24,7 @@ from refta_profiler.statistics import Noise, noise, pooled
 GPU_LIMIT_S = 900.0  # for one process
 LEAST_S = 60.0  # that a process gets on a CPU however little of the budget is left
 OOMS = 2  # of one method, after which its larger batches are not tried
+RAW = ("values", "samples", "loads", "bare", "gpu", "gpu_others", "setup_seconds", "setup_watched", "failure")  # what rows are made of
 FEW = 3  # degrees of freedom, below which a setting's noise is taken from the whole run
 
 
@@ -51,8 +52,9 @@ class Stage:
 
     def asked(self, number: int) -> dict[str, Any]:
         """What a process of that round is asked: a stored answer to something else is not taken up."""
-        passes = isolate.ALL if number == 1 else isolate.TIME
-        return {"warmup": self.settings.warmup, "steps": self.settings.steps, "passes": list(passes)}
+        first = number == 1
+        passes, instruments = (isolate.ALL, self.measure.instruments) if first else (isolate.TIME, [])
+        return {"warmup": self.settings.warmup, "steps": self.settings.steps, "passes": list(passes), "instruments": list(instruments)}
 
 
 def measure_all(scenario: Scenario, points: Sequence[Point], folder: RunFolder, device: str, key: str, progress: Any) -> None:
@@ -98,12 +100,12 @@ def one(stage: Stage, point: Point, number: int) -> str:
     if number > 1 and (left <= 0 or first is None or "failure" in first):
         return ""
     found_answer = run_process(stage, point, number, limit_s=GPU_LIMIT_S if stage.device == "cuda" else max(left, LEAST_S))
-    stage.folder.write_process(point.id, number, stage.asked(number), found_answer)
+    raw = {name: value for name, value in found_answer.items() if name in RAW}
+    stage.folder.write_process(point.id, number, stage.asked(number), raw)
     failure = found_answer.get("failure", {})
     stage.ooms[sweep(point)] += number == 1 and failure.get("status") == "oom"
     if number == 1:
-        kept = {name: value for name, value in found_answer.items() if name not in ("values", "samples", "loads", "bare")}
-        stage.folder.write_details(point.id, kept)
+        stage.folder.write_details(point.id, {name: value for name, value in found_answer.items() if name not in RAW} | failure)
     stage.folder.write_point(point.id, "measured", rows.of_processes(point, stage.key, answers(stage, point)))
     return failure.get("note", "")
 
@@ -131,7 +133,8 @@ def run_process(stage: Stage, point: Point, number: int, *, limit_s: float) -> d
         what, words = gpu.settle(stage.measure.busy_gpu)
         if what == "refuse":
             raise HardwareError(words)
-    found = isolate.measure(point, stage.device, limit_s=limit_s, **stage.asked(number))
+    trace = stage.folder.trace_path(point.id) if number == 1 and "kernels" in stage.measure.instruments else None
+    found = isolate.measure(point, stage.device, limit_s=limit_s, trace=trace, **stage.asked(number))
     return {**found, "gpu_others": words} if words else found
 
 

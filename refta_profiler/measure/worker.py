@@ -1,6 +1,6 @@
 """One point's measurement, in a process of its own: `python -m refta_profiler.measure.worker REQUEST ANSWER`.
 
-REQUEST is a JSON file {point, device, warmup, steps, passes}; ANSWER is written whole: {values, samples, loads, …} or {failure}.
+REQUEST is a JSON file {point, device, warmup, steps, passes, instruments, trace, history}; ANSWER is written whole.
 Passes: `time` is always made; `setup_memory` watches the set-up, `memory` brings the instruments, each on a step of its own.
 """
 
@@ -87,7 +87,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         times = timing.times(work, warmup=request["warmup"], steps=steps, bare=min(steps, BARE_STEPS) if whole else 0)
         answer |= {"samples": times.samples, "loads": times.loads, "bare": times.bare, "gpu": _gpu(device)}
         if whole:
-            found = _instruments(work, times)
+            found = _instruments(work, times, request)
             answer = {**answer, **found, "values": {**answer["values"], **found["values"]}}
     return answer
 
@@ -120,42 +120,41 @@ def _set_up(point: Point, device: torch.device, *, memory: bool) -> tuple[Worklo
     return work, answer
 
 
-def _instruments(work: Workload, times: Times) -> dict[str, Any]:
-    """What the instruments say, one step each, and how much longer than a timed step theirs took."""
+def _instruments(work: Workload, times: Times, request: dict[str, Any]) -> dict[str, Any]:
+    """What the instruments say, each on a step of its own, and how many timed steps' time each took."""
     from refta_profiler import flops, workload
-    from refta_profiler.measure import kernels, memory, timing
+    from refta_profiler.measure import instruments, memory, timing
 
     cuda = timing.on_cuda(work)
     step = functools.partial(workload.training_step, work)
-    found: dict[str, Any] = {}
     counter = flops.FlopCounter()
-
-    def peaks() -> None:
-        read = memory.cuda_peaks if cuda else _cpu_peaks
-        found["peaks"] = read(work, step)
-
-    passes: dict[str, Callable[[], Any]] = {
-        "memory": peaks,
-        "flops": lambda: _count(work, counter),
-        "kernels": lambda: found.update(operators=kernels.top_operators(step)),
+    trace = Path(request["trace"]) if request.get("trace") else None
+    passes: dict[str, Callable[[], dict[str, Any]]] = {
+        "memory": lambda: {"peaks": memory.cuda_peaks(work, step) if cuda else _cpu_peaks(work, step)},
+        "flops": lambda: _count(work, counter) or {},
+        **{name: functools.partial(instruments.details, work, step, names=[name], trace=trace) for name in request["instruments"]},
     }
-    seconds = {name: timing.seconds_of(run, cuda=cuda) for name, run in passes.items()}
+    found: dict[str, Any] = {}
     usual = statistics.median(sum(one.values()) for one in times.samples)
-    overhead = {"time": usual / statistics.median(times.bare), **{name: spent / usual for name, spent in seconds.items()}}
+    overhead = {"time": usual / statistics.median(times.bare)}
+    for name, run in passes.items():
+        started = time.perf_counter()
+        found |= run()
+        overhead[name] = (time.perf_counter() - started) / usual
     values = {
-        **found["peaks"],
+        **found.pop("peaks"),
         "forward_flops": counter.by_phase.get("forward", 0),
         "step_flops": counter.total(),
         "trainable_parameters": sum(one.numel() for one in work.model.parameters() if one.requires_grad),
         "adapter_parameters": work.adapted.trainable_parameters,
     }
-    return {"values": values, "operators": found["operators"], "overhead": overhead}
+    return {**found, "values": values, "overhead": overhead}
 
 
-def _cpu_peaks(work: Workload, step: Callable[[], Any]) -> dict[str, int]:
+def _cpu_peaks(work: Workload, step: Callable[..., Any]) -> dict[str, int]:
     from refta_profiler.measure import memory
 
-    return {"static_bytes": memory.static_bytes(work), "peak_allocated_bytes": memory.cpu_peak(work, step)}
+    return {"static_bytes": memory.static_bytes(work), **memory.cpu_peaks(work, step)}
 
 
 def _gpu(device: torch.device) -> dict[str, Any] | None:

@@ -8,6 +8,7 @@ import pytest
 from real_steps import tiny
 
 from refta_profiler.measure import isolate
+from refta_profiler.measure.instruments import INSTRUMENTS
 
 POINT = tiny("roberta-tiny", "head")
 
@@ -76,10 +77,12 @@ def test_the_answer_is_what_the_worker_wrote(monkeypatch, tmp_path):
 
 def test_a_real_worker_measures():
     assert sys.executable
-    found = isolate.measure(tiny("roberta-tiny", "refta/shared"), "cpu", warmup=1, steps=2, passes=isolate.ALL, limit_s=300)
+    found = isolate.measure(
+        tiny("roberta-tiny", "refta/shared"), "cpu", warmup=1, steps=2, passes=isolate.ALL, instruments=list(INSTRUMENTS), limit_s=300
+    )
     assert "failure" not in found
     assert (len(found["samples"]), len(found["loads"]), len(found["bare"])) == (2, 2, 2)
-    assert set(found["overhead"]) == {"time", "memory", "flops", "kernels"}
+    assert set(found["overhead"]) == {"time", "memory", "flops", *INSTRUMENTS}
     assert min(found["overhead"].values()) > 0
     assert found["values"]["peak_allocated_bytes"] > found["values"]["static_bytes"] > 0
     assert found["values"]["adapter_parameters"] == 2 * 5 * (32 + 32 + 1)

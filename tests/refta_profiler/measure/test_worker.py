@@ -42,7 +42,7 @@ def test_an_error_says_where():
 
 def ask(tmp_path, point):
     request, answer = tmp_path / "request.json", tmp_path / "answer.json"
-    content = {"point": asdict(point), "device": "cpu", "warmup": 1, "steps": 1, "passes": isolate.ALL}
+    content = {"point": asdict(point), "device": "cpu", "warmup": 1, "steps": 1, "passes": isolate.ALL, "instruments": []}
     request.write_text(json.dumps(content))
     assert worker.main([str(request), str(answer)]) == 0
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
