@@ -151,6 +151,11 @@ class RunFolder:
         path.parent.mkdir(exist_ok=True)
         return write_whole(path, json.dumps(details, indent=1))
 
+    def details(self, point_id: str) -> dict[str, Any]:
+        """What write_details wrote of that point; empty where there is nothing."""
+        path = self.path / "details" / f"{point_id}.json"
+        return read_json(path) if path.is_file() else {}
+
     def finished(self, point_id: str, source: str) -> bool:
         """Whether that point has its rows of that source. A file cut short, or of something else, is named in a ScenarioError."""
         path = self.point_path(point_id, source)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from refta_profiler.headline import OUTCOMES, head
-from refta_profiler.report import accuracy, claims, cost, crossovers, maps, memory, record, time, trust
+from refta_profiler.report import accuracy, claims, cost, crossovers, maps, memory, modules, record, time, timeline, trust
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Card, Document, Panel, Section
 from refta_profiler.results import STATUSES
@@ -17,9 +17,12 @@ SECTIONS = (
     accuracy.accuracy_section,
     trust.trust_section,
     memory.categories_section,
+    timeline.timeline_section,
+    modules.kept_section,
     memory.fits_section,
     cost.flops_section,
     time.time_section,
+    modules.kernels_section,
     cost.parameters_section,
     crossovers.crossovers_section,
     maps.maps_section,

@@ -16,7 +16,7 @@ def test_all_of_them_on_one_point(tmp_path):
     with models.without_packing():
         step()
         peak = memory.cpu_peak(work, step)
-        found = instruments.details(work, step, trace=tmp_path / "p.trace.json.gz")
+        found = instruments.details(work, step, trace=tmp_path / "p.trace.json.gz", history=tmp_path / "p.memory.pickle")
         assert memory.cpu_peak(work, step) == peak  # they leave nothing behind
     assert set(found) == {"timeline", "saved", "operators", "modules", "module_flops", "trace"}
     assert found["timeline"]["peak_bytes"] == peak
