@@ -132,11 +132,11 @@ class RunFolder:
             raise ScenarioError(f"{path}: is not the process's file that its name says; delete it and resume the run, and it is made again")
         return content
 
-    def trace_path(self, point_id: str) -> Path:
-        """Where the chrome trace of that point goes; the folder is there."""
+    def trace_path(self, point_id: str, ending: str) -> Path:
+        """traces/<point><ending>, where an instrument may write; the folder is there."""
         folder = self.path / "traces"
         folder.mkdir(exist_ok=True)
-        return folder / f"{point_id}.json.gz"
+        return folder / f"{point_id}{ending}"
 
     def processes(self, point_id: str) -> dict[int, dict[str, Any]]:
         """The answers of all of a point's measuring processes, by number."""

@@ -25,6 +25,7 @@ GPU_LIMIT_S = 900.0  # for one process
 LEAST_S = 60.0  # that a process gets on a CPU however little of the budget is left
 OOMS = 2  # of one method, after which its larger batches are not tried
 RAW = ("values", "samples", "loads", "bare", "gpu", "gpu_others", "setup_seconds", "setup_watched", "failure")  # what rows are made of
+FILES = {"kernels": ("trace", ".json.gz"), "history": ("history", ".memory.pickle")}  # by instrument: what it is called, how it ends
 FEW = 3  # degrees of freedom, below which a setting's noise is taken from the whole run
 
 
@@ -54,6 +55,7 @@ class Stage:
         """What a process of that round is asked: a stored answer to something else is not taken up."""
         first = number == 1
         passes, instruments = (isolate.ALL, self.measure.instruments) if first else (isolate.TIME, [])
+        instruments = [*instruments, *(["history"] if first and self.device == "cuda" and "timeline" in instruments else [])]
         return {"warmup": self.settings.warmup, "steps": self.settings.steps, "passes": list(passes), "instruments": list(instruments)}
 
 
@@ -133,8 +135,11 @@ def run_process(stage: Stage, point: Point, number: int, *, limit_s: float) -> d
         what, words = gpu.settle(stage.measure.busy_gpu)
         if what == "refuse":
             raise HardwareError(words)
-    trace = stage.folder.trace_path(point.id) if number == 1 and "kernels" in stage.measure.instruments else None
-    found = isolate.measure(point, stage.device, limit_s=limit_s, trace=trace, **stage.asked(number))
+    asked = stage.asked(number)
+    files = {
+        name: stage.folder.trace_path(point.id, end) for instrument, (name, end) in FILES.items() if instrument in asked["instruments"]
+    }
+    found = isolate.measure(point, stage.device, limit_s=limit_s, files=files, **asked)
     return {**found, "gpu_others": words} if words else found
 
 

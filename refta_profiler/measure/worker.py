@@ -123,16 +123,16 @@ def _set_up(point: Point, device: torch.device, *, memory: bool) -> tuple[Worklo
 def _instruments(work: Workload, times: Times, request: dict[str, Any]) -> dict[str, Any]:
     """What the instruments say, each on a step of its own, and how many timed steps' time each took."""
     from refta_profiler import flops, workload
-    from refta_profiler.measure import instruments, memory, timing
+    from refta_profiler.measure import instruments, memory, timeline, timing
 
     cuda = timing.on_cuda(work)
     step = functools.partial(workload.training_step, work)
     counter = flops.FlopCounter()
-    trace = Path(request["trace"]) if request.get("trace") else None
+    files = {name: Path(request[name]) if request.get(name) else None for name in ("trace", "history")}
     passes: dict[str, Callable[[], dict[str, Any]]] = {
         "memory": lambda: {"peaks": memory.cuda_peaks(work, step) if cuda else _cpu_peaks(work, step)},
         "flops": lambda: _count(work, counter) or {},
-        **{name: functools.partial(instruments.details, work, step, names=[name], trace=trace) for name in request["instruments"]},
+        **{name: functools.partial(instruments.details, work, step, names=[name], **files) for name in request["instruments"]},
     }
     found: dict[str, Any] = {}
     usual = statistics.median(sum(one.values()) for one in times.samples)
@@ -143,6 +143,7 @@ def _instruments(work: Workload, times: Times, request: dict[str, Any]) -> dict[
         overhead[name] = (time.perf_counter() - started) / usual
     values = {
         **found.pop("peaks"),
+        **(timeline.peak_values(found["timeline"]) if "at_peak" in found.get("timeline", {}) else {}),
         "forward_flops": counter.by_phase.get("forward", 0),
         "step_flops": counter.total(),
         "trainable_parameters": sum(one.numel() for one in work.model.parameters() if one.requires_grad),
