@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
-from refta_profiler import devices, orphans, plan, report
+from refta_profiler import devices, orphans, own_code, plan, report
 from refta_profiler.errors import HardwareError, ScenarioError
 from refta_profiler.plan import Point
 from refta_profiler.results import Row
@@ -46,7 +47,7 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
     points = plan.points(scenario)
     device = measuring_device(options.device)
     with folder.lock():
-        take_up(folder, [point.id for point in points])
+        take_up(folder, points, scenario.text)
         folder.write_environment(environment(scenario, device))
         measured = [] if options.only == "predict" else to_measure(scenario, points, device)
         if options.only != "measure":
@@ -58,13 +59,21 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
     return folder.rows()
 
 
-def take_up(folder: RunFolder, point_ids: list[str]) -> None:
-    """Write down the run's points; a ScenarioError where the folder is of other points, whose rows would be mixed with these."""
-    if folder.planned() not in ([], point_ids):
+def take_up(folder: RunFolder, points: Sequence[Point], scenario_text: str) -> None:
+    """Write down the run's points; a ScenarioError where the folder is of other points, whose rows would be mixed with these.
+
+    What was found of code of the user's own that was changed since is set aside, and done anew.
+    """
+    planned, point_ids = folder.planned(), [point.id for point in points]
+    changed = [old for old, point in zip(planned, points, strict=False) if old != point.id and point.method == own_code.NAME]
+    recoded = len(planned) == len(points) and set(planned) - set(point_ids) == set(changed) and folder.scenario_text() == scenario_text
+    if planned not in ([], point_ids) and not recoded:
         raise ScenarioError(
             f"{folder.path}: was started with other points; go on with its own scenario, {folder.path / 'scenario.yaml'}, "
             "or start a new run without --resume"
         )
+    for old in changed:
+        folder.set_aside(old)
     folder.order(point_ids)
 
 
@@ -190,7 +199,8 @@ def predict_job(job: tuple[Point, str, str]) -> tuple[list[Row], list[Row]]:
     """The closed form's rows and the dry run's of one point on one target."""
     from refta_profiler.predict import rows
 
-    closed, dry, _ = rows.predict(job[0], job[1])
+    with contextlib.redirect_stdout(sys.stderr):  # what code of the user's own prints is not the answer
+        closed, dry, _ = rows.predict(job[0], job[1])
     return closed, dry
 
 

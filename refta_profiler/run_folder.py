@@ -121,6 +121,14 @@ class RunFolder:
         read_point(path)
         return True
 
+    def set_aside(self, point_id: str) -> None:
+        """Moves what was found of a point into replaced/, where it is in no table."""
+        aside = self.path / "replaced"
+        aside.mkdir(exist_ok=True)
+        details = self.path / "details" / f"{point_id}.json"
+        for path in [*(self.path / "points").glob(f"{point_id}.*.json"), *([details] if details.exists() else [])]:
+            os.replace(path, aside / path.name)
+
     def order(self, point_ids: Sequence[str]) -> None:
         """Keeps the order of the scenario's points in plan.json; `rows` follows it."""
         write_whole(self.path / "plan.json", json.dumps(list(point_ids), indent=1))

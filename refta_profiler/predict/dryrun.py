@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from refta import registry
 from refta.cost import rebuilt_axes
 from refta.shapes import StackShape
-from refta_profiler import devices, models, rates, workload
+from refta_profiler import devices, models, own_code, rates, workload
 from refta_profiler.plan import Point
 from refta_profiler.predict import fake
 from refta_profiler.predict.allocator import CachingAllocator, ExpandableAllocator
@@ -83,7 +83,7 @@ def follow(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] |
             found = _follow(point, device, slice_ranks, torch.device("meta"))
             if not found.branches:  # transformers decides by a mask's numbers, and knows of fake tensors that they have none
                 return found
-    return _follow(point, device, slice_ranks, FakeTensorMode())
+    return _follow(point, device, slice_ranks, FakeTensorMode(allow_non_fake_inputs=point.method == own_code.NAME))
 
 
 def _follow(
