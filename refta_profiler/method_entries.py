@@ -58,6 +58,7 @@ def _entry_faults(place: tuple[str | int, ...], entry: Any) -> list[Fault]:
     names = _names()
     if not isinstance(entry, dict):
         hint = f"write {{name: {entry}}}" if entry in registry.names() else "write e.g. {name: refta, rank: 15}"
+        hint = f"write {{name: {entry}, {own_code.EXAMPLE}}}" if entry == own_code.NAME else hint
         return [Fault(place, f"{shown(entry)} is not a mapping; {hint}")]
     name = entry.get("name")
     if name is None:
@@ -93,6 +94,8 @@ def _unknown_keys(name: str, entry: dict[Any, Any]) -> Iterator[tuple[Any, str]]
             yield key, f"{name} has no orders; leave 'order' out"
         elif found := closest(key, known):
             yield key, f"unknown key {shown(key)}; did you mean '{found}'?"
+        elif name == own_code.NAME:
+            yield key, f"unknown key {shown(key)}; what the function takes is written as arguments: {{{key}: {shown(entry[key])}}}"
         else:
             yield key, f"unknown key {shown(key)}; {name} takes {', '.join(known)}"
 

@@ -42,7 +42,9 @@ def form_faults(place: Place, entry: Mapping[Any, Any]) -> Iterator[Fault]:
     if "call" not in entry:
         yield Fault(place, f"'call' is missing; e.g. {EXAMPLE}")
     elif not isinstance(call, str) or not _FORM.fullmatch(call):
-        yield Fault((*place, "call"), f"{shown(call)} names no function; write {EXAMPLE}")
+        meant = ":".join(str(call).rsplit(".", 1))
+        hint = f"did you mean '{meant}'?" if _FORM.fullmatch(meant) else f"write {EXAMPLE}"
+        yield Fault((*place, "call"), f"{shown(call)} names no function; {hint}")
     if not isinstance(arguments, Mapping):
         yield Fault((*place, "arguments"), f"{shown(arguments)} is not a mapping; write e.g. arguments: {{rank: 4}}")
         return
@@ -161,7 +163,7 @@ def fingerprint(own: Mapping[str, Any]) -> str:
 
 def refuse_changed(own: Mapping[str, Any]) -> None:
     """Nothing; OwnCodeError where the code is not the one that the point was planned with, whose id would then not be its own."""
-    if own.get("sources", fingerprint(own)) != fingerprint(own):
+    if own.get("sources") not in (None, fingerprint(own)):
         raise OwnCodeError(f"the code of {own['call']} was changed while the run went on; resume the run, and its points are done anew")
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 NEVER = ("refta", "refta_profiler")  # ours: no other method's results depend on their text either
-INSTALLED = ("site-packages", "dist-packages")  # beside a package that pip put there, others' lie
+INSTALLED = ("site-packages", "dist-packages")  # where pip puts packages of many people side by side
 
 
 def fingerprint(module: str) -> str:
@@ -24,7 +24,7 @@ def files(module: str) -> list[Path]:
     """The module's file, and those of the modules beside it (or below) that it imports, directly or not; none where it has no source.
 
     Imports are read off the text, also those within functions. What is not under the folder that the module's outermost package lies in is
-    not the user's own, e.g. torch.
+    not the user's own, e.g. torch. Of an installed package it is every file.
     """
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
@@ -32,12 +32,13 @@ def files(module: str) -> list[Path]:
     first = Path(spec.origin)
     depth = module.count(".") + (first.name == "__init__.py")
     root = first.parents[depth]
+    if root.name in INSTALLED:
+        return sorted((root / module.partition(".")[0]).rglob("*.py")) or [first]
     found, waiting = {first}, [first]
     while waiting:
         path = waiting.pop()
         for parts in _imported(path, path.relative_to(root).parent.parts):
-            foreign = root.name in INSTALLED and parts[:1] != tuple(module.split("."))[:1]
-            new = set() if foreign or parts[:1] in [(name,) for name in NEVER] else _files_of(root, parts) - found
+            new = set() if parts[:1] in [(name,) for name in NEVER] else _files_of(root, parts) - found
             found |= new
             waiting += new
     return sorted(found)

@@ -36,11 +36,8 @@ def command(
     """The errors of a run's predictions, or of a scenario's against published peaks."""
     limit = None if max_error is None else share(max_error)
     if published is not None and scenario_ is not None and run is None:
-        found = [
-            validation.from_published(
-                predicted(scenario_, own_code.look_up if allow_code else own_code.refuse), published, less=parse_bytes(less)
-            )
-        ]
+        rows = predicted(scenario_, own_code.look_up if allow_code else own_code.refuse)
+        found = [validation.from_published(rows, published, less=parse_bytes(less))]
     elif run is not None and published is None and scenario_ is None:
         found = validation.from_rows(RunFolder.open(run).rows())
     else:

@@ -76,6 +76,8 @@ def _sweep(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] |
 def follow(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] | None = None) -> Trace:
     """One training step of the point on tensors without numbers, every live storage followed."""
     device = devices.get(target)
+    if point.method == own_code.NAME:
+        own_code.function(point.settings["call"])  # its module is imported here: tensors that it makes must not become fake ones
     if device.kind == "cuda" and point.precision != "amp-bf16":
         with contextlib.suppress(
             RuntimeError, NotImplementedError
