@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from typing import Any, Protocol
 
-from refta_profiler import devices, orphans, plan, report
+from refta_profiler import devices, orphans, own_code, plan, report
 from refta_profiler.errors import HardwareError, ScenarioError
 from refta_profiler.plan import Point
 from refta_profiler.results import Row
@@ -64,10 +65,11 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
 def take_up(folder: RunFolder, point_ids: list[str], scenario_text: str) -> None:
     """Write down the run's points. Of a scenario that was changed, what is the same stands and what is new is run.
 
-    A ScenarioError where the folder has none of these points: it is another scenario's.
+    A ScenarioError where the folder has none of these points: it is another scenario's. (The same scenario may have none of them where code
+    of the user's own was changed.)
     """
     planned = folder.planned()
-    if planned and not set(planned) & set(point_ids):
+    if planned and not set(planned) & set(point_ids) and folder.scenario_text() != scenario_text:
         raise ScenarioError(
             f"{folder.path}: was started with other points and has none of these; go on with its own scenario, "
             f"{folder.path / 'scenario.yaml'}, or start a new run without --resume"
@@ -152,6 +154,7 @@ def in_processes(jobs: Sequence[tuple[Point, str, str]]) -> Iterator[tuple[tuple
     """The predictions of all jobs, as they are ready, over the cores of this machine; points of one method stay together."""
     import multiprocessing
 
+    jobs = sorted(jobs, key=lambda job: job[0].method == own_code.NAME)  # what that changes beyond its model, no other method sees
     groups = by_variant(jobs)
     workers = min(os.cpu_count() or 1, len(groups))
     if workers <= 1 or len(jobs) <= 4:  # a second process takes seconds to start
@@ -205,7 +208,8 @@ def predict_job(job: tuple[Point, str, str]) -> tuple[list[Row], list[Row]]:
     """The closed form's rows and the dry run's of one point on one target."""
     from refta_profiler.predict import rows
 
-    closed, dry, _ = rows.predict(job[0], job[1])
+    with contextlib.redirect_stdout(sys.stderr):  # what code of the user's own prints is not the answer
+        closed, dry, _ = rows.predict(job[0], job[1])
     return closed, dry
 
 

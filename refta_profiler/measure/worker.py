@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refta_profiler import orphans
+from refta_profiler import orphans, own_code
 
 if TYPE_CHECKING:
     import torch
@@ -38,16 +38,20 @@ def main(arguments: list[str]) -> int:
     try:
         answer = measure(request)
     except Exception as error:  # every failure of a point is a row: the driver writes it with its reason
-        answer = {"failure": describe_failure(error)}
+        answer = {"failure": describe_failure(error, request["point"]["settings"].get("call"))}
     temporary = Path(arguments[1] + ".part")
     temporary.write_text(json.dumps(answer), encoding="utf-8")
     os.replace(temporary, arguments[1])
     return 0
 
 
-def describe_failure(error: BaseException) -> dict[str, str]:
-    """Status and reason of a failure: out of memory, an unsupported setting, or an error with the end of its traceback."""
+def describe_failure(error: BaseException, call: str | None = None) -> dict[str, str]:
+    """Status and reason of a failure: out of memory, an unsupported setting, or an error with the end of its traceback.
+
+    call: the user's own code that the point runs, if it does; the place is told in it.
+    """
     from refta.errors import SettingError
+    from refta_profiler.errors import OwnCodeError
 
     text = f"{type(error).__name__}: {error}"
     short = text.splitlines()[0]
@@ -60,10 +64,9 @@ def describe_failure(error: BaseException) -> dict[str, str]:
         return {"status": "oom", "note": short}
     if isinstance(error, SettingError):
         return {"status": "unsupported", "note": str(error)}
-    last = traceback.extract_tb(error.__traceback__)[-1]
     return {
         "status": "error",
-        "note": f"{short} ({last.filename}:{last.lineno})",
+        "note": str(error) if isinstance(error, OwnCodeError) else own_code.told(error, call),
         "traceback": "".join(traceback.format_exception(error))[-4000:],
     }
 

@@ -13,7 +13,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from refta.shapes import StackShape
-from refta_profiler import devices, models, rates, workload
+from refta_profiler import devices, models, own_code, rates, workload
 from refta_profiler.categories import category_of, rebuilt_shapes
 from refta_profiler.plan import Point
 from refta_profiler.predict import fake
@@ -75,6 +75,8 @@ def _sweep(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] |
 def follow(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] | None = None) -> Trace:
     """One training step of the point on tensors without numbers, every live storage followed."""
     device = devices.get(target)
+    if point.method == own_code.NAME:
+        own_code.function(point.settings["call"])  # its module is imported here: tensors that it makes must not become fake ones
     if device.kind == "cuda" and point.precision != "amp-bf16":
         with contextlib.suppress(
             RuntimeError, NotImplementedError
@@ -82,7 +84,7 @@ def follow(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] |
             found = _follow(point, device, slice_ranks, torch.device("meta"))
             if not found.branches:  # transformers decides by a mask's numbers, and knows of fake tensors that they have none
                 return found
-    return _follow(point, device, slice_ranks, FakeTensorMode())
+    return _follow(point, device, slice_ranks, FakeTensorMode(allow_non_fake_inputs=point.method == own_code.NAME))
 
 
 def _follow(
