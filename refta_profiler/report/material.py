@@ -26,11 +26,12 @@ class Material:
     closed_form: list[dict[str, Any]] = field(default_factory=list)
     planned: list[str] = field(default_factory=list)
     path: str = ""
+    steps: list[dict[str, Any]] = field(default_factory=list)  # of every variant, as a page replays them
 
     @classmethod
     def of(cls, run: RunFolder) -> "Material":
         """What is stored in a run's folder."""
-        return cls(run.rows(), run.scenario_text(), run.environment(), run.closed_form(), run.planned(), str(run.path))
+        return cls(run.rows(), run.scenario_text(), run.environment(), run.closed_form(), run.planned(), str(run.path), run.steps())
 
     @cached_property
     def scenario(self) -> dict[str, Any]:

@@ -51,7 +51,7 @@
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   }
 
-  for (const table of document.querySelectorAll("table")) {
+  for (const table of document.querySelectorAll("table.data")) {
     const heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, index) => {
       const button = document.createElement("button");

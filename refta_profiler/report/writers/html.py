@@ -1,7 +1,9 @@
 """report.html: one file that needs no network, with its styles, script and figures inside."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -23,8 +25,14 @@ def render(document: Document) -> str:
     """The page."""
     page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters |= {"ticks": ticks, "breaks": breaks}
-    kinds = {"kind": lambda block: type(block).__name__, "drawn": drawn, "legend": legend}
+    kinds = {"kind": lambda block: type(block).__name__, "drawn": drawn, "legend": legend, "embedded": embedded}
     return page.get_template("report.html.j2").render(document=document, colours=colour_variables(), **kinds)
+
+
+def embedded(value: Any) -> Markup:
+    """The value as JSON to stand in a script element: nothing in it can end the element or begin another."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}))
 
 
 def ticks(text: str) -> Markup:
