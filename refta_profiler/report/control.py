@@ -31,9 +31,10 @@ NAMED = (
     "own_step_flops",
 )
 HOW = (
-    "Choose any batch: the page replays each step's allocations there and gives the very bytes that a dry run, and `check`, would. "
-    "Below is the winner at each batch of this run."
+    "For any batch the page replays each step's allocations and gives the very bytes that a dry run, and `check`, would. Times are a "
+    "roofline's."
 )
+BELOW = "At the batches of this run, as predicted or measured:"
 WITHOUT = (
     "At the batches of this run alone: its folder holds no steps, which a page replays at any other. `run --resume` with the run's folder "
     "adds them; `check --batch` answers for one batch."
@@ -43,9 +44,11 @@ WITHOUT = (
 def control_section(material: Material) -> Section | None:
     """The least peak by batch, for every function that ran in several orders; the page sets the control above it."""
     found = [one for one in families(material.candidates(material.target)) if len(ranked(one)) > 1]
-    if not found:
+    there = data(material) is not None
+    if not found and not there:
         return None
-    return Section(KEY, "Does it pay off at my batch?", [Text(HOW if data(material) else WITHOUT), winners_table(material, found)])
+    below = [Text(BELOW), winners_table(material, found)] if found else []
+    return Section(KEY, "Does it pay off at my batch?", [Text(HOW if there else WITHOUT), *below])
 
 
 def ranked(family: Family) -> list[tuple[int, Candidate]]:

@@ -11,7 +11,7 @@ COLUMNS = ("panel", "name", "kind", "x", "y", "low", "high")
 
 
 def to_csv(figure: Figure) -> str:
-    """A row a point, bar part, region or limit. low and high: of its interval; of a region x and y are where it begins and low, high its end."""
+    """A row a point, part of a bar, region or limit. low and high are its interval; a region goes from (x, y) to (low, high)."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)

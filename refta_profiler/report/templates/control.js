@@ -28,7 +28,8 @@
     return element;
   }
 
-  const code = (text) => make("code", {}, text);
+  // A name, with leave to break a line after a slash or an underscore.
+  const code = (text) => make("code", {}, ...text.split(/(?<=[/_])/).flatMap((part, index) => (index ? [make("wbr", {}), part] : [part])));
   const strong = (text) => make("strong", {}, text);
 
   // The variants that are left after the choices before `upto`, each choice made valid on the way.
@@ -82,7 +83,7 @@
     if (!members.length) {
       answer.replaceChildren(make("p", {}, "This method's step cannot be replayed here: ", missing[0]?.reason ?? "it is not known", "."));
     } else {
-      answer.replaceChildren(winnerWords(members, quantity), ...verdictWords(rows, members));
+      answer.replaceChildren(winnerWords(batch, members, quantity), ...verdictWords(rows, members));
     }
     fill(rows, members, missing, quantity);
     const command = document.getElementById("control-command");
@@ -90,9 +91,10 @@
     if (members.length) command.replaceChildren(...commandWords(batch, members[0]));
   }
 
-  function winnerWords(members, quantity) {
+  function winnerWords(batch, members, quantity) {
     const [best, other] = [...members].sort((one, two) => one.peak - two.peak);
-    const line = make("p", { class: "winner" }, strong(code(best.label)), ` has the least peak: ${units.bytes(best.peak)} (predicted, ${data.quantities[quantity]}).`);
+    const size = `${units.bytes(best.peak)} (predicted, ${data.quantities[quantity]}).`;
+    const line = make("p", { class: "winner" }, `At batch ${units.whole(batch)} `, strong(code(best.label)), other ? ` has the least peak: ${size}` : ` needs ${size}`);
     if (!other) return line;
     const margin = other.peak - best.peak;
     const more = margin ? `${units.bytes(margin)} more, ${units.percent(margin / other.peak)} of the whole step's peak` : "the same";
@@ -138,14 +140,15 @@
     const winner = [...members].sort((one, two) => one.peak - two.peak)[0];
     const cells = (one) => {
       const inside = members.some((member) => member.label === one.label);
-      const bar = make("span", { class: "bar", style: `width: ${((100 * one.peak) / most).toFixed(1)}%` });
+      const least = members.length > 1 && one.label === winner?.label;
+      const bar = make("span", { class: least ? "bar least" : "bar", style: `width: ${((100 * one.peak) / most).toFixed(1)}%` });
       const versus = winner && one.label !== winner.label ? one.peak / winner.peak - 1 : null;
       const sign = versus === null || units.percent(Math.abs(versus)) === "0%" ? "" : versus < 0 ? "−" : "+";
       const others = members.filter((member) => member.label !== one.label);
       const verdict = inside && others.length ? rule.compare(one, rule.bestOf(others)) : null;
       return [
-        make("th", { scope: "row" }, code(one.label), ...(one.label === winner?.label ? [" ", make("span", { class: "badge pays" }, "least")] : [])),
-        make("td", { class: "number", "data-value": one.peak }, make("span", { class: "amount" }, units.mebibytes(one.peak)), bar),
+        make("th", { scope: "row" }, code(one.label), ...(least ? [" ", make("span", { class: "badge pays" }, "least")] : [])),
+        make("td", { class: "number", "data-value": one.peak }, units.mebibytes(one.peak), bar),
         make("td", { class: "number", "data-value": versus ?? "" }, versus === null ? "–" : sign + units.percent(Math.abs(versus))),
         make("td", { class: "number", "data-value": one.seconds ?? "" }, one.seconds === null ? "–" : units.seconds(one.seconds)),
         make("td", { class: "number", "data-value": one.step_flops }, units.whole(one.step_flops / 1e9)),
@@ -160,6 +163,9 @@
     table.hidden = false;
   }
 
+  // A command that breaks between its words alone.
+  const unbroken = (words) => words.flatMap((word) => [make("span", { class: word.length < 40 ? "word" : "" }, word), " "]);
+
   function commandWords(batch, one) {
     const quoted = (text) => (/^[\w./,=@%+:-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
     const settings = Object.entries(one.settings ?? {}).filter(([name]) => name !== "rank");
@@ -171,7 +177,7 @@
     if (one.precision !== "fp32") words.push("--precision", one.precision);
     if (one.checkpointing) words.push("--checkpointing");
     const rest = data.noOption.length ? ` (for ${data.noOption.join(", ")}, which this scenario sets, it takes the defaults)` : "";
-    return [`The same from the command line${rest}: `, code(`python -m refta_profiler ${words.map(quoted).join(" ")}`)];
+    return [`The same from the command line${rest}: `, make("code", {}, ...unbroken(["python", "-m", "refta_profiler", ...words.map(quoted)]))];
   }
 
   settle();

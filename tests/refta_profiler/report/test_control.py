@@ -55,7 +55,7 @@ def test_a_run_with_steps_has_one(material):
 
 
 def test_the_table_names_the_winner_at_every_batch(material):
-    table = control.control_section(material).blocks[1]
+    table = control.control_section(material).blocks[-1]
     assert len(table.rows) == 16
     winner, batch, _, peak, other, margin, fraction = table.rows[0]
     assert (batch.value, other.text != winner.text) == (1, True)
