@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from typing import Any
@@ -84,6 +85,14 @@ def points(scenario: Scenario) -> list[Point]:
     axes = {"precision": scenario.precision, "checkpointing": scenario.checkpointing, "seq": lengths, "batch": scenario.batch}
     cells = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     return [_point(scenario, variant, cell, architecture) for variant in variants for cell in cells]
+
+
+def variants(points: Sequence[Point]) -> list[Point]:
+    """The first of all points that differ in their batch alone."""
+    found: dict[tuple, Point] = {}
+    for point in points:
+        found.setdefault((point.label, point.seq, point.precision, point.checkpointing), point)
+    return list(found.values())
 
 
 def _point(scenario: Scenario, variant: Variant, cell: dict[str, Any], architecture: str) -> Point:

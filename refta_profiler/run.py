@@ -21,6 +21,8 @@ from refta_profiler.results import Row
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario import Scenario
 
+STEPS = "steps"  # the place of the job that hands a variant's step to the report's page
+
 
 class Progress(Protocol):
     """Who is told how far a run is."""
@@ -143,14 +145,18 @@ def predict_all(points: Sequence[Point], measured: Sequence[Point], folder: RunF
         jobs += [(point, key, f"dryrun-{key}") for point in measured if point.target != key]
     jobs = [job for job in jobs if not folder.finished(job[0].id, job[2])]
     progress.start("predict", len(jobs))
+    jobs += [(point, point.target, STEPS) for point in plan.variants(points) if not folder.has_steps(point.id)]
     for (point, _, place), (closed, dry) in in_processes(jobs):
+        if place == STEPS:
+            folder.write_steps(point.id, closed)
+            continue
         if place == "dryrun":
             folder.write_point(point.id, "contraction", closed)
         folder.write_point(point.id, place, dry)
         progress.done(point.id, next((row.note for row in dry if row.status != "ok"), ""))
 
 
-def in_processes(jobs: Sequence[tuple[Point, str, str]]) -> Iterator[tuple[tuple[Point, str, str], tuple[list[Row], list[Row]]]]:
+def in_processes(jobs: Sequence[tuple[Point, str, str]]) -> Iterator[tuple[tuple[Point, str, str], tuple[list[Any], list[Row]]]]:
     """The predictions of all jobs, as they are ready, over the cores of this machine; points of one method stay together."""
     import multiprocessing
 
@@ -175,12 +181,12 @@ def by_variant(jobs: Sequence[tuple[Point, str, str]]) -> list[list[tuple[Point,
     """The jobs in groups that differ in their batch alone, which one process predicts together since they share most of the work."""
     groups: dict[tuple, list[tuple[Point, str, str]]] = {}
     for point, target, place in jobs:
-        key = (point.label, point.seq, point.precision, point.checkpointing, target, place)
+        key = (point.label, point.seq, point.precision, point.checkpointing, target)
         groups.setdefault(key, []).append((point, target, place))
     return list(groups.values())
 
 
-def predict_jobs(jobs: Sequence[tuple[Point, str, str]]) -> list[tuple[list[Row], list[Row]]]:
+def predict_jobs(jobs: Sequence[tuple[Point, str, str]]) -> list[tuple[list[Any], list[Row]]]:
     """The predictions of several points, in order."""
     return [predict_job(job) for job in jobs]
 
@@ -204,11 +210,13 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def predict_job(job: tuple[Point, str, str]) -> tuple[list[Row], list[Row]]:
-    """The closed form's rows and the dry run's of one point on one target."""
-    from refta_profiler.predict import rows
+def predict_job(job: tuple[Point, str, str]) -> tuple[list[Any], list[Row]]:
+    """The closed form's rows and the dry run's of one point on one target; or its variant's step as data, alone."""
+    from refta_profiler.predict import rows, steps
 
     with contextlib.redirect_stdout(sys.stderr):  # what code of the user's own prints is not the answer
+        if job[2] == STEPS:
+            return [steps.of(job[0])], []
         closed, dry, _ = rows.predict(job[0], job[1])
     return closed, dry
 

@@ -227,6 +227,22 @@ class RunFolder:
         """closed_form.json: costs as a + b·tokens, and crossovers."""
         return write_whole(self.path / "closed_form.json", json.dumps(list(entries), indent=1))
 
+    def has_steps(self, point_id: str) -> bool:
+        """Whether the step of the variant that this point is the first of was written."""
+        return (self.path / "steps" / f"{point_id}.json").exists()
+
+    def write_steps(self, point_id: str, entries: Sequence[dict[str, Any]]) -> Path:
+        """steps/<first point of a variant>.json: its step as data that a page replays at any batch."""
+        name = self.point_path(point_id, "dryrun").name.removesuffix(".dryrun.json")
+        (self.path / "steps").mkdir(exist_ok=True)
+        return write_whole(self.path / "steps" / f"{name}.json", json.dumps(list(entries), separators=(",", ":")))
+
+    def steps(self) -> list[dict[str, Any]]:
+        """The steps of all variants in the scenario's order; empty where the run wrote none."""
+        place = {point: index for index, point in enumerate(self.planned())}
+        files = sorted((self.path / "steps").glob("*.json"), key=lambda path: (place.get(path.stem, len(place)), path.name))
+        return [entry for path in files for entry in read_json(path)]
+
 
 def new_folder(out: Path, stamp: str) -> Path:
     """A folder out/<stamp> that was not there before; a second one of the same second gets -2, and so on."""

@@ -54,7 +54,7 @@ def dry_run(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] 
     One step is followed on fake tensors, in which the optimizer's state appears; the step that counts is the one after it.
     Points that differ in their batch alone share what they can (see trace.py).
     """
-    return _summary(_sweep(point, target, slice_ranks).trace(point.batch), devices.get(target), allocator=point.allocator)
+    return _summary(sweep(point, target, slice_ranks).trace(point.batch), devices.get(target), allocator=point.allocator)
 
 
 @functools.lru_cache(maxsize=4)
@@ -64,7 +64,8 @@ def _sweep_of(key: str, target: str, ranks: str) -> Sweep:
     return Sweep(lambda batch: follow(replace(point, batch=batch), target, slice_ranks))
 
 
-def _sweep(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] | None) -> Sweep:
+def sweep(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] | None) -> Sweep:
+    """The traces of the point's variant over batches."""
     if point.order == "auto":  # the order it takes changes with the batch
         return Sweep(lambda batch: follow(replace(point, batch=batch), target, slice_ranks))
     ranks = {name: list(one) for name, one in slice_ranks.items()} if slice_ranks is not None else None
@@ -181,7 +182,7 @@ def _summary(trace: Trace, device: devices.Device, *, allocator: str = "default"
     make_memory: Callable[[], Memory] = PlainMemory
     if device.kind == "cuda":
         make_memory = ALLOCATORS[allocator]
-        trace = _on_device(trace)
+        trace = on_device(trace)
         workspaces = [(place, cublas_workspace_bytes(device.compute_capability)) for place in trace.products]
     stream, boundary = two_steps(trace)
 
@@ -229,7 +230,7 @@ def _coverage(live: LiveStorages) -> list[str]:
     return [f"not counted: {', '.join(found)}"] if found else []
 
 
-def _on_device(trace: Trace) -> Trace:
+def on_device(trace: Trace) -> Trace:
     """The trace without what stays on the host: generator states, Adam's step counts.
 
     `products` stay where cuBLAS takes its workspaces: one belongs to a thread's handle, the forward's is taken at the first matrix product,

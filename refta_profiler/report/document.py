@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from refta_profiler.headline import OUTCOMES, head
-from refta_profiler.report import accuracy, claims, cost, crossovers, maps, memory, modules, record, time, timeline, trust
+from refta_profiler.report import accuracy, claims, control, cost, crossovers, maps, memory, modules, record, time, timeline, trust
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Card, Document, Panel, Section
 from refta_profiler.results import STATUSES
@@ -11,6 +11,7 @@ from refta_profiler.run_folder import RunFolder
 from refta_profiler.verdict import verdicts
 
 SECTIONS = (
+    control.control_section,
     claims.claims_section,
     memory.savings_section,
     memory.peaks_section,
@@ -51,7 +52,7 @@ def document_of(material: Material) -> Document:
     """The document of what is known of a run."""
     sections = [section for make in SECTIONS if (section := make(material))]
     title = str(material.scenario.get("name") or material.scenario.get("model") or "a run")
-    return Document(title, facts(material), cards(material), sections, styles(material, sections))
+    return Document(title, facts(material), cards(material), sections, styles(material, sections), control.data(material))
 
 
 def facts(material: Material) -> list[tuple[str, str]]:

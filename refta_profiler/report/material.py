@@ -28,6 +28,7 @@ class Material:
     planned: list[str] = field(default_factory=list)
     path: str = ""
     details: Callable[[str], dict[str, Any]] = field(default=lambda point: {}, compare=False)  # by a point's id, read when asked for
+    steps: list[dict[str, Any]] = field(default_factory=list)  # of every variant, as a page replays them
 
     @classmethod
     def of(cls, run: RunFolder) -> "Material":
@@ -40,6 +41,7 @@ class Material:
             run.planned(),
             str(run.path),
             functools.cache(run.details),
+            run.steps(),
         )
 
     @cached_property
@@ -87,7 +89,18 @@ class Material:
 
     def candidates(self, target: str) -> list[Candidate]:
         """What is known of each label and setting on that target."""
-        return candidates(self.rows, target)
+        if target not in self._candidates:
+            self._candidates[target] = candidates(self.rows, target)
+        return self._candidates[target]
+
+    @cached_property
+    def _candidates(self) -> dict[str, list[Candidate]]:
+        return {}
+
+    @cached_property
+    def several(self) -> set[str]:
+        """Which of model and sequence differ in the run, and so must be named."""
+        return {name for name in ("model", "seq") if len({getattr(row, name) for row in self.rows}) > 1}
 
     @cached_property
     def batches(self) -> list[int]:
@@ -112,9 +125,8 @@ class Material:
 
     def setting_parts(self, model: str, seq: int | None, precision: str, checkpointing: bool) -> list[str]:
         """The parts of a setting that must be named: what differs in the run, and always the precision and the checkpointing."""
-        several = {name for name in ("model", "seq") if len({getattr(row, name) for row in self.rows}) > 1}
-        parts = [model] if "model" in several else []
-        parts += [f"sequence {seq}"] if "seq" in several and seq else []
+        parts = [model] if "model" in self.several else []
+        parts += [f"sequence {seq}"] if "seq" in self.several and seq else []
         return [*parts, precision, f"{'with' if checkpointing else 'without'} checkpointing"]
 
 

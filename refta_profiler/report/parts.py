@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,7 @@ class Document:
     cards: Sequence[Card]
     sections: Sequence[Section]
     styles: dict[str, int] = field(default_factory=dict)
+    control: Mapping[str, Any] | None = None  # what a page answers "at my batch?" from
 
     def blocks(self) -> list[Block]:
         """All blocks in order."""

@@ -7,6 +7,7 @@ from typing import Any
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Block, Cell, Code, Column, Items, Section, Table, Text
 from refta_profiler.report.tables import ABSENT, bytes_cell, count_cell, difference_cell, gigaflop_cell, seconds_cell, text_cell
+from refta_profiler.report.time import LONGEST
 from refta_profiler.results import METRICS, Row
 from refta_profiler.units import format_percent
 from refta_profiler.verdict import EQUAL, EQUAL_STEP, PAYS, SLOWER, SMALL, Verdict
@@ -125,7 +126,7 @@ def notes_section(material: Material) -> Section | None:
     groups: dict[str, list[Row]] = {}
     for row in material.rows:
         if row.status == "ok" and row.note:
-            groups.setdefault(row.note, []).append(row)
+            groups.setdefault(row.note.partition(f"; {LONGEST}")[0], []).append(row)  # the longest operations are a point's own
     if not groups:
         return None
     columns = [Column("note"), Column("metrics"), Column("methods"), Column("points", "", "points", True)]

@@ -85,6 +85,34 @@ def test_a_run_leaves_rows_of_every_source_a_table_and_a_report(scenario, folder
     assert folder.environment()["target_device"]["key"] == "h100"
 
 
+def test_every_variant_leaves_its_step_once(scenario, folder, monkeypatch):
+    go(scenario, folder, only="predict")
+    variants = plan.variants(plan.points(scenario))
+    assert (
+        [entry["label"] for entry in folder.steps()] == [point.label for point in variants] == ["head", "refta/shared", "refta/reconstruct"]
+    )
+    assert all("following" in entry for entry in folder.steps())
+    monkeypatch.setattr(run, "in_processes", lambda jobs: pytest.fail("done again") if jobs else [])
+    go(scenario, RunFolder.open(folder.path), only="predict")
+
+
+def test_a_run_from_before_there_were_steps_gets_them_on_resuming(scenario, folder):
+    go(scenario, folder, only="predict")
+    for path in (folder.path / "steps").iterdir():
+        path.unlink()
+    _, told = go(scenario, RunFolder.open(folder.path), only="predict")
+    assert told.stages[0] == ("predict", 0)
+    assert len(folder.steps()) == 3
+
+
+def test_a_variants_jobs_stay_together_its_step_last(scenario):
+    points = plan.points(scenario)
+    jobs = [(point, "h100", "dryrun") for point in points] + [(point, "h100", run.STEPS) for point in plan.variants(points)]
+    groups = run.by_variant(jobs)
+    assert [len(group) for group in groups] == [3, 3, 3]
+    assert all(group[-1][2] == run.STEPS for group in groups)
+
+
 def test_rows_follow_the_scenarios_order(scenario, folder):
     rows, _ = go(scenario, folder, only="predict")
     assert list(dict.fromkeys(row.point for row in rows)) == [point.id for point in plan.points(scenario)]

@@ -1,16 +1,20 @@
 """report.html: one file that needs no network, with its styles, script and figures inside."""
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from refta_profiler.report.figure_data import address
 from refta_profiler.report.figures import to_svg
 from refta_profiler.report.palette import COLOURS, SHAPES, category_index, colour_variables, style
 from refta_profiler.report.parts import Areas, Bars, Document, Figure, Map
 from refta_profiler.run_folder import RunFolder, write_whole
 
+MOST_PANELS = 12  # of one figure: a run of a hundred settings has as many panels a figure, each of 20 KB, that nobody compares by eye
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
@@ -23,8 +27,21 @@ def render(document: Document) -> str:
     """The page."""
     page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters |= {"ticks": ticks, "breaks": breaks}
-    kinds = {"kind": lambda block: type(block).__name__, "drawn": drawn, "legend": legend}
+    kinds = {
+        "kind": lambda block: type(block).__name__,
+        "drawn": drawn,
+        "legend": legend,
+        "embedded": embedded,
+        "data_of": address,
+        "most": MOST_PANELS,
+    }
     return page.get_template("report.html.j2").render(document=document, colours=colour_variables(), **kinds)
+
+
+def embedded(value: Any) -> Markup:
+    """The value as JSON to stand in a script element: nothing in it can end the element or begin another."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.translate({ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}))
 
 
 def ticks(text: str) -> Markup:
@@ -38,8 +55,10 @@ def breaks(text: str) -> Markup:
 
 
 def drawn(document: Document, figure: Figure) -> list[Markup]:
-    """The figure's panels as SVG; what matplotlib wrote has every name escaped already."""
-    return [Markup(to_svg(panel, document.styles, prefix=f"{figure.key}-{index}")) for index, panel in enumerate(figure.panels)]
+    """The figure's panels as SVG, of many the first; what matplotlib wrote has every name escaped already."""
+    return [
+        Markup(to_svg(panel, document.styles, prefix=f"{figure.key}-{index}")) for index, panel in enumerate(figure.panels[:MOST_PANELS])
+    ]
 
 
 def legend(document: Document, figure: Figure) -> list[dict[str, str]]:

@@ -181,8 +181,8 @@ def assert_same(one, other):
 
 def test_batches_that_are_measured_here_and_those_that_are_not_share_their_traces():
     point = tiny("roberta-tiny", "lora", batch=2)
-    first = dryrun._sweep(replace(point, measure_on_cpu=True), "h100", None)
-    assert dryrun._sweep(replace(point, batch=8, measure_on_cpu=False, label="another"), "h100", None) is first
+    first = dryrun.sweep(replace(point, measure_on_cpu=True), "h100", None)
+    assert dryrun.sweep(replace(point, batch=8, measure_on_cpu=False, label="another"), "h100", None) is first
 
 
 def test_checkpointing_keeps_a_generator_state_per_layer(monkeypatch):

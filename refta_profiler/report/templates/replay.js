@@ -1,0 +1,194 @@
+// A step replayed at a batch, as predict/replay.py, predict/allocator.py and predict/roofline.py do it; tests hold the two to the same bytes.
+const replay = (() => {
+  const KIB = 1024, MIB = 1024 * KIB;
+  const SMALL = MIB, SMALL_SEGMENT = 2 * MIB, LARGE_SEGMENT = 20 * MIB, MIN_LARGE = 10 * MIB, ROUND = 2 * MIB, MIN_BLOCK = 512;
+
+  class PlainMemory {
+    allocated = 0;
+    peakReserved = null;
+    allocate(size) { this.allocated += size; return { size }; }
+    release(block) { this.allocated -= block.size; }
+  }
+
+  class CachingAllocator {
+    allocated = 0;
+    reserved = 0;
+    peakReserved = 0;
+    address = 0;
+    pools = { true: [], false: [] };
+
+    allocate(bytes) {
+      const size = Math.max(MIN_BLOCK, Math.ceil(bytes / MIN_BLOCK) * MIN_BLOCK);
+      const pool = this.pools[size <= SMALL], place = lowerBound(pool, size, -1);
+      const block = place < pool.length ? pool.splice(place, 1)[0] : this.newSegment(size);
+      this.split(block, size);
+      block.free = false;
+      this.allocated += block.size;
+      return block;
+    }
+
+    release(freed) {
+      let block = freed;
+      this.allocated -= block.size;
+      block.free = true;
+      for (const neighbour of [block.before, block.after]) {
+        if (!neighbour?.free) continue;
+        this.remove(neighbour);
+        block = merged(block, neighbour);
+      }
+      this.insert(block);
+    }
+
+    newSegment(size) {
+      const whole = size <= SMALL ? SMALL_SEGMENT : size < MIN_LARGE ? LARGE_SEGMENT : Math.ceil(size / ROUND) * ROUND;
+      const block = { size: whole, address: this.address, small: size <= SMALL };
+      this.address += whole + LARGE_SEGMENT; // segments never touch
+      this.reserve(whole);
+      return block;
+    }
+
+    reserve(bytes) {
+      this.reserved += bytes;
+      this.peakReserved = Math.max(this.peakReserved, this.reserved);
+    }
+
+    splitsOff(remaining, small) { return small ? remaining >= MIN_BLOCK : remaining > SMALL; }
+
+    split(block, size) {
+      const remaining = block.size - size;
+      if (!this.splitsOff(remaining, block.small)) return;
+      const rest = { size: remaining, address: block.address + size, small: block.small, free: true, before: block, after: block.after };
+      if (block.after) block.after.before = rest;
+      block.after = rest;
+      block.size = size;
+      this.insert(rest);
+    }
+
+    insert(block) {
+      const pool = this.pools[block.small];
+      pool.splice(lowerBound(pool, block.size, block.address), 0, block);
+    }
+
+    remove(block) {
+      const pool = this.pools[block.small];
+      pool.splice(lowerBound(pool, block.size, block.address), 1);
+    }
+  }
+
+  class ExpandableAllocator extends CachingAllocator {
+    starts = {};
+
+    splitsOff(remaining) { return remaining >= MIN_BLOCK; }
+
+    newSegment(size) {
+      const small = size <= SMALL;
+      let last = this.starts[small];
+      while (last?.after) last = last.after;
+      const held = last?.free ? last.size : 0, step = small ? SMALL_SEGMENT : LARGE_SEGMENT;
+      const mapped = Math.ceil((size - held) / step) * step;
+      this.reserve(mapped);
+      if (held) {
+        this.remove(last);
+        last.size += mapped;
+        return last;
+      }
+      const block = { size: mapped, address: last ? last.address + last.size : 0, small, before: last };
+      if (last) last.after = block;
+      else this.starts[small] = block;
+      return block;
+    }
+  }
+
+  const MEMORIES = { plain: PlainMemory, default: CachingAllocator, expandable_segments: ExpandableAllocator };
+
+  function lowerBound(pool, size, address) {
+    let low = 0, high = pool.length;
+    while (low < high) {
+      const middle = (low + high) >> 1, one = pool[middle];
+      if (one.size < size || (one.size === size && one.address < address)) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  function merged(block, neighbour) {
+    const [first, second] = neighbour.address < block.address ? [neighbour, block] : [block, neighbour];
+    first.size += second.size;
+    first.after = second.after;
+    if (second.after) second.after.before = first;
+    first.free = true;
+    return first;
+  }
+
+  // The peaks of the second of two steps: the first brings the optimizer's state, which is what it does not free.
+  function peaks(variant, step, batch) {
+    const memory = new MEMORIES[variant.memory]();
+    const sizes = step.sizes.map(([constant, each]) => constant + each * batch);
+    for (const size of step.initial) memory.allocate(sizes[size]);
+    const firstPass = pass(memory, sizes, step.events, null, (index) => {
+      if (variant.workspace_bytes && step.products.includes(index))
+        for (const place of step.products) if (place === index) memory.allocate(variant.workspace_bytes);
+    });
+    let peak = memory.allocated;
+    pass(memory, sizes, step.events, firstPass, () => { peak = Math.max(peak, memory.allocated); });
+    return { allocated: Math.max(peak, memory.allocated), reserved: memory.peakReserved };
+  }
+
+  // One pass over the events. `lasting` says, by allocation, what outlived the first step and is there already.
+  function pass(memory, sizes, events, lasting, before) {
+    const live = [], outlives = new Set();
+    let count = 0;
+    events.forEach((event, index) => {
+      before(index);
+      if (event < 0) {
+        const [{ block, skipped }] = live.splice(live.length + event, 1);
+        if (!skipped) memory.release(block);
+      } else {
+        const skipped = lasting?.has(count) ?? false;
+        live.push({ number: count, skipped, block: skipped ? null : memory.allocate(sizes[event]) });
+        count += 1;
+      }
+    });
+    for (const { number } of live) outlives.add(number);
+    return outlives;
+  }
+
+  // FLOP/s of a product of that many FLOPs, between the measured ones on the straight line over their logarithm.
+  function rate(points, flops) {
+    const below = points.filter(([size]) => size <= flops), above = points.filter(([size]) => size > flops);
+    const [low, slow] = below.at(-1) ?? points[0], [high, fast] = above[0] ?? points.at(-1);
+    if (high <= low || flops <= low) return flops <= low || high <= low ? slow : fast;
+    return slow + ((fast - slow) * Math.log(flops / low)) / Math.log(high / low);
+  }
+
+  // Seconds of a step by the roofline, of them those that launches bound; null where a rate is missing.
+  function time(rates, step, batch) {
+    if (!rates) return null;
+    const phases = {};
+    for (const [phase, dtype, flopsLine, bytesLine, count] of step.operations) {
+      const flops = flopsLine[0] + flopsLine[1] * batch, bytes = bytesLine[0] + bytesLine[1] * batch;
+      if (flops && !rates.matmul_flops[dtype]) return null;
+      const found = (phases[phase] ??= { host: 0, device: 0, launch: 0 });
+      found.host += count * (bytes ? rates.host_seconds[phase] ?? 0 : rates.view_seconds);
+      if (!flops && !bytes) continue;
+      const compute = flops ? flops / rate(rates.matmul_flops[dtype], flops) : 0, moved = bytes / rates.bandwidth;
+      const longest = Math.max(compute, moved, rates.kernel_seconds);
+      found.device += count * longest;
+      if (longest !== compute && longest !== moved) found.launch += count * longest;
+    }
+    let seconds = 0, launch = 0;
+    for (const found of Object.values(phases)) {
+      const waiting = rates.overlaps ? Math.max(found.host - found.device, 0) : found.host;
+      seconds += found.device + waiting;
+      launch += found.launch + waiting;
+    }
+    return { seconds, launch };
+  }
+
+  // What a variant's step needs at a batch.
+  return (variant, batch) => {
+    const step = batch === 1 ? variant.first : variant.following;
+    const flops = step.step_flops[0] + step.step_flops[1] * batch;
+    return { ...peaks(variant, step, batch), step_flops: flops, time: time(variant.rates, step, batch) };
+  };
+})();

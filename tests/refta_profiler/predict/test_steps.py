@@ -1,0 +1,87 @@
+"""A step as data: what a page would replay, replayed here, against the dry run of the same batch."""
+
+import json
+
+import pytest
+from model_points import point
+
+from refta_profiler import devices
+from refta_profiler.predict import slice_ranks, steps
+from refta_profiler.predict.dryrun import ALLOCATORS, dry_run
+from refta_profiler.predict.replay import PlainMemory, replay
+from refta_profiler.predict.storage import Block, Stream
+
+REFTA = {"method": "refta", "settings": {"rank": 3}, "rank": 3, "targets": ["query", "value"], "label": "refta/shared"}
+
+
+def refta(order, target, **changes):
+    return point("roberta-tiny", order=order, target=target, **REFTA, **changes)
+
+
+def decoded(entry, batch):
+    """The step's initial sizes, its stream over two steps, where the second starts, and its workspaces."""
+    step = entry["first" if batch == 1 else "following"]
+    sizes = [constant + each * batch for constant, each in step["sizes"]]
+    blocks, live, events = [], [], []
+    for event in step["events"]:
+        if event >= 0:
+            live.append(len(blocks))
+            events.append((len(blocks), 1))
+            blocks.append(Block(len(blocks), sizes[event], "forward", "", (), 0))
+        else:
+            events.append((live.pop(event), -1))
+    again = [one for one in events if one[0] not in live]
+    workspaces = [(place, entry["workspace_bytes"]) for place in step["products"] if entry["workspace_bytes"]]
+    return [("weights", sizes[one]) for one in step["initial"]], Stream(blocks, events + again), len(events), workspaces
+
+
+def peaks(entry, batch):
+    """(allocated, reserved) of that step."""
+    memory = {"plain": PlainMemory, **ALLOCATORS}[entry["memory"]]
+    initial, stream, boundary, workspaces = decoded(entry, batch)
+    found = replay(memory, initial, stream, boundary, lambda block: "temporary", workspaces=workspaces)
+    return found.peak_allocated, found.peak_reserved
+
+
+@pytest.mark.parametrize("target", ["h100", "cpu"])
+@pytest.mark.parametrize("order", ["shared", "reconstruct"])
+def test_a_step_gives_the_dry_runs_bytes_at_every_batch(order, target):
+    one = refta(order, target)
+    entry = json.loads(json.dumps(steps.of(one)))
+    for batch in (1, 2, 5, 37):
+        found = dry_run(refta(order, target, batch=batch), target, slice_ranks.known(one))
+        assert peaks(entry, batch) == (found.peak_allocated_bytes, found.peak_reserved_bytes), batch
+        step = entry["first" if batch == 1 else "following"]
+        assert step["step_flops"][0] + step["step_flops"][1] * batch == sum(found.flops_by_phase.values())
+
+
+def test_the_allocator_that_grows_is_named():
+    entry = steps.of(refta("shared", "h100", allocator="expandable_segments"))
+    found = dry_run(refta("shared", "h100", allocator="expandable_segments", batch=6), "h100")
+    assert peaks(entry, 6) == (found.peak_allocated_bytes, found.peak_reserved_bytes)
+
+
+def test_operations_are_counted_once_a_kind():
+    entry = steps.of(refta("shared", "h100"))
+    operations = entry["following"]["operations"]
+    assert sum(count for *_, count in operations) > 3 * len(operations)
+    assert {phase for phase, *_ in operations} == {"forward", "backward", "optimizer"}
+    assert entry["rates"]["overlaps"] is (devices.get("h100").kind == "cuda")
+
+
+def test_what_cannot_be_replayed_says_why():
+    assert "auto" in steps.of(refta("auto", "h100"))["reason"]
+    assert "nf4" in steps.of(refta("shared", "h100", weights="quantised-nf4"))["reason"]
+    assert steps.of(refta("no such order", "h100"))["reason"]
+
+
+def test_a_line_needs_whole_numbers():
+    assert steps._line(2, 30, 4, 50) == (10, 10)
+    with pytest.raises(steps.NotAffineError):
+        steps._line(2, 30, 4, 51)
+
+
+def test_check_is_told_what_is_not_the_default():
+    asked = steps.asked(refta("shared", "h100", optimizer="sgd"))
+    assert "optimizer" in asked["no_option"] and "seed" not in asked["no_option"]
+    assert asked["settings"] == {"rank": 3} or asked["settings"] == {}
