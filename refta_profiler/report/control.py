@@ -31,13 +31,13 @@ NAMED = (
     "own_step_flops",
 )
 HOW = (
-    "For any batch the page replays each step's allocations and gives the very bytes that a dry run, and `check`, would. Times are a "
-    "roofline's."
+    "For any batch the page replays the allocations of each method's step and comes to the same bytes as a dry run there, which is what "
+    "`check` answers from. Times are a roofline's."
 )
 BELOW = "At the batches of this run, as predicted or measured:"
 WITHOUT = (
-    "At the batches of this run alone: its folder holds no steps, which a page replays at any other. `run --resume` with the run's folder "
-    "adds them; `check --batch` answers for one batch."
+    "At the batches of this run alone: its folder holds no steps, which a page replays at any other. With FOLDER for this run's folder, "
+    "`run FOLDER/scenario.yaml --resume FOLDER` adds them; `check --batch` answers for one batch."
 )
 
 

@@ -4,43 +4,17 @@ import json
 
 import pytest
 from model_points import point
+from stored_steps import peaks
 
 from refta_profiler import devices
 from refta_profiler.predict import slice_ranks, steps
-from refta_profiler.predict.dryrun import ALLOCATORS, dry_run
-from refta_profiler.predict.replay import PlainMemory, replay
-from refta_profiler.predict.storage import Block, Stream
+from refta_profiler.predict.dryrun import dry_run
 
 REFTA = {"method": "refta", "settings": {"rank": 3}, "rank": 3, "targets": ["query", "value"], "label": "refta/shared"}
 
 
 def refta(order, target, **changes):
     return point("roberta-tiny", order=order, target=target, **REFTA, **changes)
-
-
-def decoded(entry, batch):
-    """The step's initial sizes, its stream over two steps, where the second starts, and its workspaces."""
-    step = entry["first" if batch == 1 else "following"]
-    sizes = [constant + each * batch for constant, each in step["sizes"]]
-    blocks, live, events = [], [], []
-    for event in step["events"]:
-        if event >= 0:
-            live.append(len(blocks))
-            events.append((len(blocks), 1))
-            blocks.append(Block(len(blocks), sizes[event], "forward", "", (), 0))
-        else:
-            events.append((live.pop(event), -1))
-    again = [one for one in events if one[0] not in live]
-    workspaces = [(place, entry["workspace_bytes"]) for place in step["products"] if entry["workspace_bytes"]]
-    return [("weights", sizes[one]) for one in step["initial"]], Stream(blocks, events + again), len(events), workspaces
-
-
-def peaks(entry, batch):
-    """(allocated, reserved) of that step."""
-    memory = {"plain": PlainMemory, **ALLOCATORS}[entry["memory"]]
-    initial, stream, boundary, workspaces = decoded(entry, batch)
-    found = replay(memory, initial, stream, boundary, lambda block: "temporary", workspaces=workspaces)
-    return found.peak_allocated, found.peak_reserved
 
 
 @pytest.mark.parametrize("target", ["h100", "cpu"])

@@ -1,14 +1,22 @@
 """The page's control in Chromium: its numbers are those of `check --json` for the same model, method, rank, batch and target."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
+from random import Random
 
 import chromium
 import pytest
+from stored_steps import peaks
 
 from refta_profiler import report, run, scenario
 from refta_profiler.commands import check_answer, check_runs
+from refta_profiler.predict.roofline import estimate
+from refta_profiler.predict.storage import Operation
 from refta_profiler.progress import Lines
+from refta_profiler.rates import Rates
+from refta_profiler.report.material import mebibytes
 from refta_profiler.run_folder import RunFolder
+from refta_profiler.units import format_bytes, format_percent, format_seconds
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(chromium.found() is None, reason="chromium is not here")]
 
@@ -84,7 +92,7 @@ def opened(connection, path):
 
 
 def asked(page, choices):
-    return page.value(f"({SET})({chromium.json.dumps(choices)})")
+    return page.value(f"({SET})({json.dumps(choices)})")
 
 
 def answered(question):
@@ -148,6 +156,82 @@ def test_its_numbers_are_checks_at_four_settings(connection, tiny):
         compare(page, question("roberta-tiny", batch), {"batch": batch})
     assert page.complaints == []
     page.close()
+
+
+def made_up(random, memory):
+    """A variant with a random step: small and large blocks, freed in any order, some never."""
+    sizes = [[random.choice([1, 600, 2**19, 3 * 2**20, 2**23]), random.choice([0, 512, 77_777, 2**20])] for _ in range(12)]
+    events, live = [], 0
+    for _ in range(400):
+        if live and random.random() < 0.48:
+            events.append(-random.randint(1, live))
+            live -= 1
+        else:
+            events.append(random.randrange(len(sizes)))
+            live += 1
+    operations = [
+        [phase, dtype, [0, random.choice([0, 10**6, 10**9])], [random.choice([0, 10**5]), random.choice([0, 10**4])], random.randint(1, 9)]
+        for phase in ("forward", "backward", "optimizer")
+        for dtype in ("float32", "bfloat16")
+        for _ in range(5)
+    ]
+    step = {"sizes": sizes, "initial": [0, 1, 2, 3], "events": events, "products": [5, 90], "step_flops": [1, 2], "operations": operations}
+    workspace = 0 if memory == "plain" else 2**23 + 512
+    return {"memory": memory, "workspace_bytes": workspace, "rates": asdict(RATES), "first": step, "following": step}
+
+
+RATES = Rates(
+    {"float32": [(1e6, 1e12), (1e9, 3e13)], "bfloat16": [(0.0, 5e14)]},
+    *(2e12, 2e-6, {"forward": 7e-6, "backward": 7e-6, "optimizer": 5e-6}, 7e-7),
+    overlaps=True,
+    note="made up",
+)
+
+
+@pytest.mark.parametrize("memory", ["plain", "default", "expandable_segments"])
+def test_the_pages_replay_is_the_dry_runs(connection, tiny, memory):
+    page = opened(connection, tiny)
+    random = Random(7)
+    for _ in range(12):
+        variant = made_up(random, memory)
+        for batch in (1, 3, 50):
+            found = page.value(f"replay({json.dumps(variant)}, {batch})")
+            assert (found["allocated"], found["reserved"]) == peaks(variant, batch)
+            expected = estimate(operations_of(variant, batch), RATES)
+            assert found["time"]["seconds"] == pytest.approx(expected.seconds, rel=1e-9)
+            assert found["time"]["launch"] == pytest.approx(expected.by_bound["launch"], rel=1e-9)
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "values"),
+    [
+        ("bytes", format_bytes, [0, 1, 1023, 1024, 14_336, 100.5 * 2**20, 1_771_674_009, 99.95 * 2**30, 2**40, -3_000_000]),
+        (
+            "percent",
+            format_percent,
+            [0, 1e-7, 4e-5, 0.0496, 0.049999, 0.01, 0.00996, 0.0201, 0.02, 0.05, 0.0612, 0.0995, 0.134, 12, -0.3],
+        ),
+        ("seconds", format_seconds, [1.23e-5, 0.0456, 0.9994, 0.9996, 1.234, 99.5, 119.9, 245.0]),
+        ("mebibytes", mebibytes, [0, 70_000, 2**20, 2.5 * 2**20, 100.5 * 2**20, 2843 * 2**20]),
+        ("whole", lambda value: f"{value:,.0f}", [0.5, 1.5, 2.5, 1234.5, 61_470]),
+    ],
+)
+def test_numbers_are_written_as_everywhere_else(connection, tiny, name, written, values):
+    page = opened(connection, tiny)
+    random = Random(3)
+    many = [*values, *(random.choice(values[-4:]) * random.random() for _ in range(300))]
+    assert page.value(f"{json.dumps(many)}.map(units.{name})") == [written(value) for value in many]
+    page.close()
+
+
+def operations_of(variant, batch):
+    """The operations of a stored step, one by one."""
+    return [
+        Operation(phase, "any", dtype, flops[0] + flops[1] * batch, size[0] + size[1] * batch)
+        for phase, dtype, flops, size, count in variant["following"]["operations"]
+        for _ in range(count)
+    ]
 
 
 @pytest.mark.slow

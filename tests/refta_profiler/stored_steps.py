@@ -1,0 +1,30 @@
+"""A step as a run stores it, replayed in Python: what the page's own replay is held against."""
+
+from refta_profiler.predict.dryrun import ALLOCATORS
+from refta_profiler.predict.replay import PlainMemory, replay
+from refta_profiler.predict.storage import Block, Stream
+
+
+def decoded(entry, batch):
+    """The step's initial sizes, its stream over two steps, where the second starts, and its workspaces."""
+    step = entry["first" if batch == 1 else "following"]
+    sizes = [constant + each * batch for constant, each in step["sizes"]]
+    blocks, live, events = [], [], []
+    for event in step["events"]:
+        if event >= 0:
+            live.append(len(blocks))
+            events.append((len(blocks), 1))
+            blocks.append(Block(len(blocks), sizes[event], "forward", "", (), 0))
+        else:
+            events.append((live.pop(event), -1))
+    again = [one for one in events if one[0] not in live]
+    workspaces = [(place, entry["workspace_bytes"]) for place in step["products"] if entry["workspace_bytes"]]
+    return [("weights", sizes[one]) for one in step["initial"]], Stream(blocks, events + again), len(events), workspaces
+
+
+def peaks(entry, batch):
+    """(allocated, reserved) of that step."""
+    memory = {"plain": PlainMemory, **ALLOCATORS}[entry["memory"]]
+    initial, stream, boundary, workspaces = decoded(entry, batch)
+    found = replay(memory, initial, stream, boundary, lambda block: "temporary", workspaces=workspaces)
+    return found.peak_allocated, found.peak_reserved
