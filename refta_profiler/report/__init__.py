@@ -15,12 +15,13 @@ def formats() -> list[str]:
     return sorted(module.name for module in iter_modules(writers.__path__))
 
 
-def write(run: RunFolder, chosen: Sequence[str] = ("html",)) -> list[Path]:
-    """The files written into the run's folder, for each format its main file first."""
+def write(run: RunFolder, chosen: Sequence[str] = ("html",), *, style: Sequence[Path] = ()) -> list[Path]:
+    """The files written into the run's folder, for each format its main file first; `style` are style files (report/look.py)."""
+    from refta_profiler.report import look
     from refta_profiler.report.document import build
 
     unknown = [name for name in chosen if name not in formats()]
     if unknown:
         raise ScenarioError(f"--format: {', '.join(unknown)} is none of the formats {', '.join(formats())}")
-    document = build(run)
+    document = build(run, look.read(style))
     return [path for name in chosen for path in import_module(f"refta_profiler.report.writers.{name}").write(run, document)]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from refta_profiler.headline import OUTCOMES, head
 from refta_profiler.report import accuracy, claims, cost, crossovers, maps, memory, record, time, trust
+from refta_profiler.report.look import Look
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Card, Document, Panel, Section
 from refta_profiler.results import STATUSES
@@ -39,16 +40,17 @@ BADGES = OUTCOMES | {"pays": "pays off", "small": "small gain", "costs": "does n
 BEST_FIRST = ("pays", "small", "same", "costs", "unknown")
 
 
-def build(run: RunFolder) -> Document:
+def build(run: RunFolder, look: Look | None = None) -> Document:
     """The document of a stored run."""
-    return document_of(Material.of(run))
+    return document_of(Material.of(run), look)
 
 
-def document_of(material: Material) -> Document:
-    """The document of what is known of a run."""
+def document_of(material: Material, look: Look | None = None) -> Document:
+    """The document of what is known of a run, its figures as `look` says."""
+    look = look or Look()
     sections = [section for make in SECTIONS if (section := make(material))]
     title = str(material.scenario.get("name") or material.scenario.get("model") or "a run")
-    return Document(title, facts(material), cards(material), sections, styles(material, sections))
+    return Document(title, facts(material), cards(material), sections, look.styles(styles(material, sections)), look.settings)
 
 
 def facts(material: Material) -> list[tuple[str, str]]:

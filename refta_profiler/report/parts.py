@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from refta_profiler.report.palette import Style
 
 
 @dataclass(frozen=True)
@@ -150,13 +153,14 @@ class Card:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report."""
+    """A whole report. `styles`: by name a number or a look; `settings`: matplotlib's for figures in files, over our own."""
 
     title: str
     facts: Sequence[tuple[str, str]]
     cards: Sequence[Card]
     sections: Sequence[Section]
-    styles: dict[str, int] = field(default_factory=dict)
+    styles: dict[str, int | Style] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def blocks(self) -> list[Block]:
         """All blocks in order."""
