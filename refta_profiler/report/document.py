@@ -3,7 +3,23 @@
 from collections.abc import Sequence
 
 from refta_profiler.headline import OUTCOMES, head
-from refta_profiler.report import accuracy, claims, cost, crossovers, maps, memory, record, time, trust
+from refta_profiler.report import (
+    accuracy,
+    claims,
+    cost,
+    coverage,
+    crossovers,
+    fairness,
+    maps,
+    memory,
+    recipe,
+    record,
+    setup,
+    time,
+    tokens,
+    trust,
+)
+from refta_profiler.report.cards import cards_section
 from refta_profiler.report.look import Look
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Card, Document, Panel, Section
@@ -15,19 +31,25 @@ SECTIONS = (
     claims.claims_section,
     memory.savings_section,
     memory.peaks_section,
+    tokens.tokens_section,
     accuracy.accuracy_section,
     trust.trust_section,
     memory.categories_section,
     memory.fits_section,
+    cards_section,
+    fairness.fairness_section,
     cost.flops_section,
     time.time_section,
     cost.parameters_section,
+    setup.setup_section,
     crossovers.crossovers_section,
     maps.maps_section,
     record.failures_section,
+    coverage.coverage_section,
     record.notes_section,
     record.rules_section,
     record.numbers_section,
+    recipe.recipe_section,
     record.environment_section,
     record.reproduce_section,
 )

@@ -99,6 +99,8 @@ def draw_panel(axes: Axes, panel: Panel, styles: Styles) -> None:
             joined_too=any(other.joined and other.name == series.name for other in panel.series),
         )
     scale(axes, panel)
+    if panel.diagonal:
+        axes.axline((0, 0), slope=1, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
     for low, high, text in panel.bands:
         draw_band(axes, low, high, text)
     for y, text in panel.limits:
@@ -263,6 +265,24 @@ def draw_map(axes: Axes, panel: Map, styles: Styles) -> None:
             )
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(shorten(panel.y_label, 40))
+    if panel.x_also:
+        second_axis(axes, *panel.x_also)
+
+
+def second_axis(axes: Axes, factor: float, label: str) -> None:
+    """On top the same places in another unit."""
+
+    def times(x: Any) -> Any:
+        return x * factor
+
+    def divided(x: Any) -> Any:
+        return x / factor
+
+    top = axes.secondary_xaxis("top", functions=(times, divided))
+    top.xaxis.set_major_formatter(FuncFormatter(plain))
+    top.xaxis.set_minor_formatter(NullFormatter())
+    top.set_xlabel(label)
+    top.spines["top"].set_visible(True)
 
 
 WIDTH_OF_A_NAME = 0.25  # of the map

@@ -71,7 +71,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One set of axes with lines or marks. A band is (low, high, what it means); a limit is (y, what it is)."""
+    """One set of axes with lines or marks. A band is (low, high, what it means); a limit is (y, what it is).
+
+    `diagonal` draws the line on which y is x.
+    """
 
     title: str
     x_label: str
@@ -81,6 +84,7 @@ class Panel:
     y_scale: str = "linear"
     bands: Sequence[tuple[float, float, str]] = ()
     limits: Sequence[tuple[float, str]] = ()
+    diagonal: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,13 +100,17 @@ class Bars:
 
 @dataclass(frozen=True)
 class Map:
-    """Which name is least where: regions are (x from, x to, y from, y to, name), marks (x, y, name, whether it was measured)."""
+    """Which name is least where: regions are (x from, x to, y from, y to, name), marks (x, y, name, whether it was measured).
+
+    `x_also` is (factor, label) of a second axis on top: what a unit of x is in another unit.
+    """
 
     title: str
     x_label: str
     y_label: str
     regions: Sequence[tuple[float, float, float, float, str]]
     marks: Sequence[tuple[float, float, str, bool]] = ()
+    x_also: tuple[float, str] | None = None
 
     @property
     def names(self) -> list[str]:

@@ -85,11 +85,11 @@ def average(table: Table, index: int) -> float:
 
 
 def heading_lines(column: Column) -> list[str]:
-    """The heading in lines of about 14 signs, the unit on the last."""
+    """The heading in lines of about 14 signs, broken at spaces, slashes and underscores; the unit on the last."""
     lines: list[str] = []
-    for word in [*column.name.replace("_", " ").split(), *([f"({column.unit})"] if column.unit else [])]:
+    for word in [*re.findall(r"[^\s/_]+[/_]*|[/_]+", column.name), *([f"({column.unit})"] if column.unit else [])]:
         if lines and len(lines[-1]) + len(word) < HEADING and not word.startswith("("):
-            lines[-1] += f" {word}"
+            lines[-1] += word if lines[-1].endswith(("/", "_")) else f" {word}"
         else:
             lines.append(word)
     return lines
