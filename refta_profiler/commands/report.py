@@ -1,7 +1,9 @@
 """The report of stored runs, from their rows alone.
 
 Each run's report goes into its own folder: report.html, report.md, report.json, results.csv and tables/, figures/ (svg, pdf, png), and
-paper/ (latex: tables and figures to put into a paper). --style takes matplotlib style files, and YAML files that give labels their colours.
+paper/ (latex: tables and figures to put into a paper). With --out, one report of all runs goes there instead: every device by itself, the
+environments side by side, a label followed by its run's name where two runs differ in it. --style takes matplotlib style files, and YAML
+files that give labels their colours.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ def command(
     runs: Annotated[list[Path], typer.Argument(help="run folders", metavar="RUN…")],
     formats: Annotated[str, typer.Option("--format", help="html, md, latex, csv, json, svg, pdf, png")] = "html",
     style: Annotated[list[Path] | None, typer.Option(help="a matplotlib style file, or colours by label as YAML")] = None,
+    out: Annotated[Path | None, typer.Option(help="one report of all runs, written into this folder")] = None,
     json_: JsonOption = False,
 ) -> Answer:
     """The paths of the files that were written."""
@@ -26,5 +29,9 @@ def command(
     from refta_profiler.run_folder import RunFolder
 
     chosen = [one.strip() for one in formats.split(",") if one.strip()]
-    paths = [path for run in [RunFolder.open(one) for one in runs] for path in reports.write(run, chosen, style=style or [])]
+    opened = [RunFolder.open(one) for one in runs]
+    if out is not None:
+        paths = reports.write_joint(opened, out, chosen=chosen, style=style or [])
+    else:
+        paths = [path for run in opened for path in reports.write(run, chosen, style=style or [])]
     return Answer([{"path": str(path)} for path in paths], "\n".join(str(path) for path in paths))
