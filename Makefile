@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 MARK := $(VENV)/.installed
 
-.PHONY: demo test check slow drills gpu format clean
+.PHONY: demo test check slow drills gpu sample format clean
 
 demo: $(MARK)
 	$(PY) -m refta_profiler run scenarios/quickstart.yaml
@@ -30,6 +30,15 @@ gpu: $(MARK)
 	for scenario in scenarios/gpu/*.yaml; do \
 		$(PY) -m refta_profiler run $$scenario --out reports/published/$$(basename $$scenario .yaml) --device cuda --format html,md,csv || exit 1; \
 	done
+
+# The sample that is committed: reports/published/quickstart/ and the index of all published runs. What it had before is replaced.
+sample: $(MARK)
+	rm -rf reports/published/quickstart
+	$(PY) -m refta_profiler run scenarios/quickstart.yaml --out reports/published/quickstart --device cpu --format html,md,csv,latex
+	cd reports/published/quickstart && mv */* . && rmdir 2* && rm -rf points details
+	$(PY) -m refta_profiler report reports/published/quickstart --format html,md,csv,latex
+	$(PY) -m refta_profiler index reports/published
+	du -sh reports/published/quickstart
 
 format: $(MARK)
 	$(VENV)/bin/ruff check --fix .

@@ -126,7 +126,8 @@ def environments_section(runs: Sequence[Named]) -> Section:
         [text_cell(name), *(text_cell(values.get(name)) if name in values else ABSENT for values in found.values())]
         for name in [*unlike, *(name for name in names if name not in unlike)]
     ]
-    caption = f"What the runs ran on and with: {len(unlike)} of {len(names)} differ, and stand first."
+    stands = f"{len(unlike)} of {len(names)} differ, and stand first" if unlike else "nothing differs"
+    caption = f"What the runs ran on and with: {stands}."
     return Section("environments", "Environments", [Table("environments", caption, [Column("what"), *map(Column, found)], rows)])
 
 

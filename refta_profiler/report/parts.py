@@ -169,6 +169,7 @@ class Document:
     sections: Sequence[Section]
     styles: dict[str, int | Style] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    question: str = "does it pay off?"
 
     def blocks(self) -> list[Block]:
         """All blocks in order."""

@@ -76,7 +76,7 @@ def card_text(card: Card) -> str:
 def example(document: Document) -> str:
     """A document of two columns with everything, in its appendix what is longer than a page."""
     long = {table.key for table in document.tables() if is_long(table)}
-    parts = [rf"\title{{{marked(document.title)}: does it pay off?}}\author{{}}\date{{}}", r"\begin{document}\maketitle"]
+    parts = [rf"\title{{{marked(document.title)}: {marked(document.question)}}}\author{{}}\date{{}}", r"\begin{document}\maketitle"]
     parts += [r"\section{Verdicts}", r"\input{\paperfolder/verdicts}"]
     parts += [part for section in document.sections for part in section_parts(section, long, slug(document.title))]
     appendix = [r"\clearpage\onecolumn\appendix\section{Tables of more than a page}"]

@@ -16,7 +16,7 @@ def write(run: RunFolder, document: Document) -> list[Path]:
 
 def render(document: Document) -> str:
     """The report as Markdown."""
-    parts = [f"# {plain(document.title)}: does it pay off?", "\n".join(f"- {name}: {plain(value)}" for name, value in document.facts)]
+    parts = [f"# {plain(document.title)}: {document.question}", "\n".join(f"- {name}: {plain(value)}" for name, value in document.facts)]
     parts += [card_text(card) for card in document.cards]
     for section in document.sections:
         parts += [f"## {section.title}", *(block_text(block) for block in section.blocks)]
