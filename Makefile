@@ -31,14 +31,18 @@ gpu: $(MARK)
 		$(PY) -m refta_profiler run $$scenario --out reports/published/$$(basename $$scenario .yaml) --device cuda --format html,md,csv || exit 1; \
 	done
 
-# The sample that is committed: reports/published/quickstart/ and the index of all published runs. What it had before is replaced.
+# The sample that is committed, reports/published/quickstart/, and the index of all published runs. What it had before is replaced; of the
+# folder for papers the compiled example alone is kept (1.4 MB in all).
+SAMPLE := reports/published/quickstart
 sample: $(MARK)
-	rm -rf reports/published/quickstart
-	$(PY) -m refta_profiler run scenarios/quickstart.yaml --out reports/published/quickstart --device cpu --format html,md,csv,latex
-	cd reports/published/quickstart && mv */* . && rmdir 2* && rm -rf points details
-	$(PY) -m refta_profiler report reports/published/quickstart --format html,md,csv,latex
+	rm -rf $(SAMPLE)
+	$(PY) -m refta_profiler run scenarios/quickstart.yaml --out $(SAMPLE) --device cpu
+	cd $(SAMPLE) && mv */* . && rm -rf 2* points details
+	$(PY) -m refta_profiler report $(SAMPLE) --format html,latex
+	cd $(SAMPLE)/paper && pdflatex -interaction=batchmode example.tex && pdflatex -interaction=batchmode example.tex
+	mv $(SAMPLE)/paper/example.pdf $(SAMPLE)/paper.pdf && rm -r $(SAMPLE)/paper
 	$(PY) -m refta_profiler index reports/published
-	du -sh reports/published/quickstart
+	du -sh $(SAMPLE)
 
 format: $(MARK)
 	$(VENV)/bin/ruff check --fix .
