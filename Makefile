@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 MARK := $(VENV)/.installed
 
-.PHONY: demo test check slow drills gpu format clean
+.PHONY: demo test check slow drills gpu sample format clean
 
 demo: $(MARK)
 	$(PY) -m refta_profiler run scenarios/quickstart.yaml
@@ -30,6 +30,19 @@ gpu: $(MARK)
 	for scenario in scenarios/gpu/*.yaml; do \
 		$(PY) -m refta_profiler run $$scenario --out reports/published/$$(basename $$scenario .yaml) --device cuda --format html,md,csv || exit 1; \
 	done
+
+# The sample that is committed, reports/published/quickstart/, and the index of all published runs. What it had before is replaced; of the
+# folder for papers the compiled example alone is kept (1.4 MB in all).
+SAMPLE := reports/published/quickstart
+sample: $(MARK)
+	rm -rf $(SAMPLE)
+	$(PY) -m refta_profiler run scenarios/quickstart.yaml --out $(SAMPLE) --device cpu
+	cd $(SAMPLE) && mv */* . && rm -rf 2* points details
+	$(PY) -m refta_profiler report $(SAMPLE) --format html,latex
+	cd $(SAMPLE)/paper && pdflatex -interaction=batchmode example.tex && pdflatex -interaction=batchmode example.tex
+	mv $(SAMPLE)/paper/example.pdf $(SAMPLE)/paper.pdf && rm -r $(SAMPLE)/paper
+	$(PY) -m refta_profiler index reports/published
+	du -sh $(SAMPLE)
 
 format: $(MARK)
 	$(VENV)/bin/ruff check --fix .

@@ -183,21 +183,6 @@ def _print_table(table: list[tuple[str, ...]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip())
 
 
-@app.command()
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="run folders", metavar="RUN…")],
-    formats: Annotated[str, typer.Option("--format", help="html, md, latex, csv, json")] = "html",
-) -> int:
-    """The report of stored runs, from their rows alone."""
-    from refta_profiler import report as reports
-    from refta_profiler.run_folder import RunFolder
-
-    chosen = _formats(formats)
-    for path in [path for one in runs for path in reports.write(RunFolder.open(one), chosen)]:
-        print(path)
-    return 0
-
-
 def _register(name: str) -> None:
     """Adds a command of commands/: its docstring is the help, and what it answers is printed here."""
     module = importlib.import_module(f"refta_profiler.commands.{name}")

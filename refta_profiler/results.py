@@ -6,9 +6,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refta_profiler.errors import ProfilerError
+
+if TYPE_CHECKING:
+    import pandas
 
 SOURCES = ("contraction", "dryrun", "measured")
 STATUSES = ("ok", "oom", "error", "unsupported", "skipped")
@@ -197,3 +200,11 @@ def from_csv(text: str) -> list[Row]:
 def to_json(rows: Iterable[Row]) -> str:
     """The rows as one JSON array."""
     return json.dumps([row.to_dict() for row in rows], indent=1, allow_nan=False)
+
+
+def to_pandas(rows: Iterable[Row]) -> "pandas.DataFrame":
+    """The rows as a data frame, a column a field; ranks and sequences are whole numbers where they are known (Int64), else missing."""
+    import pandas
+
+    frame = pandas.DataFrame([row.to_dict() for row in rows], columns=list(FIELDS))
+    return frame.astype({"rank": "Int64", "batch": "Int64", "seq": "Int64", "checkpointing": "bool", "value": "float64"})

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +43,11 @@ def _replace(path: Path, text: str) -> Path:
     finally:
         os.close(folder)
     return path
+
+
+def file_name(key: str) -> str:
+    """A key as a file name that every system and TeX take: letters, digits and hyphens."""
+    return re.sub(r"[^A-Za-z0-9-]", "-", key)
 
 
 def read_json(path: Path) -> Any:

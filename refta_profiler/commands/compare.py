@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from refta_profiler.commands.answer import Answer, table
+from refta_profiler.commands.compare_page import Compared, write_page
 from refta_profiler.commands.options import JsonOption
 from refta_profiler.commands.validate import percent, share
 from refta_profiler.errors import ScenarioError
@@ -55,6 +56,7 @@ def command(
     runs: Annotated[list[Path], typer.Argument(help="two run folders or more; each is held against the first", metavar="RUN RUN…")],
     anyway: Annotated[bool, typer.Option("--anyway", help="compare runs of different devices, versions or scenarios")] = False,
     tolerance: Annotated[str | None, typer.Option(help="e.g. 1%: exit code 4 where something grew by more")] = None,
+    html: Annotated[Path | None, typer.Option(help="write the differences as a page into this file")] = None,
     json_: JsonOption = False,
 ) -> Answer:
     """The differences of the later runs from the first."""
@@ -64,6 +66,7 @@ def command(
     first, *others = [RunFolder.open(path) for path in runs]
     data: list[dict[str, Any]] = []
     texts: list[str] = []
+    compared: list[Compared] = []
     failed = ""
     for path, other in zip(runs[1:], others, strict=True):
         reasons = unlike(first, other)
@@ -76,7 +79,11 @@ def command(
             raise ScenarioError(f"{runs[0]} and {path} have no point with the same numbers in both")
         data += [{"run": str(path), **asdict(one)} for one in found]
         texts.append("\n".join([as_text(str(runs[0]), str(path), found, reasons), *time_lines(times)]))
-        failed = failed or grown(found, limit) or drifted(times, limit)
+        gate = grown(found, limit) or drifted(times, limit)
+        failed = failed or gate
+        compared.append(Compared(path, other, found, reasons, gate))
+    if html is not None:
+        texts.append(f"page: {write_page(html, (runs[0], first), compared)}")
     return Answer(data, "\n\n".join(texts), failed)
 
 

@@ -4,10 +4,14 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from typing import TYPE_CHECKING
 
 from refta_profiler.errors import ScenarioError
 from refta_profiler.report import writers
 from refta_profiler.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from refta_profiler.report.parts import Document
 
 
 def formats() -> list[str]:
@@ -15,12 +19,32 @@ def formats() -> list[str]:
     return sorted(module.name for module in iter_modules(writers.__path__))
 
 
-def write(run: RunFolder, chosen: Sequence[str] = ("html",)) -> list[Path]:
-    """The files written into the run's folder, for each format its main file first."""
+def write(run: RunFolder, chosen: Sequence[str] = ("html",), *, style: Sequence[Path] = ()) -> list[Path]:
+    """The files written into the run's folder, for each format its main file first; `style` are style files (report/look.py)."""
+    from refta_profiler.report import look
     from refta_profiler.report.document import build
 
+    check(chosen)
+    return set_in_type(run, build(run, look.read(style)), chosen)
+
+
+def write_joint(runs: Sequence[RunFolder], out: Path, *, chosen: Sequence[str] = ("html",), style: Sequence[Path] = ()) -> list[Path]:
+    """The files of one report of several runs, written into the folder `out`."""
+    from refta_profiler.report import joint, look
+
+    check(chosen)
+    named = joint.named(runs)
+    document = joint.document(named, look.read(style))
+    return set_in_type(joint.folder(named, out), document, chosen)
+
+
+def check(chosen: Sequence[str]) -> None:
+    """Nothing; a ScenarioError where a format is none that there is."""
     unknown = [name for name in chosen if name not in formats()]
     if unknown:
         raise ScenarioError(f"--format: {', '.join(unknown)} is none of the formats {', '.join(formats())}")
-    document = build(run)
+
+
+def set_in_type(run: RunFolder, document: "Document", chosen: Sequence[str]) -> list[Path]:
+    """The document written in every chosen format."""
     return [path for name in chosen for path in import_module(f"refta_profiler.report.writers.{name}").write(run, document)]

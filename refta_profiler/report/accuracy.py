@@ -60,7 +60,13 @@ def accuracy_section(material: Material) -> Section:
             "Nothing was both predicted and measured on one device in this run: how far its predictions can be trusted, another must show."
         )
         return Section("accuracy", "Predicted beside measured", [Text(text)])
-    blocks = [summary_table(found), *error_figure(material, found), *differences_table(material), pairs_table(material, found)]
+    blocks = [
+        summary_table(found),
+        *error_figure(material, found),
+        *differences_figure(material),
+        *differences_table(material),
+        pairs_table(material, found),
+    ]
     return Section("accuracy", "Predicted beside measured", [Text(accuracy_words(found)), *blocks])
 
 
@@ -118,6 +124,30 @@ def error_figure(material: Material, found: Sequence[Pair]) -> list[Figure]:
         panels.append(Panel(f"measured on {target}", "measured peak (GiB)", "predicted less measured (%)", series, x_scale="linear"))
     caption = f"Error of every predicted peak against its size. {accuracy_words(found).split(' Each ')[0]}"
     return [Figure("errors", caption, caption, panels)] if panels else []
+
+
+def differences_figure(material: Material) -> list[Figure]:
+    """Predicted against measured differences, a mark a pair: those on the line are exact."""
+    panels, worst = [], 0.0
+    for target in material.measured_targets:
+        marks: dict[str, list[tuple[float, float]]] = {}
+        for family in families(material.candidates(target)):
+            subject = family.members[0]
+            for other in family.members[1:]:
+                predicted, measured = (difference(subject, other, source) for source in ("dryrun", "measured"))
+                if predicted is not None and measured is not None:
+                    marks.setdefault(other.label, []).append((100 * measured, 100 * predicted))
+                    worst = max(worst, abs(predicted - measured))
+        if marks:
+            series = [Series(name, sorted(points), joined=False) for name, points in marks.items()]
+            panels.append(
+                Panel(f"peaks on {target}", "measured difference (%)", "predicted difference (%)", series, x_scale="linear", diagonal=True)
+            )
+    caption = (
+        "Differences in peak memory of the order listed first against each other order, predicted and measured: at worst "
+        f"{format_percent(worst)} of the peak apart. Marks on the line are exact."
+    )
+    return [Figure("differences", caption, caption, panels)] if panels else []
 
 
 def differences_table(material: Material) -> list[Table]:

@@ -3,7 +3,27 @@
 from collections.abc import Sequence
 
 from refta_profiler.headline import OUTCOMES, head
-from refta_profiler.report import accuracy, claims, control, cost, crossovers, maps, memory, modules, record, time, timeline, trust
+from refta_profiler.report import (
+    accuracy,
+    claims,
+    control,
+    cost,
+    coverage,
+    crossovers,
+    fairness,
+    maps,
+    memory,
+    modules,
+    recipe,
+    record,
+    setup,
+    time,
+    timeline,
+    tokens,
+    trust,
+)
+from refta_profiler.report.cards import cards_section
+from refta_profiler.report.look import Look
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Card, Document, Panel, Section
 from refta_profiler.results import STATUSES
@@ -15,22 +35,28 @@ SECTIONS = (
     claims.claims_section,
     memory.savings_section,
     memory.peaks_section,
+    tokens.tokens_section,
     accuracy.accuracy_section,
     trust.trust_section,
     memory.categories_section,
     timeline.timeline_section,
     modules.kept_section,
     memory.fits_section,
+    cards_section,
+    fairness.fairness_section,
     cost.flops_section,
     time.time_section,
     modules.kernels_section,
     cost.parameters_section,
+    setup.setup_section,
     crossovers.crossovers_section,
     maps.maps_section,
     record.failures_section,
+    coverage.coverage_section,
     record.notes_section,
     record.rules_section,
     record.numbers_section,
+    recipe.recipe_section,
     record.environment_section,
     record.reproduce_section,
 )
@@ -43,16 +69,18 @@ BADGES = OUTCOMES | {"pays": "pays off", "small": "small gain", "costs": "does n
 BEST_FIRST = ("pays", "small", "same", "costs", "unknown")
 
 
-def build(run: RunFolder) -> Document:
+def build(run: RunFolder, look: Look | None = None) -> Document:
     """The document of a stored run."""
-    return document_of(Material.of(run))
+    return document_of(Material.of(run), look)
 
 
-def document_of(material: Material) -> Document:
-    """The document of what is known of a run."""
+def document_of(material: Material, look: Look | None = None) -> Document:
+    """The document of what is known of a run, its figures as `look` says."""
+    look = look or Look()
     sections = [section for make in SECTIONS if (section := make(material))]
     title = str(material.scenario.get("name") or material.scenario.get("model") or "a run")
-    return Document(title, facts(material), cards(material), sections, styles(material, sections), control.data(material))
+    used = look.styles(styles(material, sections))
+    return Document(title, facts(material), cards(material), sections, used, look.settings, control=control.data(material))
 
 
 def facts(material: Material) -> list[tuple[str, str]]:

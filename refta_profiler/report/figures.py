@@ -5,9 +5,8 @@ import math
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
 from refta_profiler.report.areas import draw_areas
-from refta_profiler.report.palette import CATEGORY_COLOURS, GRID, INK, PAGE, category_index, colour_variables, style
+from refta_profiler.report.palette import CATEGORY_COLOURS, GRID, INK, PAGE, Style, Styles, category_index, colour_variables, style
 from refta_profiler.report.parts import Areas, Bars, Drawn, Map, Panel, Series
 from refta_profiler.units import significant
 
@@ -35,6 +34,8 @@ SETTINGS: Any = {
     "xtick.color": INK,
     "ytick.color": INK,
     "axes.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 9,
@@ -56,6 +57,11 @@ def drawing_settings() -> Iterator[None]:
         yield
 
 
+def smaller() -> float:
+    """The size of what is written inside the axes, in points."""
+    return matplotlib.rcParams["font.size"] - 1
+
+
 def shorten(text: str, longest: int = LONGEST) -> str:
     """The text without control signs, cut in the middle where it is too long to stand in a figure."""
     clean = "".join(sign if unicodedata.category(sign)[0] != "C" else " " for sign in text)
@@ -63,12 +69,18 @@ def shorten(text: str, longest: int = LONGEST) -> str:
     return clean if len(clean) <= longest else f"{clean[:half]}…{clean[-half + 1 :]}"
 
 
-def draw(panel: Drawn, styles: Mapping[str, int], *, legend: bool = False) -> Drawing:
-    """The panel as a matplotlib figure, with a legend for where no page gives one."""
+def draw(panel: Drawn, styles: Styles) -> Drawing:
+    """The panel as a matplotlib figure without a legend: the page has its own."""
     height = max(1.4, 0.9 + BAR * len(panel.names)) if isinstance(panel, Bars) else HEIGHT
     drawing = Drawing(figsize=(WIDTH, height), layout="constrained")
     axes = drawing.subplots()
     axes.set_title(shorten(panel.title, 70))
+    draw_into(axes, panel, styles)
+    return drawing
+
+
+def draw_into(axes: Axes, panel: Drawn, styles: Styles) -> None:
+    """The panel on those axes, without its title."""
     if isinstance(panel, Panel):
         draw_panel(axes, panel, styles)
     elif isinstance(panel, Bars):
@@ -77,31 +89,34 @@ def draw(panel: Drawn, styles: Mapping[str, int], *, legend: bool = False) -> Dr
         draw_areas(axes, panel)
     else:
         draw_map(axes, panel, styles)
-    if legend and axes.get_legend_handles_labels()[1]:
-        drawing.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
-    return drawing
 
 
-def draw_panel(axes: Axes, panel: Panel, styles: Mapping[str, int]) -> None:
+def draw_panel(axes: Axes, panel: Panel, styles: Styles) -> None:
     """Lines and marks over bands and limits."""
     axes.grid(True, axis="y")
     for series in panel.series:
         draw_series(
-            axes, series, styles.get(series.name, 0), joined_too=any(other.joined and other.name == series.name for other in panel.series)
+            axes,
+            series,
+            style(styles.get(series.name, 0)),
+            joined_too=any(other.joined and other.name == series.name for other in panel.series),
         )
     scale(axes, panel)
+    if panel.diagonal:
+        axes.axline((0, 0), slope=1, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
     for low, high, text in panel.bands:
         draw_band(axes, low, high, text)
     for y, text in panel.limits:
         axes.axhline(y, color=INK, linewidth=1, linestyle=(0, (1, 2)))
-        axes.annotate(shorten(text), (0.01, y), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points", fontsize=8)
+        axes.annotate(
+            shorten(text), (0.01, y), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points", fontsize=smaller()
+        )
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(shorten(panel.y_label, 40))
 
 
-def draw_series(axes: Axes, series: Series, index: int, *, joined_too: bool) -> None:
+def draw_series(axes: Axes, series: Series, look: Style, *, joined_too: bool) -> None:
     """One line with small open marks where it is predicted, filled marks where it is measured."""
-    look = style(index)
     x, y = zip(*series.points, strict=True)
     if series.joined:
         dash: Any = (0, look.dash) if look.dash else "-"
@@ -112,9 +127,7 @@ def draw_series(axes: Axes, series: Series, index: int, *, joined_too: bool) -> 
             y,
             color=look.light,
             linestyle=dash,
-            linewidth=1.6,
             marker=marker,
-            markersize=4.5,
             markerfacecolor=PAGE,
             label=shorten(series.name),
         )
@@ -131,7 +144,7 @@ def draw_series(axes: Axes, series: Series, index: int, *, joined_too: bool) -> 
             color=look.light,
             linestyle="None",
             marker=look.marker,
-            markersize=7,
+            markersize=1.5 * matplotlib.rcParams["lines.markersize"],
             markeredgecolor=PAGE,
             markeredgewidth=0.8,
             label=label,
@@ -146,7 +159,7 @@ def draw_band(axes: Axes, low: float, high: float, text: str) -> None:
         axes.axhspan(low, high, facecolor=INK, alpha=0.06, linewidth=0)
         place = axes.transData.transform([(1, low), (1, high)])[:, 1].mean()
         middle = axes.transAxes.inverted().transform((0, place))[1]
-        axes.annotate(text, (1.01, middle), xycoords="axes fraction", fontsize=8, va="center")
+        axes.annotate(text, (1.01, middle), xycoords="axes fraction", fontsize=smaller(), va="center")
 
 
 def scale(axes: Axes, panel: Panel) -> None:
@@ -192,7 +205,7 @@ def batch_axis(axes: Axes, batches: Sequence[float]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(plain))
 
 
-def draw_bars(axes: Axes, bars: Bars, styles: Mapping[str, int]) -> None:
+def draw_bars(axes: Axes, bars: Bars, styles: Styles) -> None:
     """Stacked horizontal bars, the first name on top, with the total at the end; a bar that is not stacked has its method's colour."""
     places = range(len(bars.names))
     left = [0.0] * len(bars.names)
@@ -208,7 +221,7 @@ def draw_bars(axes: Axes, bars: Bars, styles: Mapping[str, int]) -> None:
     axes.set_xlabel(bars.x_label)
     ends = draw_intervals(axes, bars, left)
     for place, total, end in zip(places, left, ends, strict=True):
-        axes.annotate(significant(total), (end, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(significant(total), (end, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=smaller())
     axes.set_xlim(0, max([*ends, 1e-12]) * 1.14)
 
 
@@ -222,7 +235,7 @@ def draw_intervals(axes: Axes, bars: Bars, totals: Sequence[float]) -> list[floa
     return [total + more for total, more in zip(totals, above, strict=True)]
 
 
-def draw_map(axes: Axes, panel: Map, styles: Mapping[str, int]) -> None:
+def draw_map(axes: Axes, panel: Map, styles: Styles) -> None:
     """Tinted regions, each with its name in its widest place, and a mark a point in the colour of what is least there."""
     for low, high, bottom, top, name in panel.regions:
         colour = style(styles.get(name, 0)).light
@@ -230,7 +243,15 @@ def draw_map(axes: Axes, panel: Map, styles: Mapping[str, int]) -> None:
     for x, y, name, measured in panel.marks:
         look = style(styles.get(name, 0))
         face = look.light if measured else PAGE
-        axes.plot([x], [y], color=look.light, marker=look.marker, markersize=6, markerfacecolor=face, linestyle="None")
+        axes.plot(
+            [x],
+            [y],
+            color=look.light,
+            marker=look.marker,
+            markersize=1.33 * matplotlib.rcParams["lines.markersize"],
+            markerfacecolor=face,
+            linestyle="None",
+        )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     axes.set_xlim(0.85 * min(one[0] for one in panel.regions), max(one[1] for one in panel.regions))
@@ -241,9 +262,30 @@ def draw_map(axes: Axes, panel: Map, styles: Mapping[str, int]) -> None:
     for name in dict.fromkeys(region[4] for region in panel.regions):
         x, y, room = widest(panel, name)
         if room > WIDTH_OF_A_NAME:
-            axes.annotate(shorten(name), (x, y), ha="center", va="center", fontsize=8)
+            above = 1.5 * smaller() if on_a_mark(panel, y) else 0.0
+            axes.annotate(
+                shorten(name), (x, y), xytext=(0, above), textcoords="offset points", ha="center", va="center", fontsize=smaller()
+            )
     axes.set_xlabel(panel.x_label)
     axes.set_ylabel(shorten(panel.y_label, 40))
+    if panel.x_also:
+        second_axis(axes, *panel.x_also)
+
+
+def second_axis(axes: Axes, factor: float, label: str) -> None:
+    """On top the same places in another unit."""
+
+    def times(x: Any) -> Any:
+        return x * factor
+
+    def divided(x: Any) -> Any:
+        return x / factor
+
+    top = axes.secondary_xaxis("top", functions=(times, divided))
+    top.xaxis.set_major_formatter(FuncFormatter(plain))
+    top.xaxis.set_minor_formatter(NullFormatter())
+    top.set_xlabel(label)
+    top.spines["top"].set_visible(True)
 
 
 WIDTH_OF_A_NAME = 0.25  # of the map
@@ -259,24 +301,23 @@ def widest(panel: Map, name: str) -> tuple[float, float, float]:
     return math.sqrt(low * high), math.sqrt(bottom * top), longest / whole
 
 
-def to_svg(panel: Drawn, styles: Mapping[str, int], *, prefix: str) -> str:
+def on_a_mark(panel: Map, y: float) -> bool:
+    """Whether a name at that height would be written over a mark."""
+    whole = math.log(max(one[3] for one in panel.regions) / min(one[2] for one in panel.regions))
+    return any(abs(math.log(y / mark[1])) < 0.06 * whole for mark in panel.marks)
+
+
+def to_svg(panel: Drawn, styles: Styles, *, prefix: str) -> str:
     """The panel as SVG to stand in a page: no date, ids that no other figure has, and colours that follow the page's."""
     return for_page(svg_text(panel, styles), re.sub(r"[^A-Za-z0-9-]", "-", prefix))
 
 
-def svg_text(panel: Drawn, styles: Mapping[str, int], *, legend: bool = False, page: str = "none") -> str:
-    """The panel as an SVG file, on `page` as background."""
+def svg_text(panel: Drawn, styles: Styles) -> str:
+    """The panel as an SVG file without a background."""
     text = io.StringIO()
     with drawing_settings():
-        draw(panel, styles, legend=legend).savefig(text, format="svg", facecolor=page, metadata={"Date": None, "Creator": None})
+        draw(panel, styles).savefig(text, format="svg", metadata={"Date": None, "Creator": None})
     return text.getvalue()
-
-
-def save_pdf(panel: Drawn, styles: Mapping[str, int], path: Path) -> Path:
-    """The panel as a PDF file with its legend."""
-    with drawing_settings():
-        draw(panel, styles, legend=True).savefig(path, format="pdf", metadata={"CreationDate": None})
-    return path
 
 
 def for_page(text: str, prefix: str) -> str:

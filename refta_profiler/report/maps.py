@@ -40,7 +40,8 @@ def figure(key: str, entries: Sequence[dict[str, Any]], material: Material) -> F
     first, panels, agreed, counted = entries[0], [], 0, 0
     for entry in entries:
         found = list(points(entry, material.rows))
-        panels.append(Map(TITLES[entry["quantity"]], "batch", AXES[entry["y"]], regions(entry), [mark for mark, _ in found]))
+        also = (float(entry["seq"]), "tokens of a step") if entry["y"] == "rank" and entry.get("seq") else None
+        panels.append(Map(TITLES[entry["quantity"]], "batch", AXES[entry["y"]], regions(entry), [mark for mark, _ in found], also))
         agreed, counted = agreed + sum(agrees for _, agrees in found), counted + len(found)
     fixed = f"rank {first['rank']}" if first["y"] == "seq" else f"{first['seq']} tokens an example"
     fixed = "" if fixed == "rank None" else f", at {fixed}"

@@ -1,5 +1,6 @@
 """One colour, marker and dash a name, the same in every figure; told apart by the colour-blind, in grey, on white and on black."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 INK, GRID, PAGE = "#101112", "#d5d6d7", "#fefefd"  # stand-ins that the page replaces by its own colours
@@ -14,6 +15,8 @@ class Style:
     marker: str
     dash: tuple[float, ...]
 
+
+Styles = Mapping[str, "int | Style"]  # by name: a number, or a look that a style file gives
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), darkened where it falls under 3:1 on white, as it is on black
 COLOURS = (
@@ -62,13 +65,21 @@ CATEGORY_COLOURS = (
     ("#e08e2b", "#f5b25a"),
     ("#6b4f8a", "#a989cc"),
 )
+HATCHES = ("", "////", "....", "xxxx", "----", "\\\\\\\\", "++++", "oo", "||||")  # in files, which are printed in grey
 
 
-def style(index: int) -> Style:
-    """The style of a number; past the eighth colours come again, with other markers and dashes."""
+def style(index: int | Style) -> Style:
+    """The style of a number; past the eighth colours come again, with other markers and dashes. A style is itself."""
+    if isinstance(index, Style):
+        return index
     turn, place = divmod(index, len(COLOURS))
     light, dark = COLOURS[place]
     return Style(light, dark, MARKERS[(place + 3 * turn) % len(MARKERS)], DASHES[(place + 3 * turn) % len(DASHES)])
+
+
+def css_colour(index: int | Style) -> str:
+    """What the page writes between the brackets of var(): a number's colour follows the page, a given one stands as it is."""
+    return f"--given, {index.light}" if isinstance(index, Style) else f"--m{index % len(COLOURS)}"
 
 
 def category_index(category: str, place: int) -> int:

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from refta_profiler.report.palette import Style
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -69,7 +71,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """One set of axes with lines or marks. A band is (low, high, what it means); a limit is (y, what it is)."""
+    """One set of axes with lines or marks. A band is (low, high, what it means); a limit is (y, what it is).
+
+    `diagonal` draws the line on which y is x.
+    """
 
     title: str
     x_label: str
@@ -79,6 +84,7 @@ class Panel:
     y_scale: str = "linear"
     bands: Sequence[tuple[float, float, str]] = ()
     limits: Sequence[tuple[float, str]] = ()
+    diagonal: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,13 +100,17 @@ class Bars:
 
 @dataclass(frozen=True)
 class Map:
-    """Which name is least where: regions are (x from, x to, y from, y to, name), marks (x, y, name, whether it was measured)."""
+    """Which name is least where: regions are (x from, x to, y from, y to, name), marks (x, y, name, whether it was measured).
+
+    `x_also` is (factor, label) of a second axis on top: what a unit of x is in another unit.
+    """
 
     title: str
     x_label: str
     y_label: str
     regions: Sequence[tuple[float, float, float, float, str]]
     marks: Sequence[tuple[float, float, str, bool]] = ()
+    x_also: tuple[float, str] | None = None
 
     @property
     def names(self) -> list[str]:
@@ -169,13 +179,15 @@ class Card:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report."""
+    """A whole report. `styles`: by name a number or a look; `settings`: matplotlib's for figures in files, over our own."""
 
     title: str
     facts: Sequence[tuple[str, str]]
     cards: Sequence[Card]
     sections: Sequence[Section]
-    styles: dict[str, int] = field(default_factory=dict)
+    styles: dict[str, int | Style] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    question: str = "does it pay off?"
     control: Mapping[str, Any] | None = None  # what a page answers "at my batch?" from
 
     def blocks(self) -> list[Block]:

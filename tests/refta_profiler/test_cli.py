@@ -88,7 +88,7 @@ def test_a_missing_scenario_is_named(tmp_path, good):
         (["run"], "Missing argument 'SCENARIO'"),
         (["run", "good.yaml", "--only", "predct"], "--only: 'predct'; it must be one of predict, measure"),
         (["run", "good.yaml", "--device", "gpu"], "it must be one of auto, cpu, cuda"),
-        (["run", "good.yaml", "--format", "pdf"], "it must be one of csv, html, json, latex, md"),
+        (["run", "good.yaml", "--format", "docx"], "it must be one of csv, html, json, latex, md, pdf, png, svg"),
         (["run", "good.yaml", "--set", "bach=[1]"], "did you mean 'batch'?"),
         (["run", "good.yaml", "--set", "batch"], "not of the form key=value"),
         (["run", "good.yaml", "--set", "methods=[{name: refta, rank: 9999}]"], "methods[0]: rank: 9999"),

@@ -10,7 +10,7 @@ from markupsafe import Markup, escape
 
 from refta_profiler.report.figure_data import address
 from refta_profiler.report.figures import to_svg
-from refta_profiler.report.palette import COLOURS, SHAPES, category_index, colour_variables, style
+from refta_profiler.report.palette import SHAPES, Style, category_index, colour_variables, css_colour, style
 from refta_profiler.report.parts import Areas, Bars, Document, Figure, Map
 from refta_profiler.run_folder import RunFolder, write_whole
 
@@ -74,12 +74,12 @@ def legend(document: Document, figure: Figure) -> list[dict[str, str]]:
     return list(entries.values())
 
 
-def line_entry(name: str, index: int) -> dict[str, str]:
+def line_entry(name: str, index: int | Style) -> dict[str, str]:
     """The legend's entry of a line."""
     look = style(index)
     return {
         "name": name,
-        "colour": f"--m{index % len(COLOURS)}",
+        "colour": css_colour(index),
         "shape": SHAPES[look.marker],
         "dash": " ".join(f"{part:g}" for part in look.dash),
     }

@@ -1,33 +1,22 @@
-"""report.md, with each panel of a figure as an SVG file in figures/."""
+"""report.md, with each figure as an SVG file in figures/."""
 
 import re
 from pathlib import Path
 
-from refta_profiler.report.figures import svg_text
 from refta_profiler.report.parts import Block, Card, Code, Document, Figure, Items, Table, Text
-from refta_profiler.run_folder import RunFolder, write_whole
+from refta_profiler.report.plates import save_all
+from refta_profiler.run_folder import RunFolder, file_name, write_whole
 
 
 def write(run: RunFolder, document: Document) -> list[Path]:
     """report.md, then the figures that it shows."""
-    folder = run.path / "figures"
-    folder.mkdir(exist_ok=True)
-    drawn = [
-        write_whole(folder / panel_name(figure, index), svg_text(panel, document.styles, legend=True, page="white"))
-        for figure in document.figures()
-        for index, panel in enumerate(figure.panels)
-    ]
+    drawn = save_all(run, document, "svg")
     return [write_whole(run.path / "report.md", render(document)), *drawn]
-
-
-def panel_name(figure: Figure, index: int) -> str:
-    """The file name of a panel."""
-    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', figure.key)}-{index}.svg"
 
 
 def render(document: Document) -> str:
     """The report as Markdown."""
-    parts = [f"# {plain(document.title)}: does it pay off?", "\n".join(f"- {name}: {plain(value)}" for name, value in document.facts)]
+    parts = [f"# {plain(document.title)}: {document.question}", "\n".join(f"- {name}: {plain(value)}" for name, value in document.facts)]
     parts += [card_text(card) for card in document.cards]
     for section in document.sections:
         parts += [f"## {section.title}", *(block_text(block) for block in section.blocks)]
@@ -65,9 +54,9 @@ def block_text(block: Block) -> str:
 
 
 def figure_text(figure: Figure) -> str:
-    """The caption and the panels."""
-    images = [f"![{plain(panel.title).replace('`', '')}](figures/{panel_name(figure, index)})" for index, panel in enumerate(figure.panels)]
-    return "\n\n".join([plain(figure.caption), "\n".join(images)])
+    """The caption and the figure."""
+    titles = "; ".join(plain(panel.title).replace("`", "") for panel in figure.panels)
+    return f"{plain(figure.caption)}\n\n![{titles}](figures/{file_name(figure.key)}.svg)"
 
 
 def table_text(table: Table) -> str:

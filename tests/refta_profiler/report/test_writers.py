@@ -1,23 +1,25 @@
 """Every format from one document."""
 
 import csv
+import dataclasses
 import json
+from importlib import import_module
 
 import pytest
 
 from refta_profiler import report
 from refta_profiler.errors import ScenarioError
-from refta_profiler.report.writers import latex, md
+from refta_profiler.report.writers import md
 from refta_profiler.results import from_csv
 
 
 def test_the_folder_is_the_list_of_formats():
-    assert report.formats() == ["csv", "html", "json", "latex", "md"]
+    assert report.formats() == ["csv", "html", "json", "latex", "md", "pdf", "png", "svg"]
 
 
 def test_an_unknown_format_names_those_there_are(run):
-    with pytest.raises(ScenarioError, match="pdf is none of the formats csv, html"):
-        report.write(run, ["pdf"])
+    with pytest.raises(ScenarioError, match="docx is none of the formats csv, html"):
+        report.write(run, ["docx"])
 
 
 def test_html_is_what_is_written_by_default(run):
@@ -66,19 +68,9 @@ def test_markdown_is_escaped(text, expected):
     assert md.plain(text) == expected
 
 
-def test_latex_has_a_file_a_table_and_a_figure(run, document):
-    main, *others = report.write(run, ["latex"])
-    text = main.read_text()
-    assert main.name == "report.tex"
-    for name in (path.name for path in others):
-        assert path_is_used(name, text), name
-    assert sum(path.suffix == ".pdf" for path in others) == sum(len(figure.panels) for figure in document.figures())
-
-
-def path_is_used(name, text):
-    return rf"\input{{{name.removesuffix('.tex')}}}" in text or name in text
-
-
-def test_latex_is_escaped():
-    assert latex.marked(r"`a_b` 5% of $x & {y} \z") == r"\texttt{a\_\allowbreak{}b} 5\% of \$x \& \{y\} \textbackslash{}z"
-    assert latex.escape("−6% of 日") == r"$-$6\% of ?"
+@pytest.mark.parametrize(("kind", "head"), [("svg", b"<?xml"), ("pdf", b"%PDF"), ("png", b"\x89PNG")])
+def test_figures_alone(run, document, kind, head):
+    few = dataclasses.replace(document, sections=[section for section in document.sections if section.key in ("peaks", "flops")])
+    paths = import_module(f"refta_profiler.report.writers.{kind}").write(run, few)
+    assert [path.name for path in paths] == [f"peaks.{kind}", f"flops.{kind}"]
+    assert all(path.read_bytes().startswith(head) for path in paths)

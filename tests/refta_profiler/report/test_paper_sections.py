@@ -1,0 +1,123 @@
+"""The tables and figures that papers need beside the verdict's own."""
+
+import dataclasses
+
+import pytest
+
+from refta_profiler import devices
+from refta_profiler.report import coverage, fairness, recipe, setup, tokens
+from refta_profiler.report.accuracy import differences_figure
+from refta_profiler.report.cards import cards_section
+from refta_profiler.report.material import Material
+from refta_profiler.report.parts import Figure, Items, Table
+from refta_profiler.results import Row
+
+
+@pytest.fixture(scope="module")
+def material(run):
+    return Material.of(run)
+
+
+def tables(section):
+    return [block for block in section.blocks if isinstance(block, Table)]
+
+
+def as_dicts(table):
+    return [dict(zip([column.name for column in table.columns], [cell.text for cell in row], strict=True)) for row in table.rows]
+
+
+def test_the_recipe_names_every_label_with_its_defaults(material):
+    methods, shared = tables(recipe.recipe_section(material))
+    rows = {row["label"]: row for row in as_dicts(methods)}
+    assert list(rows) == material.labels
+    assert rows["lora"]["rank"] == "16" and rows["lora"]["dropout"] == "0.0" and rows["lora"]["trained numbers"] == "1,572,864"
+    assert "transform dct" in rows["refta/shared"]["other settings"]
+    assert {"what": "adapted layers", "value": "query, value"} in as_dicts(shared)
+
+
+def test_three_notions_of_fairness_stand_apart(material):
+    section = fairness.fairness_section(material)
+    rows = as_dicts(tables(section)[0])
+    assert {row["equal in"] for row in rows} == {"rank", "parameters", "step cost"}
+    rank = next(row for row in rows if row["equal in"] == "rank")
+    assert rank["ranks"] == "15 / 16" and rank["parameters"] == "61,470" and rank["outcome"] != "not in this run"
+    lacking = next(row for row in rows if row["equal in"] == "parameters")
+    assert lacking["outcome"] == "not in this run"
+    assert any("parameters" in item for block in section.blocks if isinstance(block, Items) for item in block.items)
+
+
+def test_every_card_with_known_memory_has_a_column(material):
+    found = tables(cards_section(material))
+    names = {column.name for table in found for column in table.columns[1:]}
+    assert names == {name for name in devices.names() if devices.get(name).kind == "cuda" and devices.get(name).tensor_bytes}
+    sizes = [cell.value for row in found[0].rows if row[0].text == "lora" for cell in row[1:]]
+    assert sizes == sorted(sizes)
+
+
+def test_cards_are_not_told_from_the_peaks_of_a_processor(material):
+    rows = [dataclasses.replace(row, target="cpu") for row in material.rows]
+    assert cards_section(Material(rows, "target: cpu\n")) is None
+
+
+def row(metric, value, **fields):
+    same = {
+        "point": "p",
+        "model": "m",
+        "label": "x",
+        "method": "refta",
+        "order": None,
+        "rank": 1,
+        "batch": 2,
+        "seq": 8,
+        "precision": "fp32",
+    }
+    same |= {"checkpointing": False, "target": "cpu", "source": "measured", "unit": "s"}
+    return Row(**{**same, **fields}, metric=metric, value=value)
+
+
+@pytest.mark.parametrize(
+    ("setup_seconds", "step_seconds", "expected"),
+    [(3.0, 0.09, "200"), (3.0, 0.11, "never"), (3.0, 0.0995, "never"), (0.5, 0.2, "at once")],
+)
+def test_a_set_up_is_repaid_by_shorter_steps(setup_seconds, step_seconds, expected):
+    ours = [row("setup_seconds", setup_seconds), row("step_seconds", step_seconds)]
+    theirs = [row(name, value, label="lora", method="lora") for name, value in (("setup_seconds", 1.0), ("step_seconds", 0.1))]
+    theirs.append(row("noise_fraction", 0.01, label="lora", method="lora", unit="1"))
+    (table,) = tables(setup.setup_section(Material([*ours, *theirs])))
+    assert as_dicts(table)[0]["repaid after steps"] == expected
+
+
+def test_a_thousand_adapters_take_a_thousand_times_the_bytes(material):
+    disk = next(table for table in tables(setup.setup_section(material)) if table.key == "disk")
+    lora = next(row for row in disk.rows if row[0].text == "lora")
+    assert lora[2].value == 4 * 1_572_864 and lora[3].value == 1000 * lora[2].value
+
+
+def test_coverage_counts_every_planned_point(material):
+    table = tables(coverage.coverage_section(material))[0]
+    for line in table.rows:
+        total, *counts = [cell.value for cell in line[2:]]
+        assert sum(counts) == total == len(material.planned)
+
+
+def test_what_was_not_counted_is_told():
+    rows = [row("step_flops", 1, unit="FLOP", note="median of 3; not counted: workspaces")]
+    table = tables(coverage.coverage_section(Material(rows)))[1]
+    assert [cell.text for cell in table.rows[0]] == ["workspaces", "1"]
+
+
+def test_peaks_against_tokens_stand_on_the_head(material):
+    peaks, above = [block for block in tokens.tokens_section(material).blocks if isinstance(block, Figure)]
+    head = next(series for series in peaks.panels[0].series if series.name == "head")
+    shared = next(series for series in peaks.panels[0].series if series.name == "refta/shared")
+    lifted = next(series for series in above.panels[0].series if series.name == "refta/shared")
+    assert [x for x, _ in head.points][:2] == [197, 394]
+    assert lifted.points[0][1] == pytest.approx(1024 * (shared.points[0][1] - head.points[0][1]))
+    assert "head" not in {series.name for series in above.panels[0].series}
+
+
+def test_differences_lie_on_the_line_where_they_are_exact(material):
+    (figure,) = differences_figure(material)
+    panel = figure.panels[0]
+    assert panel.diagonal and panel.series
+    assert all(abs(x - y) < 1 for series in panel.series for x, y in series.points)
