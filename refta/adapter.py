@@ -85,7 +85,7 @@ def adapt(
     stacks = [] if method in _SITELESS else _stacks(module, model, targets)
     for stack in stacks:
         _check_dropout(module.network(chosen, stack.shape()), chosen, order or next(iter(module.ORDERS), None))
-    head = _head_parameters(model, train_head)
+    head = head_parameters(model, train_head)
     run = Run(order, _dtype(adapter_dtype), slice_ranks or {}, progress, stored)
     with _frozen(model):
         attached = _attach(module, model, stacks, chosen, run)
@@ -167,7 +167,7 @@ def _check_order(method: str, order: str | None) -> None:
         raise SettingError(f"order: unknown order '{order}' of '{method}'; {there}")
 
 
-def _head_parameters(model: nn.Module, train_head: bool | None) -> list[nn.Parameter]:
+def head_parameters(model: nn.Module, train_head: bool | None) -> list[nn.Parameter]:
     """The head's parameters that are to be trained: a classification head's by default, none of a language model's."""
     language = "lm_head" in dict(model.named_children())
     if train_head is False or (train_head is None and language):

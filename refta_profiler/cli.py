@@ -27,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="override a setting, e.g. batch=[4,8]")]
+CodeOption = Annotated[bool, typer.Option("--allow-code", help="run the code of your own that methods named python call")]
 ScenarioArgument = Annotated[Path, typer.Argument(help="a scenario file (YAML)", metavar="SCENARIO")]
 
 
@@ -71,15 +72,17 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda: what to measure on")] = "auto",
     formats: Annotated[str, typer.Option("--format", help="report formats, e.g. html,md,latex")] = "html",
     overrides: SetOption = None,
+    allow_code: CodeOption = False,
 ) -> int:
     """Predict, measure, report."""
+    from refta_profiler import own_code
     from refta_profiler import run as running
     from refta_profiler import scenario as scenarios
     from refta_profiler.run_folder import RunFolder
 
     _one_of("--only", only, (None, "predict", "measure"))
     _one_of("--device", device, ("auto", "cpu", "cuda"))
-    loaded = scenarios.load(scenario, overrides or [])
+    loaded = scenarios.load(scenario, overrides or [], code=own_code.look_up if allow_code else own_code.refuse)
     chosen = _formats(formats)
     running.measuring_device(device)  # a GPU that is not there is found out before a folder is made
     folder = RunFolder.open(resume) if resume else RunFolder.create(out or Path("reports") / loaded.name, loaded.text)
@@ -88,6 +91,7 @@ def run(
             rows = running.run(loaded, folder, running.Options(only, device, chosen), progress)
     except KeyboardInterrupt:
         again = f"python -m refta_profiler run {folder.path / 'scenario.yaml'} --resume {folder.path}"
+        again += f" {own_code.OPTION}" if allow_code else ""
         return _complain(f"interrupted; finished points are kept. Go on with: {again}", 130)
     _say_verdict(rows, loaded)
     print(f"report: {folder.path / 'report.html'}")
@@ -120,13 +124,14 @@ def predict(
     scenario: ScenarioArgument,
     json_: Annotated[bool, typer.Option("--json", help="print the rows as one JSON array")] = False,
     overrides: SetOption = None,
+    allow_code: CodeOption = False,
 ) -> int:
     """The predictions alone."""
-    from refta_profiler import plan
+    from refta_profiler import own_code, plan
     from refta_profiler import run as running
     from refta_profiler import scenario as scenarios
 
-    loaded = scenarios.load(scenario, overrides or [])
+    loaded = scenarios.load(scenario, overrides or [], code=own_code.look_up if allow_code else own_code.refuse)
     points = plan.points(loaded)
     found: dict[str, list] = {}
     with _progress() as progress:

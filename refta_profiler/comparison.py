@@ -72,9 +72,14 @@ def runs(family: Family, candidate: Candidate, inputs: Inputs) -> bool:
 
 
 def step_time(subject: Candidate, against: Candidate) -> tuple[float | None, float, str]:
-    """The difference of the step times as a fraction, what of it cannot be told apart, and the source of both; (None, 0, '') if unknown."""
+    """The difference of the step times as a fraction, what of it cannot be told apart, and the source of both; (None, 0, '') if unknown.
+
+    A measured time whose noise is known not to be known (timed in one process) is not judged: it counts as unknown.
+    """
     for source in ("measured", "dryrun"):
         ours, theirs = (candidate.value("step_seconds", source) for candidate in (subject, against))
+        if source == "measured" and any(candidate.lacks_noise for candidate in (subject, against)):
+            continue
         if ours is not None and theirs:
             noise = max(candidate.known("noise_fraction") or 0.0 for candidate in (subject, against))
             return ours / theirs - 1, noise if source == "measured" else predicted_noise(subject, against), source

@@ -4,6 +4,7 @@ ReftaError (refta)
 ├── SettingError (refta)   2   a method's setting, role or shape
 └── ProfilerError
     ├── ScenarioError      2   a bad scenario, usage or run folder
+    ├── OwnCodeError       2   a method's code that is the user's own
     ├── HardwareError      3   the hardware asked for is not there
     └── GateError          4   check --exit-code, validate or compare failed
 """
@@ -19,6 +20,10 @@ class ProfilerError(ReftaError):
 
 class ScenarioError(ProfilerError):
     """A bad scenario, usage or run folder."""
+
+
+class OwnCodeError(ProfilerError):
+    """Code of the user's own, as a method of a scenario, that cannot be used."""
 
 
 class HardwareError(ProfilerError):

@@ -44,6 +44,12 @@ class Candidate:
         return next((value for value in values if value is not None), None)
 
     @property
+    def lacks_noise(self) -> bool:
+        """Whether it was timed so that no noise floor could be told: its row says why there is none."""
+        row = self.rows.get(("measured", "noise_fraction"))
+        return row is not None and row.value is None
+
+    @property
     def failure(self) -> str | None:
         """'oom' or 'error' where the point did not run; None where it ran, or was not tried."""
         for source in ("measured", "dryrun"):

@@ -10,6 +10,7 @@ from typing import Any
 
 from refta import registry
 from refta.errors import SettingError
+from refta_profiler import own_code
 from refta_profiler.scenario_messages import Fault, shown
 from refta_profiler.suggest import closest
 
@@ -27,10 +28,15 @@ class Variant:
     order: str | None  # None where the method has none
 
     @property
+    def named(self) -> dict[str, Any]:
+        """The settings by the names that labels show."""
+        return own_code.named(self.settings) if self.method == own_code.NAME else self.settings
+
+    @property
     def rank(self) -> int | None:
         """The method's rank, None where it has none."""
-        rank = self.settings.get("rank")
-        return rank if isinstance(rank, int) else None
+        rank = self.named.get("rank")
+        return rank if isinstance(rank, int) and not isinstance(rank, bool) else None
 
 
 def expand(entries: Sequence[Any]) -> tuple[list[Variant], list[Fault]]:
@@ -49,19 +55,27 @@ def expand(entries: Sequence[Any]) -> tuple[list[Variant], list[Fault]]:
 
 def _entry_faults(place: tuple[str | int, ...], entry: Any) -> list[Fault]:
     """What is wrong with an entry's keys, before any value is looked at."""
+    names = _names()
     if not isinstance(entry, dict):
         hint = f"write {{name: {entry}}}" if entry in registry.names() else "write e.g. {name: refta, rank: 15}"
+        hint = f"write {{name: {entry}, {own_code.EXAMPLE}}}" if entry == own_code.NAME else hint
         return [Fault(place, f"{shown(entry)} is not a mapping; {hint}")]
     name = entry.get("name")
     if name is None:
-        return [Fault(place, f"'name' is missing; there is {', '.join(registry.names())}")]
-    if name not in registry.names():
-        return [Fault((*place, "name"), f"unknown method {shown(name)}; {_hint(name, registry.names())}")]
+        return [Fault(place, f"'name' is missing; there is {', '.join(names)}")]
+    if name not in names:
+        return [Fault((*place, "name"), f"unknown method {shown(name)}; {_hint(name, names)}")]
     found = [Fault(place, text, key) for key, text in _unknown_keys(str(name), entry)]
+    found += own_code.form_faults(place, entry) if name == own_code.NAME else []
     if "label" in entry and not (isinstance(entry["label"], str) and entry["label"].strip()):
         found.append(Fault((*place, "label"), f"{shown(entry['label'])} is not a name; write a word, in quotes if it looks like a number"))
     found += [Fault((*place, key), "is an empty list; give at least one") for key, value in entry.items() if value == []]
     return found
+
+
+def _names() -> list[str]:
+    """What an entry may be of: the methods that there are, and the user's own."""
+    return [*registry.names(), own_code.NAME]
 
 
 def _hint(word: Any, names: Sequence[str]) -> str:
@@ -72,8 +86,7 @@ def _hint(word: Any, names: Sequence[str]) -> str:
 
 def _unknown_keys(name: str, entry: dict[Any, Any]) -> Iterator[tuple[Any, str]]:
     """The keys that the method does not take, and what to say of each."""
-    settings = [key for key in registry.setting_names(name) if key != "order"]
-    known = [*settings, *(["order"] if registry.orders(name) else []), "label", "name"]
+    known = list(own_code.KEYS) if name == own_code.NAME else _known_keys(name)
     for key in entry:
         if key in known:
             continue
@@ -81,13 +94,24 @@ def _unknown_keys(name: str, entry: dict[Any, Any]) -> Iterator[tuple[Any, str]]
             yield key, f"{name} has no orders; leave 'order' out"
         elif found := closest(key, known):
             yield key, f"unknown key {shown(key)}; did you mean '{found}'?"
+        elif name == own_code.NAME:
+            yield key, f"unknown key {shown(key)}; what the function takes is written as arguments: {{{key}: {shown(entry[key])}}}"
         else:
             yield key, f"unknown key {shown(key)}; {name} takes {', '.join(known)}"
+
+
+def _known_keys(name: str) -> list[str]:
+    """The keys that an entry of a method may have."""
+    settings = [key for key in registry.setting_names(name) if key != "order"]
+    return [*settings, *(["order"] if registry.orders(name) else []), "label", "name"]
 
 
 def _variants(number: int, entry: dict[str, Any]) -> tuple[list[Variant], list[Fault]]:
     """The variants of one entry, labelled by its label or its method's name, and what is wrong with its values."""
     name, label = entry["name"], entry.get("label")
+    if name == own_code.NAME:
+        own = own_code.settings(entry)
+        return [Variant(number, name, label or own_code.default_label(own), own, None)], []
     orders = _choices(name, "order", entry.get("order"))
     found: list[Fault] = [Fault(("methods", number, "order"), fault) for order in orders if (fault := _order_fault(name, order))]
     keys = [key for key in entry if key not in ("name", "label", "order")]
@@ -150,7 +174,7 @@ def _with_own_labels(variants: list[Variant], entries: Sequence[dict[str, Any]])
     for variant in named:
         alike = [other for other in named if other.label == variant.label]
         labelled.append(replace(variant, label=" ".join([variant.label, *_differing(variant, alike)])))
-    return labelled, found
+    return labelled, found or _alike(labelled)
 
 
 def _with_order(variant: Variant, variants: Sequence[Variant], entries: Sequence[dict[str, Any]]) -> str:
@@ -162,13 +186,25 @@ def _with_order(variant: Variant, variants: Sequence[Variant], entries: Sequence
 
 def _differing(variant: Variant, alike: Sequence[Variant]) -> list[str]:
     """The settings in which variants of one label differ, as key=value."""
-    keys = [key for key in variant.settings if any(other.settings.get(key) != variant.settings[key] for other in alike)]
-    return [f"{SHORT.get(key, key)}={_value(variant.settings[key])}" for key in keys]
+    own = variant.named
+    keys = [key for key in own if any(other.named.get(key) != own[key] for other in alike)]
+    return [f"{SHORT.get(key, key)}={_value(own[key])}" for key in keys]
 
 
 def _value(value: Any) -> str:
     """A setting's value as a label shows it."""
     return "·".join(str(member) for member in value) if isinstance(value, list | tuple) else str(value)
+
+
+def _alike(labelled: Sequence[Variant]) -> list[Fault]:
+    """The variants whose label another entry's has in the end, however it came about."""
+    first: dict[str, int] = {}
+    found = []
+    for variant in labelled:
+        if first.setdefault(variant.label, variant.entry) != variant.entry:
+            text = f"its label '{variant.label}' is that of methods[{first[variant.label]}] too; give it a label of its own"
+            found.append(Fault(("methods", variant.entry), text))
+    return found
 
 
 def _same_labels(entries: Sequence[dict[str, Any]]) -> list[Fault]:

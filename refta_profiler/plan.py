@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from itertools import product
 from typing import Any
 
-from refta_profiler import method_entries, models
+from refta_profiler import method_entries, models, own_code
 from refta_profiler.errors import ScenarioError
 from refta_profiler.method_entries import Variant
 from refta_profiler.scenario import Scenario
@@ -89,10 +89,12 @@ def points(scenario: Scenario) -> list[Point]:
 def _point(scenario: Scenario, variant: Variant, cell: dict[str, Any], architecture: str) -> Point:
     """The point of a variant in one cell (precision, checkpointing, seq, batch); its id is made from all of it but its label."""
     same = ("model", "target", "weights", "seed", "optimizer", "adapter_dtype", "attention", "allocator", "accumulate", "clip")
+    # code that was changed makes another point
+    sources = {"sources": own_code.fingerprint(variant.settings)} if variant.method == own_code.NAME else {}
     values: dict[str, Any] = {
         "label": variant.label,
         "method": variant.method,
-        "settings": json.loads(json.dumps(variant.settings)),
+        "settings": json.loads(json.dumps(variant.settings)) | sources,
         "order": variant.order,
         "rank": variant.rank,
         **cell,

@@ -39,10 +39,22 @@ METRICS: dict[str, Metric] = {
         "B", "most bytes live at once during one training step, weights and optimizer state included", PREDICTED_OR_MEASURED
     ),
     "peak_reserved_bytes": Metric("B", "most bytes that the caching allocator holds during one training step", PREDICTED_OR_MEASURED),
+    "forward_peak_bytes": Metric("B", "most bytes live at once in the forward pass, weights included", PREDICTED_OR_MEASURED),
+    "backward_peak_bytes": Metric("B", "most bytes live at once in the backward pass, weights included", PREDICTED_OR_MEASURED),
+    "optimizer_peak_bytes": Metric(
+        "B", "most bytes live at once in clipping and the optimizer's step, weights included", PREDICTED_OR_MEASURED
+    ),
+    "peak_active_bytes": Metric("B", "most bytes at once in blocks in use or not yet given back by all streams (CUDA)", MEASURED),
+    "allocator_retries": Metric("count", "times in one step that the caching allocator emptied its cache to serve a request", MEASURED),
+    "allocator_refusals": Metric("count", "times in one step that the caching allocator ran out of memory for good", MEASURED),
     "static_bytes": Metric("B", "bytes live when a step starts: weights, buffers, optimizer state, batch", PREDICTED_OR_MEASURED),
     "step_seconds": Metric("s", "time of one training step, the median of the repeats", PREDICTED_OR_MEASURED),
     "step_seconds_p10": Metric("s", "10th percentile of the time of one training step", MEASURED),
     "step_seconds_p90": Metric("s", "90th percentile of the time of one training step", MEASURED),
+    "step_seconds_low": Metric("s", "lower end of the 95% interval of the median step time (bootstrap over processes and steps)", MEASURED),
+    "step_seconds_high": Metric(
+        "s", "upper end of the 95% interval of the median step time (bootstrap over processes and steps)", MEASURED
+    ),
     "forward_seconds": Metric("s", "time of the forward pass and the loss", PREDICTED_OR_MEASURED),
     "backward_seconds": Metric("s", "time of the backward pass", PREDICTED_OR_MEASURED),
     "optimizer_seconds": Metric("s", "time of the optimizer's step", PREDICTED_OR_MEASURED),
@@ -50,6 +62,7 @@ METRICS: dict[str, Metric] = {
     "bandwidth_bound_seconds": Metric("s", "of the step, in operations that the memory's bandwidth bounds (roofline)", PREDICTED),
     "launch_bound_seconds": Metric("s", "of the step, in launches and waiting for the host (roofline)", PREDICTED),
     "setup_seconds": Metric("s", "time to attach the adapter, paid once (for ReFTA the slice-wise SVDs)", MEASURED),
+    "setup_peak_bytes": Metric("B", "most bytes live at once while the adapter is attached, the model included", MEASURED),
     "tokens": Metric("count", "tokens of one step: batch times sequence", SOURCES),
     "noise_fraction": Metric(
         "1", "how much two runs of the same setting differ in step time: less than this cannot be told apart", MEASURED

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import signal
-import time
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from refta_profiler import devices, orphans, plan, report
+from refta_profiler import devices, orphans, own_code, plan, report
 from refta_profiler.devices import device_key
 from refta_profiler.errors import HardwareError, ScenarioError
 from refta_profiler.plan import Point
@@ -42,28 +42,38 @@ class Options:
 
 def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progress) -> list[Row]:
     """Predict, measure, report; what is finished in the folder is not done again. The rows of the run."""
+    from refta_profiler.measure import stage
+
     points = plan.points(scenario)
     device = measuring_device(options.device)
     with folder.lock():
-        take_up(folder, [point.id for point in points])
-        folder.write_environment(environment(scenario, device))
+        take_up(folder, [point.id for point in points], scenario.text)
+        found = environment(scenario, device)
+        folder.write_environment(found)
         measured = [] if options.only == "predict" else to_measure(scenario, points, device)
         if options.only != "measure":
             predict_all(points, measured, folder, device, progress)
             folder.write_closed_form(closed_form(points))
-        measure_all(scenario, points, measured, folder, device, progress)
+        stage.measure_all(scenario, measured, folder, device, device_key(device), progress)
+        folder.write_environment({**found, **ended(found)})
         folder.write_table()
         report.write(folder, tuple(options.formats))
     return folder.rows()
 
 
-def take_up(folder: RunFolder, point_ids: list[str]) -> None:
-    """Write down the run's points; a ScenarioError where the folder is of other points, whose rows would be mixed with these."""
-    if folder.planned() not in ([], point_ids):
+def take_up(folder: RunFolder, point_ids: list[str], scenario_text: str) -> None:
+    """Write down the run's points. Of a scenario that was changed, what is the same stands and what is new is run.
+
+    A ScenarioError where the folder has none of these points: it is another scenario's. (The same scenario may have none of them where code
+    of the user's own was changed.)
+    """
+    planned = folder.planned()
+    if planned and not set(planned) & set(point_ids) and folder.scenario_text() != scenario_text:
         raise ScenarioError(
-            f"{folder.path}: was started with other points; go on with its own scenario, {folder.path / 'scenario.yaml'}, "
-            "or start a new run without --resume"
+            f"{folder.path}: was started with other points and has none of these; go on with its own scenario, "
+            f"{folder.path / 'scenario.yaml'}, or start a new run without --resume"
         )
+    folder.rescenario(scenario_text)
     folder.order(point_ids)
 
 
@@ -87,6 +97,13 @@ def environment(scenario: Scenario, device: str) -> dict[str, Any]:
     target = devices.get(scenario.target)
     card = {"key": scenario.target, "name": target.title, "memory_bytes": target.memory_bytes, "context_bytes": target.context_bytes}
     return {**found.describe(device), "target_device": card}
+
+
+def ended(environment: dict[str, Any]) -> dict[str, Any]:
+    """When the run was done, how long it took in all, and how busy the machine then was."""
+    now = datetime.now(UTC)
+    wall = (now - datetime.fromisoformat(environment["started"])).total_seconds()
+    return {"ended": now.isoformat(timespec="seconds"), "wall_seconds": wall, "load_average_at_the_end": list(os.getloadavg())}
 
 
 def to_measure(scenario: Scenario, points: Sequence[Point], device: str) -> list[Point]:
@@ -116,6 +133,7 @@ def in_processes(jobs: Sequence[tuple[Point, str, str]]) -> Iterator[tuple[tuple
     """The predictions of all jobs, as they are ready, over the cores of this machine; points of one method stay together."""
     import multiprocessing
 
+    jobs = sorted(jobs, key=lambda job: job[0].method == own_code.NAME)  # what that changes beyond its model, no other method sees
     groups = by_variant(jobs)
     workers = min(os.cpu_count() or 1, len(groups))
     if workers <= 1 or len(jobs) <= 4:  # a second process takes seconds to start
@@ -169,40 +187,9 @@ def predict_job(job: tuple[Point, str, str]) -> tuple[list[Row], list[Row]]:
     """The closed form's rows and the dry run's of one point on one target."""
     from refta_profiler.predict import rows
 
-    closed, dry, _ = rows.predict(job[0], job[1])
+    with contextlib.redirect_stdout(sys.stderr):  # what code of the user's own prints is not the answer
+        closed, dry, _ = rows.predict(job[0], job[1])
     return closed, dry
-
-
-def measure_all(
-    scenario: Scenario, points: Sequence[Point], measured: Sequence[Point], folder: RunFolder, device: str, progress: Progress
-) -> None:
-    """Every chosen point in a process of its own; what exceeds the CPU's budget is skipped and says so."""
-    from refta_profiler.measure import rows as measuring
-
-    waiting = [point for point in measured if not folder.finished(point.id, "measured")]
-    progress.start("measure", len(waiting))
-    settings = scenario.measure if device == "cuda" else scenario.measure.on_cpu
-    budget = scenario.measure.on_cpu.budget_s if device == "cpu" else float("inf")
-    started, key = time.monotonic(), device_key(device)
-    for point in waiting:
-        left = budget - (time.monotonic() - started)
-        if point.unsupported:
-            found = measuring.failed(point, key, "unsupported", point.unsupported)
-        elif left <= 0:
-            found = measuring.failed(point, key, "skipped", f"the budget of {budget:g} s for measuring on the CPU was used up")
-        else:
-            found = measuring.measure(
-                point,
-                key,
-                device,
-                warmup=settings.warmup,
-                steps=settings.steps,
-                repeats=settings.repeats,
-                limit_s=max(left, 60) if device == "cpu" else 900,
-                keep=functools.partial(folder.write_details, point.id),
-            )
-        folder.write_point(point.id, "measured", found)
-        progress.done(point.id, next((row.note for row in found if row.status != "ok"), ""))
 
 
 def closed_form(points: Sequence[Point]) -> list[dict[str, Any]]:

@@ -107,11 +107,54 @@ class RunFolder:
         content = {"version": VERSION, "point": point_id, "source": source, "rows": [row.to_dict() for row in rows]}
         return write_whole(self.point_path(point_id, source), json.dumps(content, indent=1, allow_nan=False))
 
+    def write_process(self, point_id: str, number: int, asked: dict[str, Any], answer: dict[str, Any]) -> Path:
+        """processes/<point>.<number>.json: what one measuring process was asked and answered, raw samples and all."""
+        path = self.process_path(point_id, number)
+        path.parent.mkdir(exist_ok=True)
+        content = {"version": VERSION, "point": point_id, "process": number, "asked": asked, "answer": answer}
+        return write_whole(path, json.dumps(content, indent=1))
+
+    def process_path(self, point_id: str, number: int) -> Path:
+        """Where that process's answer is."""
+        return self.path / "processes" / f"{self.point_path(point_id, 'measured').name.removesuffix('.measured.json')}.{number}.json"
+
+    def process(self, point_id: str, number: int) -> dict[str, Any] | None:
+        """{asked, answer} of one measuring process, None where it was not run; a ScenarioError names a file that is not one."""
+        path = self.process_path(point_id, number)
+        if not path.exists():
+            return None
+        content = read_json(path)
+        if not isinstance(content, dict) or (content.get("version"), content.get("point"), content.get("process")) != (
+            VERSION,
+            point_id,
+            number,
+        ):
+            raise ScenarioError(f"{path}: is not the process's file that its name says; delete it and resume the run, and it is made again")
+        return content
+
+    def trace_path(self, point_id: str, ending: str) -> Path:
+        """traces/<point><ending>, where an instrument may write; the folder is there."""
+        folder = self.path / "traces"
+        folder.mkdir(exist_ok=True)
+        return folder / f"{point_id}{ending}"
+
+    def processes(self, point_id: str) -> dict[int, dict[str, Any]]:
+        """The answers of all of a point's measuring processes, by number."""
+        stem = self.process_path(point_id, 1).name.removesuffix(".1.json")
+        numbers = (path.name.removeprefix(f"{stem}.").removesuffix(".json") for path in (self.path / "processes").glob(f"{stem}.*.json"))
+        found = {int(number): self.process(point_id, int(number)) for number in sorted(numbers) if number.isdigit()}
+        return {number: content["answer"] for number, content in found.items() if content}
+
     def write_details(self, point_id: str, details: dict[str, Any]) -> Path:
         """details/<point>.json: raw samples, operators and tracebacks of a measured point, which the table has no place for."""
         path = self.path / "details" / f"{self.point_path(point_id, 'measured').name.removesuffix('.measured.json')}.json"
         path.parent.mkdir(exist_ok=True)
         return write_whole(path, json.dumps(details, indent=1))
+
+    def details(self, point_id: str) -> dict[str, Any]:
+        """What write_details wrote of that point; empty where there is nothing."""
+        path = self.path / "details" / f"{point_id}.json"
+        return read_json(path) if path.is_file() else {}
 
     def finished(self, point_id: str, source: str) -> bool:
         """Whether that point has its rows of that source. A file cut short, or of something else, is named in a ScenarioError."""
@@ -120,6 +163,11 @@ class RunFolder:
             return False
         read_point(path)
         return True
+
+    def read(self, point_id: str, source: str) -> list[Row]:
+        """The rows of that point and source; empty where there are none."""
+        path = self.point_path(point_id, source)
+        return read_point(path)["rows"] if path.exists() else []
 
     def order(self, point_ids: Sequence[str]) -> None:
         """Keeps the order of the scenario's points in plan.json; `rows` follows it."""
@@ -131,13 +179,16 @@ class RunFolder:
         return read_json(path) if path.exists() else []
 
     def rows(self) -> list[Row]:
-        """All rows, by the scenario's order of points, then by source; from results.csv where a copy of a run holds no point files."""
+        """All rows of the scenario's points, in its order, then by source; from results.csv where a copy of a run holds no point files.
+
+        What was found for points that a changed scenario no longer has stays in the folder and is left out here.
+        """
         files = sorted((self.path / "points").glob("*.json"))
         table = self.path / "results.csv"
         if not files and table.exists():
             return from_csv(table.read_text(encoding="utf-8"))
         place = {point: index for index, point in enumerate(self.planned())}
-        contents = [read_point(path) for path in files]
+        contents = [content for content in map(read_point, files) if not place or content["point"] in place]
         contents.sort(key=lambda content: (place.get(content["point"], len(place)), content["point"], source_place(content["source"])))
         return [row for content in contents for row in content["rows"]]
 
@@ -157,6 +208,15 @@ class RunFolder:
     def scenario_text(self) -> str:
         """The scenario as it was when the run started."""
         return (self.path / "scenario.yaml").read_text(encoding="utf-8")
+
+    def rescenario(self, text: str) -> None:
+        """Take another scenario for the rest of the run; the one before is kept beside it, as scenario.1.yaml and so on."""
+        before = self.scenario_text()
+        if before == text:
+            return
+        number = 1 + len(list(self.path.glob("scenario.*.yaml")))
+        write_whole(self.path / f"scenario.{number}.yaml", before)
+        write_whole(self.path / "scenario.yaml", text)
 
     def closed_form(self) -> list[dict[str, Any]]:
         """The closed-form costs and crossovers that the run wrote (closed_form.json); empty where it wrote none."""

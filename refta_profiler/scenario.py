@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from refta_profiler import scenario_checks, scenario_file, scenario_shorthands, scenario_yaml
+from refta_profiler import own_code, scenario_checks, scenario_file, scenario_shorthands, scenario_yaml
 from refta_profiler.errors import ScenarioError
 from refta_profiler.scenario_messages import Fault, faults
 
@@ -55,7 +55,9 @@ class Measure(Settings):
     when: Literal["auto", "always", "never"] = "auto"
     warmup: Annotated[int, Field(ge=0)] = 3
     steps: Count = 10
-    repeats: Count = 3
+    repeats: Count = 3  # processes a point, which take turns
+    instruments: list[Literal["timeline", "saved", "kernels", "module_flops"]] = ["timeline", "saved", "kernels", "module_flops"]
+    busy_gpu: Literal["warn", "wait", "refuse"] = "warn"  # what to do where other processes use the GPU
     on_cpu: OnCpu = OnCpu()
 
 
@@ -99,22 +101,25 @@ class Scenario(Settings):
         return scenario_yaml.write({**values, "task": self.task.model_dump(exclude_none=True)})
 
 
-def load(path: str | Path, overrides: list[str] | None = None) -> Scenario:
-    """The checked scenario of a YAML file with `--set` overrides; ScenarioError with a line for every mistake in it."""
-    return _checked(scenario_file.read(Path(path), list(overrides or [])), Path(path).stem)
+def load(path: str | Path, overrides: list[str] | None = None, *, code: own_code.Look = own_code.refuse) -> Scenario:
+    """The checked scenario of a YAML file with `--set` overrides; ScenarioError with a line for every mistake in it.
+
+    code: what to do about methods that are the user's own code, own_code.refuse or own_code.look_up.
+    """
+    return _checked(scenario_file.read(Path(path), list(overrides or [])), Path(path).stem, code)
 
 
 def from_values(values: dict[str, Any], called: str) -> Scenario:
     """The checked scenario of values that are in no file, e.g. a command's options; messages begin with `called`."""
-    return _checked(scenario_file.Document(dict(values), scenario_file.Origin(called, Path.cwd())), called)
+    return _checked(scenario_file.Document(dict(values), scenario_file.Origin(called, Path.cwd())), called, own_code.refuse)
 
 
-def _checked(document: scenario_file.Document, name: str) -> Scenario:
+def _checked(document: scenario_file.Document, name: str, code: own_code.Look) -> Scenario:
     """The scenario of a document, complete; ScenarioError with a line for every mistake."""
     values, wrong = scenario_shorthands.expand({"name": name, **document.values}, document.origin_of(("seq",)).folder)
     draft, found, spoilt = _draft(values)
     found, spoilt = found + wrong, spoilt | {fault.place[0] for fault in wrong}
-    filled, more = scenario_checks.resolve(draft, spoilt, document.origin_of(("model",)).folder)
+    filled, more = scenario_checks.resolve(draft, spoilt, document.origin_of(("model",)).folder, code)
     if found + more:
         order: list[Any] = list({"name": name, **document.values})
         found = sorted(found + more, key=lambda fault: order.index(fault.place[0]) if fault.place else -1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from refta import registry
 from refta.errors import SettingError
 from refta.shapes import StackShape
-from refta_profiler import devices, method_entries, models
+from refta_profiler import devices, method_entries, models, own_code
 from refta_profiler.errors import ScenarioError
 from refta_profiler.method_entries import Variant
 from refta_profiler.model_families import CAUSAL, IMAGES, SEQUENCES, LayerGroup
@@ -39,14 +39,15 @@ class Findings:
             return None
 
 
-def resolve(draft: "Scenario", spoilt: set[str | int], folder: Path) -> tuple[dict[str, Any], list[Fault]]:
+def resolve(draft: "Scenario", spoilt: set[str | int], folder: Path, code: own_code.Look) -> tuple[dict[str, Any], list[Fault]]:
     """What is to be filled in into a draft, and every mistake that needs more than its own value to be seen.
 
     Values under the keys in `spoilt` were wrong already and are stand-ins: nothing is said of them. A relative model is from `folder`.
+    `code` says what is wrong with a method of the user's own.
     """
     findings = Findings({}, [])
     _alone(draft, findings)
-    variants = None if "methods" in spoilt else _methods(draft, findings)
+    variants = None if "methods" in spoilt else _methods(draft, findings, code)
     if "baseline" not in spoilt and variants is not None:
         _baseline(draft, variants, findings)
     if "model" not in spoilt and (groups := _model(draft, spoilt, folder, findings)) is not None:
@@ -70,9 +71,11 @@ def _alone(draft: "Scenario", findings: Findings) -> None:
     findings.filled["measure"] = draft.measure.model_copy(update={"on_cpu": on_cpu})
 
 
-def _methods(draft: "Scenario", findings: Findings) -> list[Variant] | None:
+def _methods(draft: "Scenario", findings: Findings, code: own_code.Look) -> list[Variant] | None:
     """The methods multiplied out; None where one is wrong, since labels are not known then."""
     variants, faults = method_entries.expand(draft.methods)
+    for number, entry in enumerate(draft.methods):
+        faults += code(("methods", number), entry) if own_code.is_own(entry) else []
     findings.faults += faults
     return None if faults else variants
 
@@ -176,6 +179,8 @@ def _targets(draft: "Scenario", groups: list[LayerGroup], findings: Findings) ->
 
 def _fits(variant: Variant, chosen: list[LayerGroup], findings: Findings) -> None:
     """A method may refuse a shape, e.g. a rank above a stack's components: its own file knows. The smallest stack is asked first."""
+    if variant.method == own_code.NAME:
+        return
     settings = registry.settings(variant.method, variant.settings)
     for group in sorted(chosen, key=lambda group: group.largest_rank):
         shape = StackShape(group.template, group.role, group.layers, group.n, group.d, group.bias)

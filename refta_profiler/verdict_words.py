@@ -79,8 +79,9 @@ def time_words(verdict: "Verdict") -> str:
         return f"step time on {verdict.target} is not known, the memory verdict stands alone"
     predicted = verdict.time_source == "dryrun"
     takes = "its step is predicted to take" if predicted else "its step takes"
-    if predicted and abs(time) < verdict.time_noise_fraction:
-        return f"{takes} about the same time"
+    if abs(time) < verdict.time_noise_fraction:
+        noise = format_percent(verdict.time_noise_fraction)
+        return f"{takes} about the same time" if predicted else f"{takes} the same time within the noise ({noise})"
     percent = format_percent(abs(time))
     return f"{takes} the same time" if percent == "0%" else f"{takes} {percent} {'less' if time < 0 else 'more'} time"
 

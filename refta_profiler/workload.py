@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from refta.adapter import Adapted, adapt
-from refta_profiler import models
+from refta_profiler import models, own_adapter, own_code
 from refta_profiler.plan import Point
 
 if TYPE_CHECKING:
@@ -48,7 +48,14 @@ class Workload:
 
 def attach(model: nn.Module, point: Point, slice_ranks: Mapping[str, Sequence[int]] | None = None) -> Adapted:
     """The point's method on its model, and gradient checkpointing where the point asks for it."""
-    adapted = adapt(
+    adapted = own_adapter.attach(model, point) if point.method == own_code.NAME else _adapt(model, point, slice_ranks)
+    if point.checkpointing:
+        _checkpoint(model)
+    return adapted
+
+
+def _adapt(model: nn.Module, point: Point, slice_ranks: Mapping[str, Sequence[int]] | None) -> Adapted:
+    return adapt(
         model,
         point.method,
         targets=point.targets,
@@ -58,9 +65,6 @@ def attach(model: nn.Module, point: Point, slice_ranks: Mapping[str, Sequence[in
         slice_ranks=slice_ranks,
         **point.settings,
     )
-    if point.checkpointing:
-        _checkpoint(model)
-    return adapted
 
 
 def _checkpoint(model: nn.Module) -> None:
@@ -96,7 +100,7 @@ def training_step(work: Workload, mark: Callable[[str], Any] = lambda phase: Non
     """
     work.optimizer.zero_grad(set_to_none=True)
     for _ in range(work.point.accumulate):
-        with _precision(work):
+        with precision(work):
             outputs = work.model(**work.batch)
         loss = outputs.loss
         penalty = work.adapted.penalty()
@@ -114,7 +118,8 @@ def training_step(work: Workload, mark: Callable[[str], Any] = lambda phase: Non
     mark("optimizer")
 
 
-def _precision(work: Workload) -> contextlib.AbstractContextManager[Any]:
+def precision(work: Workload) -> contextlib.AbstractContextManager[Any]:
+    """What a forward pass of the point runs in: autocast where it mixes precisions, otherwise nothing."""
     if work.point.precision != "amp-bf16":
         return contextlib.nullcontext()
     device = next(iter(work.batch.values())).device

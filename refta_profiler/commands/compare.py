@@ -1,13 +1,13 @@
 """What changed between runs of one scenario? The differences of every metric of the same points, with intervals where there are some.
 
 Refused where device, versions or scenario differ, which would be compared instead, unless --anyway. With --tolerance, exit code 4 where a
-metric is larger in a later run by more than that; a step time only where the intervals (10th to 90th percentile) do not overlap.
+metric is larger in a later run by more than that; a step time only where its processes tell it from the machine's noise at 95%.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ from refta_profiler.commands.answer import Answer, table
 from refta_profiler.commands.options import JsonOption
 from refta_profiler.commands.validate import percent, share
 from refta_profiler.errors import ScenarioError
+from refta_profiler.repeats import Repeat, Repeats, repeats
 from refta_profiler.results import METRICS, Row
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.units import format_bytes, format_seconds
@@ -46,6 +47,8 @@ class Difference:
     second: float
     fraction: float
     told_apart: bool
+    relative_fraction: float | None = None  # of a time: with what the whole run differs by taken off
+    floor_fraction: float | None = None  # and what chance alone does to it at 95%
 
 
 def command(
@@ -68,12 +71,12 @@ def command(
             raise ScenarioError(
                 f"{runs[0]} and {path} differ in more than their results: {'; '.join(reasons)}; --anyway compares them still"
             )
-        found = differences(first.rows(), other.rows())
+        found, times = with_times(first, other, differences(first.rows(), other.rows()))
         if not found:
             raise ScenarioError(f"{runs[0]} and {path} have no point with the same numbers in both")
         data += [{"run": str(path), **asdict(one)} for one in found]
-        texts.append(as_text(str(runs[0]), str(path), found, reasons))
-        failed = failed or grown(found, limit)
+        texts.append("\n".join([as_text(str(runs[0]), str(path), found, reasons), *time_lines(times)]))
+        failed = failed or grown(found, limit) or drifted(times, limit)
     return Answer(data, "\n\n".join(texts), failed)
 
 
@@ -101,10 +104,64 @@ def differences(first: Sequence[Row], second: Sequence[Row]) -> list[Difference]
         if row.metric not in COMPARED or other is None or row.value is None or other.value is None:
             continue
         fraction = other.value / row.value - 1 if row.value else float(other.value != 0)
-        told = row.metric != "step_seconds" or row.source != "measured" or apart(before, after, place)
+        timing = row.source == "measured" and row.metric in ("step_seconds", "setup_seconds")
+        told = not timing or (row.metric == "step_seconds" and apart(before, after, place))  # a set-up is timed too seldom to be judged
         name = f"{row.label}, batch {row.batch}" + (f" of {row.seq}" if row.seq else "") + (", checkpointing" if row.checkpointing else "")
         found.append(Difference(row.point, name, row.target, row.source, row.metric, row.value, other.value, fraction, told))
     return sorted(found, key=lambda one: -abs(one.fraction))
+
+
+def with_times(first: RunFolder, second: RunFolder, found: Sequence[Difference]) -> tuple[list[Difference], Repeats | None]:
+    """The differences, those of measured times judged by the runs' processes where these were kept; and what these say of the times."""
+    before, after = ({key(row): row for row in run.rows() if is_time(row)} for run in (first, second))
+    times = repeats(first, second, {place: (before[place], after[place]) for place in before if place in after})
+    known = {place: one for one in (times.points if times else []) for place in [before[one.place].point]}
+    judged = [
+        timed(one, known[one.point]) if (one.metric, one.source) == ("step_seconds", "measured") and one.point in known else one
+        for one in found
+    ]
+    return judged, times
+
+
+def timed(one: Difference, repeat: Repeat) -> Difference:
+    """The difference of a time as the processes of both runs judge it."""
+    told = repeat.outcome in ("slower", "faster")
+    return replace(one, told_apart=told, relative_fraction=repeat.relative_fraction, floor_fraction=repeat.floor_fraction)
+
+
+def is_time(row: Row) -> bool:
+    """Whether it is a measured step time."""
+    return row.metric == "step_seconds" and row.source == "measured" and row.value is not None
+
+
+def drifted(times: Repeats | None, limit: float | None) -> str:
+    """Why the gate does not hold for the run as a whole."""
+    if times is None or limit is None or not times.drifted or times.drift_fraction <= limit:
+        return ""
+    rounds = percent(times.drift_floor_fraction or 0.0)
+    grew = f"the steps of the whole run take {percent(times.drift_fraction)} longer, more than {percent(limit)}"
+    return f"{grew} and than the rounds of one run differ by ({rounds})"
+
+
+def time_lines(times: Repeats | None) -> list[str]:
+    """What the runs' processes say of measured times: same, slower or faster, and what the machine did meanwhile."""
+    if times is None:
+        return []
+    counts = {word: sum(one.outcome == word for one in times.points) for word in ("same", "slower", "faster", "unknown")}
+    if counts["unknown"]:
+        return ["Measured times: points were timed in one process, so that no noise is known and none is told apart (measure.repeats: 2)."]
+    floors = [one.floor_fraction or 0.0 for one in times.points]
+    widths = percent(min(floors)) if percent(min(floors)) == percent(max(floors)) else f"{percent(min(floors))} to {percent(max(floors))}"
+    words = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    first, second = times.processes
+    lines = [
+        f"Measured times of {len(times.points)} points, in {first} and {second} processes each; at 95% for all of them together: {words}.",
+        f"  A point must differ by more than {widths} from what the whole run differs by ({signed(times.drift_fraction)}).",
+    ]
+    if times.drift_floor_fraction is not None:
+        beyond = "more than" if times.drifted else "within"
+        lines.append(f"  That is {beyond} what the rounds of one run differ by ({percent(times.drift_floor_fraction)}).")
+    return lines
 
 
 def key(row: Row) -> tuple:
@@ -124,13 +181,16 @@ def apart(before: dict[tuple, Row], after: dict[tuple, Row], place: tuple) -> bo
 
 def grown(found: Sequence[Difference], limit: float | None) -> str:
     """Why the gate does not hold, if it was asked for: what grew most beyond the limit."""
-    beyond = [one for one in found if limit is not None and one.fraction > limit and one.told_apart]
+    beyond = [one for one in found if limit is not None and growth(one) > limit and one.told_apart]
     if not beyond or limit is None:
         return ""
-    worst = max(beyond, key=lambda one: one.fraction)
-    return (
-        f"{worst.metric} of {worst.name} on {worst.target} ({worst.source}) grew by {percent(worst.fraction)}, more than {percent(limit)}"
-    )
+    worst = max(beyond, key=growth)
+    return f"{worst.metric} of {worst.name} on {worst.target} ({worst.source}) grew by {percent(growth(worst))}, more than {percent(limit)}"
+
+
+def growth(one: Difference) -> float:
+    """By what fraction it grew; of a measured time, beyond what the whole run did."""
+    return one.fraction if one.relative_fraction is None else one.relative_fraction
 
 
 def as_text(first: str, second: str, found: Sequence[Difference], reasons: Sequence[str]) -> str:

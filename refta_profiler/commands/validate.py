@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refta_profiler import plan, scenario, validation
+from refta_profiler import own_code, plan, scenario, validation
 from refta_profiler.commands.answer import Answer, table
 from refta_profiler.commands.options import JsonOption
 from refta_profiler.errors import ScenarioError
@@ -28,6 +28,7 @@ def command(
     run: Annotated[Path | None, typer.Argument(help="a run's folder", metavar="[RUN]")] = None,
     published: Annotated[Path | None, typer.Option(help="a CSV of published peaks, with --scenario")] = None,
     scenario_: Annotated[Path | None, typer.Option("--scenario", help="the setting of the published peaks")] = None,
+    allow_code: Annotated[bool, typer.Option("--allow-code", help="run the code of your own that methods named python call")] = False,
     less: Annotated[str, typer.Option(help="bytes to take off every published peak, e.g. 588MiB")] = "0",
     max_error: Annotated[str | None, typer.Option("--max-error", help="e.g. 2%: exit code 4 where the worst error is larger")] = None,
     json_: JsonOption = False,
@@ -35,7 +36,8 @@ def command(
     """The errors of a run's predictions, or of a scenario's against published peaks."""
     limit = None if max_error is None else share(max_error)
     if published is not None and scenario_ is not None and run is None:
-        found = [validation.from_published(predicted(scenario_), published, less=parse_bytes(less))]
+        rows = predicted(scenario_, own_code.look_up if allow_code else own_code.refuse)
+        found = [validation.from_published(rows, published, less=parse_bytes(less))]
     elif run is not None and published is None and scenario_ is None:
         found = validation.from_rows(RunFolder.open(run).rows())
     else:
@@ -56,11 +58,11 @@ def share(text: str, option: str = "--max-error") -> float:
     return value
 
 
-def predicted(path: Path) -> list[Row]:
+def predicted(path: Path, code: own_code.Look = own_code.refuse) -> list[Row]:
     """The dry run's rows of every point of a scenario."""
     from refta_profiler import run as running  # start-up: torch
 
-    points = plan.points(scenario.load(path))
+    points = plan.points(scenario.load(path, code=code))
     rows: list[Row] = []
     for _, (_, dry) in running.in_processes([(point, point.target, "dryrun") for point in points]):
         rows += dry

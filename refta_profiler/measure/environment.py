@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from refta_profiler.measure import gpu
+
 PACKAGES = ("refta-profiler", "torch", "transformers", "peft", "opt_einsum", "fvcore", "numpy", "pandas", "matplotlib", "safetensors")
 VARIABLES = (
     "OMP_NUM_THREADS",
@@ -38,8 +40,10 @@ def describe(device: str) -> dict[str, Any]:
             "model": _cpu_model(),
             "cores": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
+            "torch_interop_threads": torch.get_num_interop_threads(),
             "load_average": list(os.getloadavg()),
         },
+        "torch_settings": torch_settings(),
         "gpu": _gpu() if device == "cuda" else None,
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
@@ -80,6 +84,19 @@ def _commit() -> dict[str, Any]:
     return {"commit": found.stdout.strip(), "uncommitted_changes": bool(changed.stdout.strip())}
 
 
+def torch_settings() -> dict[str, Any]:
+    """The switches of torch that change what a kernel is, or how exact."""
+    import torch
+
+    return {
+        "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "cudnn_deterministic": torch.backends.cudnn.deterministic,
+        "mkldnn": torch.backends.mkldnn.enabled,  # type: ignore[attr-defined]
+    }
+
+
 def _gpu() -> dict[str, Any]:
     import torch
 
@@ -90,4 +107,7 @@ def _gpu() -> dict[str, Any]:
         "compute_capability": [properties.major, properties.minor],
         "cuda": torch.version.cuda,
         "tf32": torch.backends.cuda.matmul.allow_tf32,
+        "cudnn_tf32": torch.backends.cudnn.allow_tf32,
+        "driver": gpu.driver() or gpu.ABSENT,
+        "conditions": gpu.conditions(),
     }

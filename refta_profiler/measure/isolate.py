@@ -8,18 +8,33 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from refta_profiler.plan import Point
 
+ALL = ("setup_memory", "time", "memory")  # a point's first process
+TIME = ("time",)  # its others
 
-def measure(point: Point, device: str, *, warmup: int, steps: int, repeats: int, limit_s: float) -> dict[str, Any]:
-    """The worker's answer: {values, samples, operators, …} or {failure: {status, note}}."""
+
+def measure(
+    point: Point,
+    device: str,
+    *,
+    warmup: int,
+    steps: int,
+    passes: Sequence[str],
+    limit_s: float,
+    instruments: Sequence[str] = (),
+    files: Mapping[str, Path] | None = None,
+) -> dict[str, Any]:
+    """The worker's answer: {values, samples, operators, …} or {failure: {status, note}}; instruments write what they keep in `files`."""
     with tempfile.TemporaryDirectory(prefix="refta-profiler-") as folder:
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
-        content = {"point": asdict(point), "device": device, "warmup": warmup, "steps": steps, "repeats": repeats}
+        content = {"point": asdict(point), "device": device, "warmup": warmup, "steps": steps, "passes": list(passes)}
+        content |= {"instruments": list(instruments), **{name: str(path.resolve()) for name, path in (files or {}).items()}}
         request.write_text(json.dumps(content), encoding="utf-8")
         command = [sys.executable, "-m", "refta_profiler.measure.worker", str(request), str(answer)]
         child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(point))

@@ -6,7 +6,6 @@ timed with nothing but the hooks, then one step under the memory's instrument an
 
 from __future__ import annotations
 
-import time
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from refta_profiler.errors import ScenarioError
-from refta_profiler.flops import FlopCounter
-from refta_profiler.measure import loop_rows, subject, window
-from refta_profiler.measure.clock import Clock
+from refta_profiler.measure import loop_rows, subject
+from refta_profiler.measure.loop_instruments import Found, Instruments
 from refta_profiler.results import Row
 
 if TYPE_CHECKING:
@@ -75,20 +72,19 @@ class profile(Asked):
     model: nn.Module = field(repr=False)
     optimizer: Any = field(repr=False)
     rows: list[Row] = field(init=False, default_factory=list)
+    found: Found = field(init=False, repr=False)  # once it has ended
 
     def __post_init__(self) -> None:
         super().__post_init__()
         while isinstance(inner := getattr(self.optimizer, "optimizer", None), torch.optim.Optimizer):
             self.optimizer = inner  # accelerate's wrapper, whose step calls the inner one's
-        self.found = loop_rows.Found()
+        self.instruments = Instruments(self.model, self.optimizer)
+        self.autocast: torch.dtype | None = None
         self.done = 0  # optimizer steps of the model that were seen
         self._handles: list[Any] = []
         self._first: Any = None  # the hook of the first step
         self._open = self._within_step = False
         self._mode: bool | None = None  # whether the model was in training mode in its first forward with gradients
-        self._clock: Clock | None = None
-        self._window: window.CpuWindow | window.CudaWindow | None = None
-        self._counter: FlopCounter | None = None
 
     def __enter__(self) -> profile:
         global _active
@@ -98,9 +94,10 @@ class profile(Asked):
                 f"profile(label={self.label!r}): '{other.label}' is being profiled; one at a time: "
                 "leave its `with` block first, or call its stop() where its loop broke off"
             )
+        if not hasattr(self, "instruments"):
+            raise ScenarioError(f"profile(label={self.label!r}): it has ended and holds its rows; make a new one for another loop")
         loop_rows.check_folder(self.folder)
         _active = weakref.ref(self)
-        self.device = next(self.model.parameters()).device
         self._handles = [
             self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             self.model.register_forward_hook(self._after_forward),
@@ -117,9 +114,10 @@ class profile(Asked):
         if not self._handles:
             return  # it was stopped before
         self._detach()
+        self.found = self.instruments.found
         self.rows = loop_rows.make(self, error)
         self._write(error)
-        del self.model, self.optimizer  # a profile that is kept must not keep them alive while the next is measured
+        del self.model, self.optimizer, self.instruments  # a profile that is kept must not keep them alive while the next is measured
 
     def _write(self, error: BaseException | None) -> None:
         if self.folder is None or not self.rows:
@@ -135,7 +133,7 @@ class profile(Asked):
         """The rows as a table."""
         import pandas
 
-        return pandas.DataFrame([row.to_dict() for row in self.rows])
+        return pandas.DataFrame([row.to_dict() for row in self.rows], dtype=object)  # bytes stay integers beside an unknown
 
     def __str__(self) -> str:
         return loop_rows.summary(self.rows) if self.rows else f"{self.label}: nothing was measured yet"
@@ -164,75 +162,29 @@ class profile(Asked):
         if model.training != self._mode:
             return  # an evaluation between two steps
         examples, tokens = subject.sizes(args, kwargs)
+        shape = (self.batch or subject.need_batch(examples), self.seq or tokens)
         if not self._open:
-            self._begin(args, kwargs)
-        self.found.shapes.append((self.batch or subject.need_batch(examples), self.seq or tokens))
-        if self._clock:
-            self._clock.forward()
-            self._clock.tells_phases &= not self._within_step
-        if self._counter:
-            self._counter.phase = "forward"
-
-    def _begin(self, args: tuple, kwargs: dict[str, Any]) -> None:
-        """The step's first forward begins: whatever the step is for starts."""
-        self._open = True
-        self.found.shapes.clear()
-        if self.done == 0:
+            self._open = True
             self._look_for_autocast()
-        elif self.kind == "time":
-            self._clock = Clock(self._now)
-        elif self.kind == "memory":
-            self._start_window(args, kwargs)
-        elif self.kind == "flops":
-            self._start_counter()
+            self.instruments.begin(self.kind, (args, kwargs))
+        self.instruments.forward(shape, self._within_step)
 
     def _look_for_autocast(self) -> None:
-        """Note autocast's dtype where it is active around the forward or within it: accelerate switches it on after the hooks."""
-        device = self.device.type
+        """In the first step, note autocast's dtype where it is active around the forward or within it (there by accelerate)."""
+        if self.done:
+            return
+        device = self.instruments.device.type
 
         def look(*_: Any) -> None:
             if torch.is_autocast_enabled(device):
-                self.found.autocast = torch.get_autocast_dtype(device)
+                self.autocast = torch.get_autocast_dtype(device)
 
         look()
         self._first = nn.modules.module.register_module_forward_pre_hook(look)
         self._handles.append(self._first)
 
-    def _start_window(self, args: tuple, kwargs: dict[str, Any]) -> None:
-        if torch.autograd._profiler_enabled():  # pyright: ignore[reportPrivateImportUsage]
-            self.found.faults["memory"] = "another torch profiler was running in the step that was to be measured"
-            return
-        known = [*self._state(), *subject.tensors((args, kwargs))]
-        opened = window.CpuWindow() if self.device.type == "cpu" else window.CudaWindow(self.device)
-        opened.start(known)
-        self._window = opened
-        self.found.other_bytes = opened.live_bytes - window.nbytes(known, self.device)
-
-    def _state(self) -> list[torch.Tensor]:
-        """The model's parameters, gradients and buffers, and the optimizer's state."""
-        parameters = list(self.model.parameters())
-        gradients = [one.grad for one in parameters if one.grad is not None]
-        return [*parameters, *gradients, *self.model.buffers(), *subject.tensors(list(self.optimizer.state.values()))]
-
-    def _start_counter(self) -> None:
-        if _get_current_dispatch_mode() is not None:
-            self.found.faults["flops"] = "another torch dispatch mode was active in the step that was to be counted"
-            return
-        self._counter = FlopCounter()
-        self._counter.__enter__()
-
     def _after_forward(self, _: nn.Module, __: Any, outputs: Any) -> None:
-        if self._clock or self._counter:
-            for one in subject.tensors(outputs):
-                if one.grad_fn is not None:
-                    one.grad_fn.register_prehook(self._backward_begins)
-
-    def _backward_begins(self, _: Any) -> None:
-        if self._counter:
-            self._counter.phase = "backward"
-        if self._clock and self._clock.backward():
-            engine: Any = torch.autograd.Variable._execution_engine  # how torch's own FSDP hears of a backward's end
-            engine.queue_callback(self._clock.backward_ends)
+        self.instruments.outputs(outputs)
 
     def _before_step(self, *_: Any) -> None:
         self._within_step = True
@@ -242,28 +194,11 @@ class profile(Asked):
         if not self._open:
             return  # no forward of the model led to it
         self._open = False
-        if self._first:
-            self._first.remove()
-        self._end()
+        self._first.remove()
+        self.instruments.end(self.kind)
         self.done += 1
         if self.finished:
             _let_go(self)
-
-    def _end(self) -> None:
-        """The step is done: whatever it was for gives its numbers."""
-        if self._clock:
-            self.found.samples.append(self._clock.step_ends())
-        if self._window:
-            self.found.values |= self._window.stop()
-        if self._counter:
-            self._leave_counter()
-            self.found.count(self._counter)
-        self._clock = self._window = self._counter = None
-        self.found.shapes_of[self.kind] = list(self.found.shapes)
-
-    def _leave_counter(self) -> None:
-        if self._counter and _get_current_dispatch_mode() is self._counter:
-            self._counter.__exit__(None, None, None)
 
     def _detach(self) -> None:
         """Hooks and instruments off."""
@@ -271,15 +206,7 @@ class profile(Asked):
         for handle in self._handles:
             handle.remove()
         self._handles = []
-        if self._window:
-            self._window.abandon()
-        self._leave_counter()
-        self._clock = self._window = self._counter = None
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
+        self.instruments.abandon()
 
 
 def _let_go(one: profile) -> None:

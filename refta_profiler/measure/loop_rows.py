@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from refta_profiler.devices import device_key
 from refta_profiler.errors import ScenarioError
-from refta_profiler.flops import FlopCounter
 from refta_profiler.measure import environment, subject, timing
+from refta_profiler.measure.load import Load, complaint
+from refta_profiler.measure.rows import average, counted
 from refta_profiler.measure.subject import Subject
 from refta_profiler.measure.worker import describe_failure
 from refta_profiler.results import Row
@@ -34,43 +31,26 @@ WORDS = {"time": "the time is", "memory": "memory is", "flops": "FLOPs are"}
 NO_PHASES = (
     "forward, backward and optimizer could not be told apart: no tensor of the model's output began a backward, or the optimizer ran it"
 )
+NO_NOISE = "a loop is timed in one process, which gives no noise floor: differences of times are not judged"
 LOADING = "from the forward to the optimizer's step; loading data and evaluating are not in it"
 OTHERS = 0.01  # of the live bytes: from here on it is said how much is neither the model's nor the optimizer's nor the batch
 FORMATS = {"B": format_bytes, "FLOP": format_flops, "s": format_seconds, "count": format_count}
 HEAD = "# Measured within a training loop by refta_profiler.profile: that loop, not this file, is what can be run again.\n"
 
 
-@dataclass
-class Found:
-    """What the hooks have seen."""
-
-    samples: list[dict[str, float]] = field(default_factory=list)
-    values: dict[str, int] = field(default_factory=dict)
-    faults: dict[str, str] = field(default_factory=dict)  # why a kind of step gave nothing
-    other_bytes: int = 0
-    autocast: torch.dtype | None = None
-    shapes: list[tuple[int, int | None]] = field(default_factory=list)  # (examples, tokens of one) of each forward of the step at hand
-    shapes_of: dict[str | None, list[tuple[int, int | None]]] = field(default_factory=dict)  # of the last step of each kind
-
-    def count(self, counter: FlopCounter) -> None:
-        """Take the counter's numbers; the forward's alone where a backward was seen to begin."""
-        self.values["step_flops"] = counter.total()
-        if counter.phase == "backward":
-            self.values["forward_flops"] = counter.by_phase.get("forward", 0)
-
-
 def make(one: profile, error: BaseException | None) -> list[Row]:
     """The rows of a loop that ended, perhaps by an error; none where it ended before its model ran once."""
     if not one.found.shapes:
         return []
-    what, key = describe(one), device_key(one.device.type)
+    what, key = describe(one), device_key(one.instruments.device.type)
     values = numbers(one, what)
-    return [
+    found = [
         Row.of(what, key, "measured", metric, values[metric], note=note_of(one, metric, what))
         if metric in values
         else Row.of(what, key, "measured", metric, None, **missing(one, metric, error))
         for metric in wanted(values)
     ]
+    return [*found, Row.of(what, key, "measured", "noise_fraction", None, status="skipped", note=NO_NOISE)]
 
 
 def wanted(values: dict[str, Any]) -> list[str]:
@@ -92,7 +72,7 @@ def describe(one: profile) -> Subject:
         rank=one.rank if one.rank is not None else rank,
         batch=max(batch for batch, _ in shapes),
         seq=max((seq for _, seq in shapes if seq is not None), default=None),
-        precision=subject.precision_of(one.model, found.autocast),
+        precision=subject.precision_of(one.model, one.autocast),
         checkpointing=subject.checkpointing_of(one.model),
     )
 
@@ -109,17 +89,18 @@ def times(samples: Sequence[dict[str, float]]) -> dict[str, float]:
     if not samples:
         return {}
     if all("step" not in sample for sample in samples):
-        return timing.summary(list(samples))
+        return timing.summary([samples])
     whole = [{"forward": sum(sample.values()), "backward": 0.0, "optimizer": 0.0} for sample in samples]
-    return {metric: value for metric, value in timing.summary(whole).items() if metric.startswith("step")}
+    return {metric: value for metric, value in timing.summary([whole]).items() if metric.startswith("step")}
 
 
 def note_of(one: profile, metric: str, what: Subject) -> str:
     """What is to be said of a number."""
     found = one.found
     parts = []
-    if metric.startswith("step_seconds"):
-        parts.append(f"median of {len(found.samples)} steps, {LOADING}")
+    if metric == "step_seconds":
+        parts.append(f"median of {counted(len(found.samples), 'step')}, {LOADING}")
+        parts += [words for words in [complaint(average([Load(**one) for one in found.loads]))] if words]
     if metric in ("static_bytes", "peak_allocated_bytes") and found.other_bytes > OTHERS * found.values["static_bytes"]:
         parts.append(f"{format_bytes(found.other_bytes)} of it are other tensors of the process that were alive when the step began")
     kind = next((kind for kind, metrics in METRICS.items() if metric in metrics), None)
@@ -159,7 +140,7 @@ def write(one: profile, path: Path) -> RunFolder:
     """The run folder with these rows in it beside those of other labels; the same loop profiled again replaces its own."""
     check_folder(path)
     point, key = one.rows[0].point, one.rows[0].target
-    found = environment.describe(one.device.type)
+    found = environment.describe(one.instruments.device.type)
     try:
         (path / "points").mkdir(parents=True, exist_ok=True)
     except OSError as fault:
@@ -170,7 +151,7 @@ def write(one: profile, path: Path) -> RunFolder:
             write_whole(path / "scenario.yaml", HEAD + write_yaml({"name": path.resolve().name, "target": key}))
         folder.order(list(dict.fromkeys([*folder.planned(), point])))
         folder.write_environment(found)
-        details = {"samples": [one.found.samples], "environment": found, "load_average": list(os.getloadavg())}
+        details = {"samples": one.found.samples, "loads": one.found.loads, "environment": found}
         folder.write_details(point, details)
         folder.write_point(point, "measured", one.rows)
         folder.write_table()
@@ -192,7 +173,8 @@ def summary(rows: Sequence[Row]) -> str:
     )
     lines = [f"{first.label}: {place}, measured on {first.target}"]
     width = max(len(row.metric) for row in rows)
+    lines += [f"  {row.metric.ljust(width)}  {row.status if row.value is None else FORMATS[row.unit](row.value)}" for row in rows]
+    notes: dict[str, list[str]] = {}
     for row in rows:
-        value = FORMATS[row.unit](row.value) if row.value is not None else row.status
-        lines.append(f"  {row.metric.ljust(width)}  {value}" + (f"  ({row.note})" if row.note else ""))
-    return "\n".join(lines)
+        notes.setdefault(row.note, []).append(row.metric)
+    return "\n".join([*lines, *(f"  ({', '.join(metrics)}: {note})" for note, metrics in notes.items() if note)])

@@ -1,41 +1,91 @@
-"""A point's measurement as rows."""
+"""A point's measurement, from one process or several, as rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from refta_profiler.measure import isolate
+from refta_profiler.measure import timing
+from refta_profiler.measure.load import Load, complaint
 from refta_profiler.plan import Point
 from refta_profiler.results import Row
+from refta_profiler.statistics import Noise
 
 FAILED_METRICS = ("peak_allocated_bytes", "step_seconds")
+ONE_PROCESS = "timed in one process, which gives no noise floor: differences of times are not judged (measure.repeats: 2 or more)"
 
 
-def measure(
-    point: Point,
-    key: str,
-    device: str,
-    *,
-    warmup: int,
-    steps: int,
-    repeats: int,
-    limit_s: float,
-    keep: Callable[[dict[str, Any]], Any] = lambda details: None,
-) -> list[Row]:
-    """The rows of the point measured on this device; rows with the reason where it failed.
+def of_processes(point: Point, key: str, processes: Mapping[int, dict[str, Any]]) -> list[Row]:
+    """The rows of the point measured on that device, from what its processes answered; the first has every metric, all have times.
 
-    keep takes what rows have no place for: raw samples, the operators that took most time, the end of a traceback.
+    Rows with the reason where the first failed; a later one that failed is said in the note of the time.
     """
-    answer = isolate.measure(point, device, warmup=warmup, steps=steps, repeats=repeats, limit_s=limit_s)
-    keep({name: value for name, value in answer.items() if name != "values"})
-    if "failure" in answer:
-        return failed(point, key, answer["failure"]["status"], answer["failure"]["note"])
-    taken = f"median of {repeats} × {steps} steps"
-    return [
-        _row(point, key, metric, value, note=taken if metric.startswith("step_seconds") else "")
-        for metric, value in answer["values"].items()
-    ]
+    first = processes[1]
+    if "failure" in first:
+        return failed(point, key, first["failure"]["status"], first["failure"]["note"])
+    timed = [one for one in processes.values() if "failure" not in one]
+    values = {**timing.summary([one["samples"] for one in timed]), **first["values"], "setup_seconds": setup_seconds(timed)}
+    notes = {"step_seconds": time_note(processes), "setup_seconds": setup_note(timed)}
+    return [_row(point, key, metric, value, note=notes.get(metric, "")) for metric, value in values.items()]
+
+
+def setup_seconds(timed: Sequence[dict[str, Any]]) -> float:
+    """The median time of the set-ups that no instrument watched; of the watched one where there is no other."""
+    return statistics.median([one["setup_seconds"] for one in timed if not one["setup_watched"]] or [timed[0]["setup_seconds"]])
+
+
+def setup_note(timed: Sequence[dict[str, Any]]) -> str:
+    """That the memory profiler was on, where nothing else was timed."""
+    return "timed under the memory profiler" if all(one["setup_watched"] for one in timed) else ""
+
+
+def time_note(processes: Mapping[int, dict[str, Any]]) -> str:
+    """How the step's time came about: processes and steps, what failed, whether the machine was busy."""
+    timed = [one for one in processes.values() if "failure" not in one]
+    parts = [f"median of {counted(len(timed), 'process')} × {counted(len(timed[0]['samples']), 'step')}"]
+    parts += [f"process {number} failed: {one['failure']['note']}" for number, one in processes.items() if "failure" in one]
+    parts += [words for words in [complaint(average([Load(**load) for one in timed for load in one["loads"]]))] if words]
+    parts += list(dict.fromkeys(f"the GPU slowed itself: {', '.join(reasons)}" for one in timed if (reasons := throttled(one))))
+    parts += list(dict.fromkeys(one["gpu_others"] for one in timed if one.get("gpu_others")))
+    return "; ".join(parts)
+
+
+def counted(count: int, thing: str) -> str:
+    """'1 step', '3 processes'."""
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}{'es' if thing.endswith('s') else 's'}"
+
+
+def throttled(answer: dict[str, Any]) -> list[str]:
+    """Why the GPU's clocks were held down; empty where they were not or nothing is known."""
+    return (answer.get("gpu") or {}).get("throttle_reasons") or []
+
+
+def average(loads: Sequence[Load]) -> Load:
+    """The mean of the loads that are known."""
+
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return statistics.fmean(known) if known else None
+
+    return Load(*(mean([getattr(one, name) for one in loads]) for name in ("others_fraction", "steal_fraction", "load_average")))
+
+
+def medians(processes: Mapping[int, dict[str, Any]]) -> dict[int, float]:
+    """The median step of each process that was timed, by its round."""
+    return {
+        number: statistics.median(sum(sample.values()) for sample in one["samples"])
+        for number, one in processes.items()
+        if "failure" not in one
+    }
+
+
+def noise_row(point: Point, key: str, found: Noise | None, rounds: int) -> Row:
+    """How much two measurements of this point would differ by chance, the A/A noise floor; `skipped` where it was timed in one process."""
+    if found is None or rounds < 2:
+        return _row(point, key, "noise_fraction", None, status="skipped", note=ONE_PROCESS)
+    words = f"95%; from {rounds} interleaved processes a point, {found.degrees} degrees of freedom"
+    return _row(point, key, "noise_fraction", found.floor(rounds, rounds), note=words)
 
 
 def failed(point: Point, key: str, status: str, note: str) -> list[Row]:

@@ -1,21 +1,54 @@
-"""Step time without instruments: forward, backward and optimizer apart, raw samples kept."""
+"""Step time without instruments: forward, backward and optimizer apart, raw samples kept, each with the machine's load meanwhile."""
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
+from refta_profiler.measure import load
+from refta_profiler.statistics import interval_of_median, percentile
 from refta_profiler.workload import PHASES, Workload, training_step
 
 
-def samples(work: Workload, *, warmup: int, steps: int) -> list[dict[str, float]]:
-    """Seconds of each phase of `steps` steps, after `warmup` steps that are dropped."""
+@dataclass
+class Times:
+    """What was timed in one process: seconds by phase of every step, the load meanwhile, and whole steps without phase marks."""
+
+    samples: list[dict[str, float]] = field(default_factory=list)
+    loads: list[dict[str, float | None]] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
+
+
+def times(work: Workload, *, warmup: int, steps: int, bare: int = 0) -> Times:
+    """`steps` timed steps after `warmup` that are dropped; the first `bare` of them take turns with a step that has no marks inside."""
     for _ in range(warmup):
         training_step(work)
-    cuda = next(work.model.parameters()).device.type == "cuda"
-    return [_timed(work, cuda=cuda) for _ in range(steps)]
+    cuda = on_cuda(work)
+    found = Times()
+    for number in range(steps):
+        before = load.now()
+        found.samples.append(_timed(work, cuda=cuda))
+        found.loads.append(asdict(load.between(before, load.now())))
+        if number < bare:
+            found.bare.append(seconds_of(lambda: training_step(work), cuda=cuda))
+    return found
+
+
+def on_cuda(work: Workload) -> bool:
+    """Whether the model is on a GPU."""
+    return next(work.model.parameters()).device.type == "cuda"
+
+
+def seconds_of(step: Callable[[], Any], *, cuda: bool) -> float:
+    """Seconds of one call, waited for."""
+    started = _now(cuda=cuda)
+    step()
+    return _now(cuda=cuda) - started
 
 
 def _timed(work: Workload, *, cuda: bool) -> dict[str, float]:
@@ -38,19 +71,14 @@ def _now(*, cuda: bool) -> float:
     return time.perf_counter()
 
 
-def summary(found: list[dict[str, float]]) -> dict[str, float]:
-    """Medians of the step and of its phases, and the step's 10th and 90th percentile."""
-    steps = sorted(sum(one.values()) for one in found)
-    result = {f"{phase}_seconds": statistics.median(one[phase] for one in found) for phase in PHASES}
-    result["step_seconds"] = statistics.median(steps)
-    result["step_seconds_p10"] = _percentile(steps, 0.1)
-    result["step_seconds_p90"] = _percentile(steps, 0.9)
+def summary(processes: Sequence[Sequence[dict[str, float]]]) -> dict[str, float]:
+    """Medians of the step and of its phases over all processes, the step's 10th and 90th percentile, and its median's 95% interval."""
+    steps = [[sum(one.values()) for one in process] for process in processes]
+    together = sorted(one for process in steps for one in process)
+    result = {f"{phase}_seconds": statistics.median(one[phase] for process in processes for one in process) for phase in PHASES}
+    result["step_seconds"] = statistics.median(together)
+    result["step_seconds_p10"] = percentile(together, 0.1)
+    result["step_seconds_p90"] = percentile(together, 0.9)
+    if len(together) > 1:
+        result["step_seconds_low"], result["step_seconds_high"] = interval_of_median(steps)
     return result
-
-
-def _percentile(ordered: list[float], fraction: float) -> float:
-    """By linear interpolation; the median of [1, 2, 4] is 2, its 0.9 percentile 3.6."""
-    place = fraction * (len(ordered) - 1)
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)

@@ -1,6 +1,7 @@
 """One point's measurement, in a process of its own: `python -m refta_profiler.measure.worker REQUEST ANSWER`.
 
-REQUEST is a JSON file {point, device, warmup, steps, repeats}; ANSWER is written whole: {values, samples, operators, notes} or {failure}.
+REQUEST is a JSON file {point, device, warmup, steps, passes, instruments, trace, history}; ANSWER is written whole.
+Passes: `time` is always made; `setup_memory` watches the set-up, `memory` brings the instruments, each on a step of its own.
 """
 
 from __future__ import annotations
@@ -9,14 +10,25 @@ import functools
 import gc
 import json
 import os
+import statistics
 import sys
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from refta_profiler import orphans
+from refta_profiler import orphans, own_code
+
+if TYPE_CHECKING:
+    import torch
+
+    from refta_profiler.measure.timing import Times
+    from refta_profiler.plan import Point
+    from refta_profiler.workload import Workload
+
+BARE_STEPS = 5  # timed as a whole, between marked ones, to show that the marks cost nothing
 
 
 def main(arguments: list[str]) -> int:
@@ -26,16 +38,20 @@ def main(arguments: list[str]) -> int:
     try:
         answer = measure(request)
     except Exception as error:  # every failure of a point is a row: the driver writes it with its reason
-        answer = {"failure": describe_failure(error)}
+        answer = {"failure": describe_failure(error, request["point"]["settings"].get("call"))}
     temporary = Path(arguments[1] + ".part")
     temporary.write_text(json.dumps(answer), encoding="utf-8")
     os.replace(temporary, arguments[1])
     return 0
 
 
-def describe_failure(error: BaseException) -> dict[str, str]:
-    """Status and reason of a failure: out of memory, an unsupported setting, or an error with the end of its traceback."""
+def describe_failure(error: BaseException, call: str | None = None) -> dict[str, str]:
+    """Status and reason of a failure: out of memory, an unsupported setting, or an error with the end of its traceback.
+
+    call: the user's own code that the point runs, if it does; the place is told in it.
+    """
     from refta.errors import SettingError
+    from refta_profiler.errors import OwnCodeError
 
     text = f"{type(error).__name__}: {error}"
     short = text.splitlines()[0]
@@ -48,55 +64,108 @@ def describe_failure(error: BaseException) -> dict[str, str]:
         return {"status": "oom", "note": short}
     if isinstance(error, SettingError):
         return {"status": "unsupported", "note": str(error)}
-    last = traceback.extract_tb(error.__traceback__)[-1]
     return {
         "status": "error",
-        "note": f"{short} ({last.filename}:{last.lineno})",
+        "note": str(error) if isinstance(error, OwnCodeError) else own_code.told(error, call),
         "traceback": "".join(traceback.format_exception(error))[-4000:],
     }
 
 
 def measure(request: dict[str, Any]) -> dict[str, Any]:
-    """The passes in turn: set-up, time, memory, FLOPs, operators."""
+    """The passes that were asked for, each in steps of its own: set-up, time, memory, FLOPs, operators."""
     warnings.simplefilter("ignore")
     import torch
 
-    from refta_profiler import flops, models, workload
-    from refta_profiler.measure import kernels, memory, timing
+    from refta_profiler import models
+    from refta_profiler.measure import timing
     from refta_profiler.plan import Point
 
-    point = Point.from_json(json.dumps(request["point"]))
+    point, passes = Point.from_json(json.dumps(request["point"])), request["passes"]
     device = torch.device(request["device"])
-    model = models.build(point, device)
-    started = time.perf_counter()
-    adapted = workload.attach(model, point)
-    setup = time.perf_counter() - started
+    work, answer = _set_up(point, device, memory="setup_memory" in passes)
+    gc.collect()
+    whole = "memory" in passes
+    with models.without_packing():
+        steps = request["steps"]
+        times = timing.times(work, warmup=request["warmup"], steps=steps, bare=min(steps, BARE_STEPS) if whole else 0)
+        answer |= {"samples": times.samples, "loads": times.loads, "bare": times.bare, "gpu": _gpu(device)}
+        if whole:
+            found = _instruments(work, times, request)
+            answer = {**answer, **found, "values": {**answer["values"], **found["values"]}}
+    return answer
+
+
+def _set_up(point: Point, device: torch.device, *, memory: bool) -> tuple[Workload, dict[str, Any]]:
+    """The workload, and what attaching the method took; its peak is measured in a process that is not asked for its time alone."""
+    from refta_profiler import models, workload
+    from refta_profiler.measure import setup
+
+    seconds = 0.0
+
+    def attach(model: Any) -> Any:
+        nonlocal seconds
+        started = time.perf_counter()
+        adapted = workload.attach(model, point)
+        seconds = time.perf_counter() - started
+        return adapted
+
+    answer: dict[str, Any] = {"notes": [], "values": {}}
+    if memory:
+        peak_of = setup.cuda_peak if device.type == "cuda" else setup.cpu_peak
+        model, adapted, answer["values"]["setup_peak_bytes"] = peak_of(lambda: models.build(point, device), attach)
+    else:
+        model = models.build(point, device)
+        adapted = attach(model)
     model.train()
     optimizer = workload.make_optimizer(model, point, foreach=device.type == "cuda")
     work = workload.Workload(point, model, adapted, optimizer, models.batch(point, device))
-    gc.collect()
-    with models.without_packing():
-        found = [timing.samples(work, warmup=request["warmup"] if i == 0 else 0, steps=request["steps"]) for i in range(request["repeats"])]
-        step = functools.partial(workload.training_step, work)
-        peaks = (
-            memory.cuda_peaks(work, step)
-            if device.type == "cuda"
-            else {"static_bytes": memory.static_bytes(work), "peak_allocated_bytes": memory.cpu_peak(work, step)}
-        )
-        counter = flops.FlopCounter()
-        _count(work, counter)
-        operators = kernels.top_operators(step)
-    all_samples = [one for repeat in found for one in repeat]
+    answer |= {"setup_seconds": seconds, "setup_watched": memory and device.type == "cpu", "notes": adapted.notes}
+    return work, answer
+
+
+def _instruments(work: Workload, times: Times, request: dict[str, Any]) -> dict[str, Any]:
+    """What the instruments say, each on a step of its own, and how many timed steps' time each took."""
+    from refta_profiler import flops, workload
+    from refta_profiler.measure import instruments, memory, timeline, timing
+
+    cuda = timing.on_cuda(work)
+    step = functools.partial(workload.training_step, work)
+    counter = flops.FlopCounter()
+    files = {name: Path(request[name]) if request.get(name) else None for name in ("trace", "history")}
+    passes: dict[str, Callable[[], dict[str, Any]]] = {
+        "memory": lambda: {"peaks": memory.cuda_peaks(work, step) if cuda else _cpu_peaks(work, step)},
+        "flops": lambda: _count(work, counter) or {},
+        **{name: functools.partial(instruments.details, work, step, names=[name], **files) for name in request["instruments"]},
+    }
+    found: dict[str, Any] = {}
+    usual = statistics.median(sum(one.values()) for one in times.samples)
+    overhead = {"time": usual / statistics.median(times.bare)}
+    for name, run in passes.items():
+        started = time.perf_counter()
+        found |= run()
+        overhead[name] = (time.perf_counter() - started) / usual
     values = {
-        **timing.summary(all_samples),
-        **peaks,
-        "setup_seconds": setup,
+        **found.pop("peaks"),
+        **(timeline.peak_values(found["timeline"]) if "at_peak" in found.get("timeline", {}) else {}),
         "forward_flops": counter.by_phase.get("forward", 0),
         "step_flops": counter.total(),
-        "trainable_parameters": sum(one.numel() for one in model.parameters() if one.requires_grad),
-        "adapter_parameters": adapted.trainable_parameters,
+        "trainable_parameters": sum(one.numel() for one in work.model.parameters() if one.requires_grad),
+        "adapter_parameters": work.adapted.trainable_parameters,
     }
-    return {"values": values, "samples": found, "operators": operators, "notes": adapted.notes, "load_average": list(os.getloadavg())}
+    return {**found, "values": values, "overhead": overhead}
+
+
+def _cpu_peaks(work: Workload, step: Callable[..., Any]) -> dict[str, int]:
+    from refta_profiler.measure import memory
+
+    return {"static_bytes": memory.static_bytes(work), **memory.cpu_peaks(work, step)}
+
+
+def _gpu(device: torch.device) -> dict[str, Any] | None:
+    """The GPU's clocks and heat right after the timed steps."""
+    from refta_profiler.measure import gpu
+
+    return gpu.conditions() if device.type == "cuda" else None
 
 
 def _count(work, counter) -> None:

@@ -9,7 +9,7 @@ from refta import cost, registry
 from refta.cost import Line
 from refta.network import Network, count_trainable
 from refta.shapes import StackShape, mark_first_inputs
-from refta_profiler import models
+from refta_profiler import models, own_code
 from refta_profiler.plan import Point
 
 ITEMSIZE = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
@@ -39,7 +39,7 @@ def shapes(model: str, targets: Sequence[str]) -> list[StackShape] | None:
 
 def sites(model: str, method: str, targets: Sequence[str]) -> list[str]:
     """The roles a method adapts: those of the targets, or its own where it has fixed sites (the first alternative that the model has)."""
-    own = getattr(registry.method(method), "TARGETS", None)
+    own = None if method == own_code.NAME else getattr(registry.method(method), "TARGETS", None)
     if own is None:
         return list(targets)
     there = models.roles(model) or []
@@ -54,7 +54,9 @@ def trainable_parameters(stacks: Sequence[StackCost]) -> int:
 def stack_costs(
     method: str, settings: dict, order: str | None, stacks: Sequence[StackShape], *, itemsize: int = 4
 ) -> list[StackCost] | None:
-    """The closed form of every stack; None where the method has no network."""
+    """The closed form of every stack; None where the method has no network, as the user's own code has none."""
+    if method == own_code.NAME:
+        return None
     module = registry.method(method)
     found = []
     for shape in stacks:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from refta import registry
-from refta.cost import rebuilt_axes
 from refta.shapes import StackShape
-from refta_profiler import devices, models, rates, workload
+from refta_profiler import devices, models, own_code, rates, workload
+from refta_profiler.categories import category_of, rebuilt_shapes
 from refta_profiler.plan import Point
 from refta_profiler.predict import fake
 from refta_profiler.predict.allocator import CachingAllocator, ExpandableAllocator
@@ -41,6 +39,7 @@ class DryRun:
     kept_bytes: int
     flops_by_phase: dict[str, int]
     by_category: dict[str, int]
+    peak_by_phase: dict[str, int]
     trainable_parameters: int
     adapter_parameters: int
     shapes: list[StackShape]
@@ -76,6 +75,8 @@ def _sweep(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] |
 def follow(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] | None = None) -> Trace:
     """One training step of the point on tensors without numbers, every live storage followed."""
     device = devices.get(target)
+    if point.method == own_code.NAME:
+        own_code.function(point.settings["call"])  # its module is imported here: tensors that it makes must not become fake ones
     if device.kind == "cuda" and point.precision != "amp-bf16":
         with contextlib.suppress(
             RuntimeError, NotImplementedError
@@ -83,7 +84,7 @@ def follow(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] |
             found = _follow(point, device, slice_ranks, torch.device("meta"))
             if not found.branches:  # transformers decides by a mask's numbers, and knows of fake tensors that they have none
                 return found
-    return _follow(point, device, slice_ranks, FakeTensorMode())
+    return _follow(point, device, slice_ranks, FakeTensorMode(allow_non_fake_inputs=point.method == own_code.NAME))
 
 
 def _follow(
@@ -105,7 +106,6 @@ def _follow(
                 _mark_gradients(live, {id(one.grad.untyped_storage()) for one in work.model.parameters() if one.grad is not None})
                 work.optimizer.zero_grad(set_to_none=True)
                 live.close()
-    shapes = work.adapted.shapes()
     return Trace(
         batch=point.batch,
         initial=initial,
@@ -116,8 +116,8 @@ def _follow(
         operations=live.operations,
         trainable_parameters=sum(one.numel() for one in work.model.parameters() if one.requires_grad),
         adapter_parameters=work.adapted.trainable_parameters,
-        shapes=shapes,
-        rebuilt=_rebuilt_shapes(work, shapes),
+        shapes=work.adapted.shapes(),
+        rebuilt=rebuilt_shapes(work),
         branches=live.branches,
         note="; ".join([*work.adapted.notes, *_branches(live), *(_coverage(live) if cuda else [])]),
     )
@@ -198,6 +198,7 @@ def _summary(trace: Trace, device: devices.Device, *, allocator: str = "default"
         kept_bytes=sum(block.nbytes for block in kept),
         flops_by_phase=trace.flops_by_phase,
         by_category=found.by_category,
+        peak_by_phase=found.by_phase,
         trainable_parameters=trace.trainable_parameters,
         adapter_parameters=trace.adapter_parameters,
         shapes=trace.shapes,
@@ -245,28 +246,5 @@ def _on_device(trace: Trace) -> Trace:
     return replace(trace, stream=Stream(blocks, events), products=(before[0], before[1]))
 
 
-def _rebuilt_shapes(work: Workload, shapes: list[StackShape]) -> set[tuple[int, ...]]:
-    """Shapes that a rebuilt weight or update (or its gradient) can have, where the point's order rebuilds; empty for features."""
-    found: set[tuple[int, ...]] = set()
-    order = work.point.order
-    for shape in shapes:
-        network = registry.method(work.point.method).network(work.adapted.settings, shape)
-        axes = "" if network is None or order in (None, "auto") else rebuilt_axes(network, order)
-        if network is None or not axes:
-            continue
-        found |= {(shape.rows, shape.columns), (shape.columns, shape.rows)}
-        leading = axes.removesuffix(network.fold_axes)
-        counts = tuple(shape.layers if axis == "k" else network.sizes[axis] for axis in leading)
-        dense = tuple(network.sizes[axis] for axis in network.fold_axes)
-        for matrix in {(shape.rows, shape.columns), dense}:
-            found |= {matrix, (*counts, *matrix), (math.prod(counts) * matrix[0], *matrix[1:])}
-    return found
-
-
 def _category(block: Block, rebuilt: set[tuple[int, ...]]) -> str:
-    if block.is_gradient:
-        return "gradients"
-    if block.shape in rebuilt:
-        return "reconstructed"
-    kept = block.phase == "forward" and block.died_phase != "forward"
-    return "activations" if kept else "temporary"
+    return "gradients" if block.is_gradient else category_of(block.shape, (block.phase, block.died_phase), rebuilt)

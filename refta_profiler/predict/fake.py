@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from refta_profiler import models, workload
+from refta.adapter import Adapted
+from refta_profiler import models, own_code, workload
 from refta_profiler.plan import Point
 from refta_profiler.workload import Workload
 
@@ -33,15 +34,38 @@ def build(point: Point, mode: FakeTensorMode, *, foreach: bool, slice_ranks: Map
 
     Built and adapted on the meta device first: peft's injection does not work under the fake mode.
     """
+    model, adapted = _own_adapted(point, mode) or _adapted(point, mode, slice_ranks)
+    with mode:
+        model.train()
+        optimizer = workload.make_optimizer(model, point, foreach=foreach)
+        batch = models.batch(point, "cpu")
+    return Workload(point, model, adapted, optimizer, batch)
+
+
+def _adapted(point: Point, mode: FakeTensorMode, slice_ranks: Mapping[str, Sequence[int]] | None) -> tuple[nn.Module, Adapted]:
+    """The model with the point's method put on it on the meta device, and only then on fake tensors."""
     model = models.build_on_meta(point)
     with torch.device("meta"):
         adapted = workload.attach(model, point, slice_ranks)
     with mode:
         _replace(model)
-        model.train()
-        optimizer = workload.make_optimizer(model, point, foreach=foreach)
-        batch = models.batch(point, "cpu")
-    return Workload(point, model, adapted, optimizer, batch)
+    return model, adapted
+
+
+def _own_adapted(point: Point, mode: FakeTensorMode) -> tuple[nn.Module, Adapted] | None:
+    """The same for the user's own code, which runs on the fake tensors themselves, since it may hold one where `_replace` does not look.
+
+    None for other methods, and where the code fails so: then it is tried as the others are, and what it raises there is said.
+    """
+    if point.method != own_code.NAME:
+        return None
+    model = models.build_on_meta(point)
+    with mode:
+        _replace(model)
+        try:
+            return model, workload.attach(model, point)
+        except Exception:
+            return None
 
 
 def _replace(model: nn.Module) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from refta_profiler.categories import CATEGORIES
 from refta_profiler.predict.allocator import CachingAllocator
 from refta_profiler.predict.storage import Block, Stream
-
-CATEGORIES = ("weights", "adapter", "gradients", "optimizer", "activations", "reconstructed", "temporary", "workspace", "batch")
+from refta_profiler.workload import PHASES
 
 
 class Held(Protocol):
@@ -65,6 +65,7 @@ class Replayed:
     peak_reserved: int | None
     static: int
     by_category: dict[str, int]
+    by_phase: dict[str, int]  # the highest of each phase, what it starts with included
 
 
 def replay(
@@ -83,15 +84,46 @@ def replay(
     """
     run = _Pass(make_memory(), initial, stream, workspaces)
     static = peak = top = 0
+    phases = PhasePeaks()
     for index in range(len(stream.events) + 1):
         if index == boundary:
             static, peak, top = run.memory.allocated, run.memory.allocated, index
+        if index >= boundary:
+            phases.see(_phase_of(stream, index), run.memory.allocated)
         if index < len(stream.events):
             run.advance(index)
-        if index >= boundary and run.memory.allocated > peak:
-            peak, top = run.memory.allocated, index + 1
+        if index >= boundary:
+            phases.see(_phase_of(stream, index), run.memory.allocated)
+            if run.memory.allocated > peak:
+                peak, top = run.memory.allocated, index + 1
     reserved = run.memory.peak_reserved if isinstance(run.memory, CachingAllocator) else None
-    return Replayed(peak, reserved, static, run.by_category(top, category))
+    return Replayed(peak, reserved, static, run.by_category(top, category), phases.found)
+
+
+def _phase_of(stream: Stream, index: int) -> str:
+    """The phase in which the event of that index happens; 'end' after the last."""
+    if index >= len(stream.events):
+        return "end"
+    number, sign = stream.events[index]
+    block = stream.blocks[number]
+    return block.phase if sign > 0 else block.died_phase or "end"
+
+
+class PhasePeaks:
+    """The highest of each phase; a phase without an event has what the one before it left."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, int] = {}
+
+    def see(self, phase: str, allocated: int) -> None:
+        """That many bytes are live before or after an event of that phase."""
+        if allocated <= self.found.get(phase, -1):
+            return
+        until = PHASES.index(phase) if phase in PHASES else len(PHASES)
+        for passed in PHASES[:until]:
+            self.found.setdefault(passed, allocated)
+        if phase in PHASES:
+            self.found[phase] = max(self.found.get(phase, 0), allocated)
 
 
 class _Pass:

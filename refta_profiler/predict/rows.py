@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import traceback
+import re
 
 from refta.errors import SettingError
-from refta_profiler import devices
+from refta_profiler import devices, own_code
+from refta_profiler.errors import OwnCodeError
 from refta_profiler.plan import Point
 from refta_profiler.predict import closed_form, slice_ranks
 from refta_profiler.predict.dryrun import DryRun, dry_run
@@ -16,6 +17,7 @@ from refta_profiler.workload import PHASES
 
 DRYRUN_METRICS = ("peak_allocated_bytes", "static_bytes", "step_flops", "forward_flops", "trainable_parameters")
 CLOSED_METRICS = ("trainable_parameters", "adapter_parameters", "forward_flops", "step_flops", "kept_bytes")
+NUMBERS = re.compile(r"\bmeta\b|fake ?tensor|tensor subclasses|DataDependent|DynamicOutputShape", re.IGNORECASE)  # in torch's own words
 ASSUMED = "slice ranks are assumed: R spread evenly over min(K, R) slices, since the weights are not at hand"
 
 
@@ -35,19 +37,21 @@ def predict(point: Point, target: str | None = None) -> tuple[list[Row], list[Ro
     except SettingError as error:
         return [], _failed(point, target, "unsupported", str(error)), None
     except Exception as error:  # whatever a model or a method does under fake tensors is a row with its reason
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        return (
-            [],
-            _failed(
-                point,
-                target,
-                "error",
-                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''} ({last.filename}:{last.lineno})",
-            ),
-            None,
-        )
+        return [], _failed(point, target, *_reason(point, error)), None
     note = ASSUMED if ranks is None and point.method == "refta" and point.order in ("slices", "auto") else ""
     return _closed(point, target, found, note), _dry(point, target, found, note), found
+
+
+def _reason(point: Point, error: Exception) -> tuple[str, str]:
+    """Status and note of a prediction that failed; the user's own code may ask for numbers, which is no error of it."""
+    if point.method != own_code.NAME:
+        return "error", own_code.told(error)
+    if isinstance(error, OwnCodeError):
+        return "error", str(error)
+    call = point.settings["call"]
+    if NUMBERS.search(f"{type(error).__name__}: {error}"):
+        return "unsupported", f"{call} asks for the numbers of a tensor, which a prediction has none of: {own_code.told(error, call)}"
+    return "error", own_code.told(error, call)
 
 
 def _failed(point: Point, target: str, status: str, note: str) -> list[Row]:
@@ -63,6 +67,7 @@ def _dry(point: Point, target: str, found: DryRun, note: str) -> list[Row]:
         "kept_bytes": found.kept_bytes,
         "peak_allocated_bytes": found.peak_allocated_bytes,
         "static_bytes": found.static_bytes,
+        **{f"{phase}_peak_bytes": value for phase, value in found.peak_by_phase.items()},
         **{f"peak_{category}_bytes": value for category, value in found.by_category.items()},
     }
     if found.peak_reserved_bytes is not None:
@@ -100,6 +105,8 @@ def _share(one: Share, whole: float) -> str:
 
 
 def _closed(point: Point, target: str, found: DryRun, note: str) -> list[Row]:
+    if point.method == own_code.NAME:
+        return _no_closed_form(point, target, f"{point.settings['call']} states no network")
     if not found.shapes:
         return _no_closed_form(point, target, f"'{point.method}' has no adapter on linears")
     costs, kept_inputs, assumed = closed_form.point_costs(point, found.shapes)

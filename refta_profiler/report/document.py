@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from refta_profiler.headline import OUTCOMES, head
-from refta_profiler.report import accuracy, claims, cost, crossovers, maps, memory, record, time, trust
+from refta_profiler.report import accuracy, claims, cost, crossovers, maps, memory, modules, record, time, timeline, trust
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Card, Document, Panel, Section
 from refta_profiler.results import STATUSES
@@ -17,9 +17,12 @@ SECTIONS = (
     accuracy.accuracy_section,
     trust.trust_section,
     memory.categories_section,
+    timeline.timeline_section,
+    modules.kept_section,
     memory.fits_section,
     cost.flops_section,
     time.time_section,
+    modules.kernels_section,
     cost.parameters_section,
     crossovers.crossovers_section,
     maps.maps_section,
@@ -59,11 +62,7 @@ def facts(material: Material) -> list[tuple[str, str]]:
     targets = ", ".join(material.measured_targets)
     measured = (device if device.startswith(targets) else f"{targets} ({device})" if device else targets) if targets else "nothing"
     points = {row.point for row in material.rows} | set(material.planned)
-    broken = [
-        f"{count} {status}"
-        for status in STATUSES
-        if (count := len({row.point for row in material.rows if row.status == status and row.source != "contraction"})) and status != "ok"
-    ]
+    broken = [f"{count} {status}" for status in STATUSES if status != "ok" and (count := len(broken_points(material, status)))]
     counted = f"{len(points)}, of them {', '.join(broken)}" if broken else f"{len(points)}"
     found = [
         ("model", models),
@@ -73,6 +72,11 @@ def facts(material: Material) -> list[tuple[str, str]]:
         ("points", counted),
     ]
     return found + [(name, str(material.environment[name])) for name in ("started",) if material.environment.get(name)]
+
+
+def broken_points(material: Material, status: str) -> set[str]:
+    """The points without a peak for that reason; 'oom' are also those whose predicted peak is beyond the device."""
+    return {row.point for row in material.rows if row.status == status and (row.metric == "peak_allocated_bytes" or status == "oom")}
 
 
 def cards(material: Material) -> list[Card]:

@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 
+from refta_profiler.report.areas import draw_areas
 from refta_profiler.report.palette import CATEGORY_COLOURS, GRID, INK, PAGE, category_index, colour_variables, style
-from refta_profiler.report.parts import Bars, Drawn, Map, Panel, Series
+from refta_profiler.report.parts import Areas, Bars, Drawn, Map, Panel, Series
 from refta_profiler.units import significant
 
 matplotlib.use("Agg")
@@ -72,6 +73,8 @@ def draw(panel: Drawn, styles: Mapping[str, int], *, legend: bool = False) -> Dr
         draw_panel(axes, panel, styles)
     elif isinstance(panel, Bars):
         draw_bars(axes, panel, styles)
+    elif isinstance(panel, Areas):
+        draw_areas(axes, panel)
     else:
         draw_map(axes, panel, styles)
     if legend and axes.get_legend_handles_labels()[1]:
@@ -286,6 +289,7 @@ def for_page(text: str, prefix: str) -> str:
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text)
+    text = re.sub(r'(?<= d=")[^"]*', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)  # a hundredth of a point is enough
     return page_colours(text)
 
 

@@ -1,6 +1,7 @@
 """A run's rows made ready for the sections: what it was predicted for, where it was measured, its verdicts, and its settings in words."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -26,11 +27,20 @@ class Material:
     closed_form: list[dict[str, Any]] = field(default_factory=list)
     planned: list[str] = field(default_factory=list)
     path: str = ""
+    details: Callable[[str], dict[str, Any]] = field(default=lambda point: {}, compare=False)  # by a point's id, read when asked for
 
     @classmethod
     def of(cls, run: RunFolder) -> "Material":
         """What is stored in a run's folder."""
-        return cls(run.rows(), run.scenario_text(), run.environment(), run.closed_form(), run.planned(), str(run.path))
+        return cls(
+            run.rows(),
+            run.scenario_text(),
+            run.environment(),
+            run.closed_form(),
+            run.planned(),
+            str(run.path),
+            functools.cache(run.details),
+        )
 
     @cached_property
     def scenario(self) -> dict[str, Any]:

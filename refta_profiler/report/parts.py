@@ -107,7 +107,25 @@ class Map:
         return list(dict.fromkeys([region[4] for region in self.regions] + [mark[2] for mark in self.marks]))
 
 
-Drawn = Panel | Bars | Map
+@dataclass(frozen=True)
+class Areas:
+    """Stacked areas over x: category to one value an x, the first at the bottom. The y axis is `y_range`; `marks` are (x, what ends there).
+
+    The highest point is told as `peak`: (x, y, what it is).
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    x: Sequence[float]
+    stacks: Mapping[str, Sequence[float]]
+    y_range: tuple[float, float]
+    marks: Sequence[tuple[float, str]] = ()
+    peak: tuple[float, float, str] | None = None
+    names: Sequence[str] = ()
+
+
+Drawn = Panel | Bars | Map | Areas
 
 
 @dataclass(frozen=True)

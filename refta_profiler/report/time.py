@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from refta_profiler.evidence import Candidate
 from refta_profiler.report.material import Material
-from refta_profiler.report.parts import Bars, Block, Column, Figure, Section, Table, Text
-from refta_profiler.report.tables import count_cell, seconds_cell, text_cell
+from refta_profiler.report.pair import looked_into
+from refta_profiler.report.parts import Bars, Block, Cell, Column, Figure, Section, Table, Text
+from refta_profiler.report.tables import ABSENT, count_cell, seconds_cell, text_cell
 from refta_profiler.units import format_percent, format_seconds
 
 BOUNDS = {
@@ -21,7 +22,42 @@ def time_section(material: Material) -> Section:
     blocks: list[Block] = [block for target in material.measured_targets for block in time_blocks(material, target)]
     if material.target not in {target for target in material.measured_targets if timed(material, target)}:
         blocks = [Text(f"Step time on {material.target} was not measured in this run."), *predicted_blocks(material), *blocks]
-    return Section("time", "Step time", blocks)
+    return Section("time", "Step time", [*blocks, *overhead_blocks(material)])
+
+
+INSTRUMENTS = {
+    "time": "the marks between the phases of a timed step",
+    "memory": "peaks of memory",
+    "flops": "counting FLOPs",
+    "timeline": "memory over time",
+    "saved": "what is kept for backward",
+    "kernels": "time by operator and module",
+    "history": "the allocator's history",
+    "module_flops": "FLOPs by module",
+}
+
+
+def overhead_blocks(material: Material) -> list[Block]:
+    """What the instruments cost, in timed steps, for the points that are looked into: none is attached while a step is timed."""
+    looked = looked_into(material, "overhead")
+    if not looked:
+        return []
+    names = [name for name in INSTRUMENTS if any(name in one.found for one in looked)]
+    columns = [Column("instrument"), *(Column(one.label, "× a timed step", one.label, True) for one in looked)]
+    rows = [[text_cell(INSTRUMENTS[name]), *(ratio_cell(one.found.get(name)) for one in looked)] for name in names]
+    marks = [one.found["time"] for one in looked if "time" in one.found]
+    where = f"{looked[0].target} at batch {looked[0].setting.batch}"
+    taken = " and ".join(f"{mark:.3f}" for mark in marks)
+    caption = (
+        f"What the instruments cost on {where}: a timed step takes {taken} of the time of one without marks; every other instrument runs "
+        "on a step of its own."
+    )
+    return [Table("overhead", caption, columns, rows, folded=True)]
+
+
+def ratio_cell(value: float | None) -> Cell:
+    """How many timed steps' time it took."""
+    return ABSENT if value is None else Cell(f"{value:.3g}", value)
 
 
 def predicted_blocks(material: Material) -> list[Block]:
@@ -90,19 +126,28 @@ def time_blocks(material: Material, target: str) -> list[Block]:
     batch = max(member.setting.batch for member in members)
     largest = [member for member in members if member.setting.batch == batch]
     panels = [time_bars(f"{target}: {title}", found) for title, found in material.in_panels(largest).items()]
-    caption = f"Median time of one step on {target} at batch {batch}, with the 10th to 90th percentile. {time_words(largest, material)}"
+    intervals = any(member.value("step_seconds_low", "measured") is not None for member in largest)
+    whose = "its 95% interval (bootstrap)" if intervals else "the 10th to 90th percentile"
+    caption = f"Median time of one step on {target} at batch {batch}, with {whose}. {time_words(largest, material)}"
     return [Figure(f"time-{material.measured_targets.index(target)}", caption, caption, panels), time_table(material, target, members)]
 
 
 def time_bars(title: str, members: Sequence[Candidate]) -> Bars:
-    """A bar a label, with the interval between the percentiles."""
+    """A bar a label, with the 95% interval of its median; between the percentiles where there is none."""
     seconds = [float(member.value("step_seconds", "measured") or 0.0) for member in members]
-    ends = [(member.value("step_seconds_p10", "measured"), member.value("step_seconds_p90", "measured")) for member in members]
+    ends = [interval(member) for member in members]
     intervals = [
         (low if low is not None else middle, high if high is not None else middle)
         for (low, high), middle in zip(ends, seconds, strict=True)
     ]
     return Bars(title, "seconds a step", [member.label for member in members], {"step": seconds}, intervals)
+
+
+def interval(member: Candidate) -> tuple[float | None, float | None]:
+    """The ends of the 95% interval of a measured step time, or its percentiles."""
+    names = ("low", "high") if member.value("step_seconds_low", "measured") is not None else ("p10", "p90")
+    low, high = (member.value(f"step_seconds_{name}", "measured") for name in names)
+    return low, high
 
 
 def time_words(members: Sequence[Candidate], material: Material) -> str:
@@ -119,6 +164,9 @@ def time_words(members: Sequence[Candidate], material: Material) -> str:
 
 TIMES = {
     "step_seconds": "step",
+    "step_seconds_low": "95% interval, from",
+    "step_seconds_high": "to",
+    "noise_fraction": "noise floor (A/A)",
     "step_seconds_p10": "10th percentile",
     "step_seconds_p90": "90th percentile",
     "forward_seconds": "forward",
@@ -126,6 +174,12 @@ TIMES = {
     "optimizer_seconds": "optimizer",
     "setup_seconds": "set-up, once",
 }
+
+
+def fraction_or_seconds(name: str, member: Candidate) -> Cell:
+    """The cell of a time, or of the noise of times."""
+    value = member.value(name, "measured")
+    return seconds_cell(value) if name != "noise_fraction" else ABSENT if value is None else Cell(format_percent(value), value)
 
 
 def time_table(material: Material, target: str, members: Sequence[Candidate]) -> Table:
@@ -137,7 +191,7 @@ def time_table(material: Material, target: str, members: Sequence[Candidate]) ->
             text_cell(member.label),
             text_cell(material.setting_words(member.setting)),
             count_cell(member.setting.batch),
-            *(seconds_cell(member.value(name, "measured")) for name in TIMES),
+            *(fraction_or_seconds(name, member) for name in TIMES),
         ]
         for member in members
     ]

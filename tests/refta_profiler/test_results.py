@@ -183,3 +183,10 @@ def test_details_of_a_measured_point_stand_beside_its_rows(tmp_path):
     assert path == folder.path / "details" / "a-b1.json"
     assert json.loads(path.read_text())["samples"] == [[{"forward": 0.5}]]
     assert folder.rows() == []
+
+
+def test_details_are_read_back_and_empty_where_there_are_none(tmp_path):
+    folder = RunFolder.create(tmp_path, "name: x\n")
+    assert folder.details("p") == {}
+    folder.write_details("p", {"samples": [1.5]})
+    assert folder.details("p") == {"samples": [1.5]}

@@ -4,11 +4,12 @@ import json
 from dataclasses import replace
 
 import pytest
+from worker_answers import answer, failure
 
 from refta_profiler import plan, run
 from refta_profiler import scenario as scenarios
 from refta_profiler.errors import HardwareError, ScenarioError
-from refta_profiler.measure import isolate
+from refta_profiler.measure import isolate, stage
 from refta_profiler.run_folder import RunFolder
 
 SCENARIO = """
@@ -22,7 +23,7 @@ methods:
 batch: [2, 4]
 measure: {on_cpu: {batch: [2], warmup: 1, steps: 1, repeats: 1, budget_s: 300}}
 """
-ANSWER = {"values": {"peak_allocated_bytes": 1000, "static_bytes": 500, "step_seconds": 0.5}}
+ANSWER = answer()
 
 
 class Told:
@@ -72,7 +73,10 @@ def test_a_run_leaves_rows_of_every_source_a_table_and_a_report(scenario, folder
     assert {row.point for row in rows} == {point.id for point in points}
     assert {row.source for row in rows} == {"contraction", "dryrun", "measured"}
     timed = [
-        row for row in rows if row.source != "contraction" and (row.metric, row.target, row.source) != ("step_seconds", "cpu", "dryrun")
+        row
+        for row in rows
+        if row.source != "contraction" and (row.metric, row.target, row.source) != ("step_seconds", "cpu", "dryrun")
+        if row.metric != "noise_fraction"  # timed in one process, there is none
     ]
     assert {row.status for row in timed} == {"ok"}
     assert {row.target for row in rows if row.source == "dryrun"} == {"h100", "cpu"}
@@ -97,9 +101,18 @@ def test_a_finished_run_resumed_does_nothing_and_adds_nothing(scenario, folder, 
     assert (folder.path / "results.csv").read_text() == table
 
 
+def test_rows_that_are_missing_are_made_from_what_the_processes_answered(scenario, folder, quick):
+    first, _ = go(scenario, folder)
+    folder.point_path(plan.points(scenario)[0].id, "measured").unlink()
+    quick.clear()
+    again, told = go(scenario, RunFolder.open(folder.path))
+    assert (quick, again, told.stages[1]) == ([], first, ("measure", 0))
+
+
 def test_what_is_missing_is_done_on_resuming(scenario, folder, quick):
     first, _ = go(scenario, folder)
     points = plan.points(scenario)
+    folder.process_path(points[0].id, 1).unlink()
     folder.point_path(points[0].id, "measured").unlink()
     folder.point_path(points[3].id, "dryrun").unlink()
     quick.clear()
@@ -123,6 +136,21 @@ def test_another_scenarios_points_are_not_mixed_in(tmp_path, scenario, folder):
     with pytest.raises(ScenarioError, match="started with other points"):
         go(other, RunFolder.open(folder.path))
     assert folder.planned() == [point.id for point in plan.points(scenario)]
+
+
+def test_a_changed_scenario_runs_what_is_new_and_leaves_out_what_it_dropped(tmp_path, scenario, folder, quick):
+    before, _ = go(scenario, folder)
+    quick.clear()
+    changed = scenarios.load(tmp_path / "tiny.yaml", ["batch=[2,8]"])
+    rows, told = go(changed, RunFolder.open(folder.path))
+    assert told.stages == [("predict", 3), ("measure", 0)]  # batch 8 of three methods; batch 2 was predicted and measured
+    assert {row.batch for row in rows} == {2, 8}
+    assert [row for row in rows if row.batch == 2] == [row for row in before if row.batch == 2]
+    assert "\n".join((folder.path / "results.csv").read_text().splitlines()[1:]).count(",4,8,") == 0
+    assert scenarios.load(folder.path / "scenario.yaml", []) == changed
+    assert scenarios.load(folder.path / "scenario.1.yaml", []) == scenario
+    again, told = go(scenario, RunFolder.open(folder.path))  # back again: nothing was lost
+    assert (again, told.stages) == (before, [("predict", 0), ("measure", 0)])
 
 
 def test_a_cut_file_is_named(scenario, folder):
@@ -165,13 +193,89 @@ def test_a_failed_prediction_is_a_row_and_the_others_go_on(monkeypatch, scenario
 
 def test_what_exceeds_the_budget_is_skipped_and_says_so(monkeypatch, scenario, folder, quick):
     clock = iter([0.0, 10.0, 400.0, 500.0])
-    monkeypatch.setattr(run.time, "monotonic", lambda: next(clock, 500.0))
+    monkeypatch.setattr(stage.time, "monotonic", lambda: next(clock, 500.0))
     rows, _ = go(scenario, folder, only="measure")
     assert len(quick) == 1
     assert quick[0][1]["limit_s"] == 290
-    skipped = [row for row in rows if row.status == "skipped"]
+    skipped = [row for row in rows if row.status == "skipped" and row.metric != "noise_fraction"]
     assert {row.label for row in skipped} == {"refta/shared", "refta/reconstruct"}
     assert all("300 s" in row.note and row.value is None for row in skipped)
+
+
+def repeated(scenario, count, **more):
+    on_cpu = scenario.measure.on_cpu.model_copy(update={"repeats": count, **more})
+    return scenario.model_copy(update={"measure": scenario.measure.model_copy(update={"on_cpu": on_cpu})})
+
+
+def test_the_processes_of_points_take_turns_and_the_later_ones_are_for_time_alone(scenario, folder, quick):
+    rows, told = go(repeated(scenario, 3), folder, only="measure")
+    labels = [point.label for point in plan.points(scenario) if point.batch == 2]
+    names = {point.id: point.label for point in plan.points(scenario)}
+    assert told.stages == [("measure", 9)]
+    assert [names[point] for point, _ in quick] == labels * 3
+    assert [options["passes"] for _, options in quick] == [["setup_memory", "time", "memory"]] * 3 + [["time"]] * 6
+    assert {row.note for row in rows if row.metric == "step_seconds"} == {"median of 3 processes × 1 step"}
+    assert {row.status for row in rows if row.metric == "noise_fraction"} == {"ok"}
+
+
+def test_a_processes_answer_is_kept_and_more_repeats_run_only_what_is_new(scenario, folder, quick):
+    go(repeated(scenario, 2), folder, only="measure")
+    assert set(folder.processes(quick[0][0])) == {1, 2}
+    quick.clear()
+    _, told = go(repeated(scenario, 3), RunFolder.open(folder.path), only="measure")
+    assert told.stages == [("measure", 3)]
+    assert {tuple(options["passes"]) for _, options in quick} == {("time",)}
+
+
+def test_changed_steps_are_measured_anew(scenario, folder, quick):
+    go(scenario, folder, only="measure")
+    quick.clear()
+    go(repeated(scenario, 1, steps=4), RunFolder.open(folder.path), only="measure")
+    assert {options["steps"] for _, options in quick} == {4}
+    assert len(quick) == 3
+
+
+def test_noise_is_what_the_processes_of_a_setting_differ_by(monkeypatch, scenario, folder):
+    times = iter([1.0, 1.0, 1.0, 2.0, 2.0, 2.0])  # the second round takes twice as long for all: drift, no noise
+    monkeypatch.setattr(isolate, "measure", lambda *_, **__: answer((next(times),)))
+    rows, _ = go(repeated(scenario, 2), folder, only="measure")
+    assert [row.value for row in rows if row.metric == "noise_fraction"] == pytest.approx([0, 0, 0], abs=1e-9)
+
+
+def test_two_batches_out_of_memory_stop_a_methods_sweep(monkeypatch, tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(SCENARIO.replace("batch: [2, 4]", "batch: [1, 2, 4, 8]").replace("batch: [2], warmup", "batch: [1, 2, 4, 8], warmup"))
+    scenario = scenarios.load(path, [])
+    folder = RunFolder.create(tmp_path / "out", scenario.text)
+    asked = []
+
+    def measure(point, *_, **__):
+        asked.append((point.label, point.batch))
+        return failure("oom", "tried to allocate 5 GiB") if point.label == "head" and point.batch > 1 else ANSWER
+
+    monkeypatch.setattr(isolate, "measure", measure)
+    rows, _ = go(scenario, folder, only="measure")
+    peaks = {(row.label, row.batch): (row.status, row.note) for row in rows if row.metric == "peak_allocated_bytes"}
+    assert [peaks["head", batch][0] for batch in (1, 2, 4, 8)] == ["ok", "oom", "oom", "skipped"]
+    assert peaks["head", 8][1] == "two smaller batches of head ran out of memory"
+    assert ("head", 8) not in asked
+    assert {peaks["refta/shared", batch][0] for batch in (1, 2, 4, 8)} == {"ok"}
+
+
+def test_a_later_process_beyond_the_budget_is_not_run_and_the_first_stands(monkeypatch, scenario, folder, quick):
+    clock = iter([0.0, 10.0, 20.0, 30.0, 400.0])
+    monkeypatch.setattr(stage.time, "monotonic", lambda: next(clock, 500.0))
+    rows, _ = go(repeated(scenario, 2), folder, only="measure")
+    assert len(quick) == 3
+    assert {row.status for row in rows if row.metric == "step_seconds"} == {"ok"}
+    assert {row.note for row in rows if row.metric == "step_seconds"} == {"median of 1 process × 1 step"}
+
+
+def test_a_gpu_that_others_use_can_be_refused(monkeypatch, scenario, folder):
+    monkeypatch.setattr(stage.gpu, "settle", lambda setting: ("refuse", f"the GPU is used by others ({setting})"))
+    refusing = scenario.model_copy(update={"measure": scenario.measure.model_copy(update={"busy_gpu": "refuse"})})
+    with pytest.raises(HardwareError, match="used by others"):
+        stage.measure_all(refusing, plan.points(scenario)[:1], folder, "cuda", "h100", Told())
 
 
 def test_only_predict_measures_nothing_and_only_measure_predicts_nothing(tmp_path, scenario, quick):
@@ -190,7 +294,7 @@ def test_what_is_measured(scenario, when, device, count):
 
 def test_the_settings_of_the_cpu_reach_the_worker(scenario, folder, quick):
     go(scenario, folder, only="measure")
-    assert {(options["warmup"], options["steps"], options["repeats"]) for _, options in quick} == {(1, 1, 1)}
+    assert {(options["warmup"], options["steps"]) for _, options in quick} == {(1, 1)}
 
 
 def test_an_interruption_keeps_what_is_finished(monkeypatch, scenario, folder, quick):
@@ -208,7 +312,8 @@ def test_an_interruption_keeps_what_is_finished(monkeypatch, scenario, folder, q
     assert len(list((folder.path / "points").glob("*.measured.json"))) == 1
     rows, told = go(scenario, RunFolder.open(folder.path), only="measure")
     assert told.stages == [("measure", 2)]
-    assert len(rows) == 3 * len(ANSWER["values"])
+    assert {row.status for row in rows if row.metric == "peak_allocated_bytes"} == {"ok"}
+    assert len({row.point for row in rows}) == 3
 
 
 def test_two_processes_do_not_run_in_one_folder(scenario, folder):

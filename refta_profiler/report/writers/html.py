@@ -8,7 +8,7 @@ from markupsafe import Markup, escape
 
 from refta_profiler.report.figures import to_svg
 from refta_profiler.report.palette import COLOURS, SHAPES, category_index, colour_variables, style
-from refta_profiler.report.parts import Bars, Document, Figure, Map
+from refta_profiler.report.parts import Areas, Bars, Document, Figure, Map
 from refta_profiler.run_folder import RunFolder, write_whole
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
@@ -46,7 +46,7 @@ def legend(document: Document, figure: Figure) -> list[dict[str, str]]:
     """What the colours of a figure mean, one entry a line, mark or category."""
     entries: dict[str, dict[str, str]] = {}
     for panel in figure.panels:
-        if isinstance(panel, Bars):
+        if isinstance(panel, Bars | Areas):
             named = {name: category_index(name, place) for place, name in enumerate(panel.stacks)} if len(panel.stacks) > 1 else {}
             entries |= {name: {"name": name, "colour": f"--k{index}", "shape": "", "dash": ""} for name, index in named.items()}
         else:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from worker_answers import answer
 
 from refta_profiler.commands import compare
 from refta_profiler.errors import ScenarioError
@@ -60,6 +61,33 @@ def test_a_time_counts_only_where_the_intervals_are_apart(make):
     assert not compare.command([first, near], tolerance="2%").failed
     assert "step_seconds" in compare.command([first, far], tolerance="2%").failed
     assert "step_seconds" in compare.command([first, near, far], tolerance="2%").failed
+
+
+def processes(path, *seconds, point="p"):
+    for number, one in enumerate(seconds, start=1):
+        RunFolder.open(path).write_process(point, number, {}, answer((one, one)))
+    return path
+
+
+def test_times_whose_samples_were_kept_are_judged_by_their_processes(make):
+    """Percentiles that lie apart say nothing where the processes differ by as much."""
+    first = processes(make(times(1.0, 0.9, 1.1)), 1.0, 1.01, 0.99, 1.0)
+    near, far = (processes(make(times(1.3, 1.2, 1.4)), *found) for found in ((1.0, 1.6, 1.0, 1.6), (1.30, 1.31, 1.29, 1.3)))
+    same = compare.command([first, near], tolerance="2%")
+    assert not same.failed
+    assert "at 95% for all of them together: 1 same." in same.text
+    found = compare.command([first, far], tolerance="2%")
+    assert found.failed == "step_seconds of lora, batch 2 of 197 on cpu (measured) grew by 30%, more than 2%"
+    assert "1 slower." in found.text
+    (time,) = (one for one in found.data if one["metric"] == "step_seconds")
+    assert time["told_apart"] and 0 < time["floor_fraction"] < time["relative_fraction"]
+
+
+def test_times_of_one_process_are_not_judged(make):
+    first, second = (processes(make(times(one, one, one)), one) for one in (1.0, 2.0))
+    found = compare.command([first, second], tolerance="2%")
+    assert not found.failed
+    assert "timed in one process" in found.text
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from real_steps import tiny
 
 from refta_profiler.measure import isolate
+from refta_profiler.measure.instruments import INSTRUMENTS
 
 POINT = tiny("roberta-tiny", "head")
 
@@ -21,7 +22,7 @@ def worker(monkeypatch, tmp_path, script):
 
 
 def measure(limit_s=30.0):
-    return isolate.measure(POINT, "cpu", warmup=0, steps=1, repeats=1, limit_s=limit_s)
+    return isolate.measure(POINT, "cpu", warmup=0, steps=1, passes=isolate.ALL, limit_s=limit_s)
 
 
 @pytest.mark.parametrize(
@@ -76,12 +77,24 @@ def test_the_answer_is_what_the_worker_wrote(monkeypatch, tmp_path):
 
 def test_a_real_worker_measures():
     assert sys.executable
-    found = isolate.measure(tiny("roberta-tiny", "refta/shared"), "cpu", warmup=1, steps=2, repeats=2, limit_s=300)
+    found = isolate.measure(
+        tiny("roberta-tiny", "refta/shared"), "cpu", warmup=1, steps=2, passes=isolate.ALL, instruments=list(INSTRUMENTS), limit_s=300
+    )
     assert "failure" not in found
-    assert [len(repeat) for repeat in found["samples"]] == [2, 2]
+    assert (len(found["samples"]), len(found["loads"]), len(found["bare"])) == (2, 2, 2)
+    assert set(found["overhead"]) == {"time", "memory", "flops", *INSTRUMENTS}
+    assert min(found["overhead"].values()) > 0
     assert found["values"]["peak_allocated_bytes"] > found["values"]["static_bytes"] > 0
     assert found["values"]["adapter_parameters"] == 2 * 5 * (32 + 32 + 1)
     assert found["operators"]
+
+
+def test_a_process_for_the_time_alone_measures_nothing_else():
+    found = isolate.measure(tiny("roberta-tiny", "refta/shared"), "cpu", warmup=0, steps=3, passes=isolate.TIME, limit_s=300)
+    assert len(found["samples"]) == 3
+    assert (found["values"], found["bare"]) == ({}, [])
+    assert found["setup_seconds"] > 0
+    assert not found["setup_watched"]
 
 
 def test_the_allocator_that_is_asked_for_is_set_in_the_measuring_process_alone(monkeypatch):

@@ -1,27 +1,71 @@
-"""measure/rows.py: an answer, or a failure, as rows."""
+"""measure/rows.py: what the processes of a point answered, or why they did not, as rows."""
 
+import pytest
 from real_steps import tiny
+from worker_answers import answer, failure
 
-from refta_profiler.measure import isolate, rows
+from refta_profiler.measure import rows
+from refta_profiler.statistics import Noise
 
 POINT = tiny("roberta-tiny", "lora")
 
 
-def measure(monkeypatch, answer):
-    monkeypatch.setattr(isolate, "measure", lambda *_, **__: answer)
-    return rows.measure(POINT, "cpu", "cpu", warmup=1, steps=2, repeats=3, limit_s=10)
+def of(*answers):
+    return {row.metric: row for row in rows.of_processes(POINT, "cpu", dict(enumerate(answers, start=1)))}
 
 
-def test_every_value_is_a_row(monkeypatch):
-    found = measure(monkeypatch, {"values": {"peak_allocated_bytes": 100, "step_seconds": 0.5}})
-    assert [(row.metric, row.value, row.unit, row.source, row.status) for row in found] == [
-        ("peak_allocated_bytes", 100, "B", "measured", "ok"),
-        ("step_seconds", 0.5, "s", "measured", "ok"),
+def test_every_value_is_a_row():
+    found = of(answer((0.5, 0.7, 0.6)))
+    assert (found["peak_allocated_bytes"].value, found["peak_allocated_bytes"].unit) == (1000, "B")
+    assert found["step_seconds"].value == pytest.approx(0.6)
+    assert found["backward_seconds"].value == pytest.approx(0.42)
+    assert {row.source for row in found.values()} == {"measured"}
+    assert found["step_seconds"].note == "median of 1 process × 3 steps"
+
+
+def test_the_steps_of_all_processes_count():
+    found = of(answer((1.0, 1.0)), answer((2.0, 2.0), watched=False), answer((3.0, 3.0), watched=False))
+    assert found["step_seconds"].value == pytest.approx(2.0)
+    assert found["step_seconds"].note == "median of 3 processes × 2 steps"
+    assert (found["step_seconds_low"].value, found["step_seconds_high"].value) == pytest.approx((1.0, 3.0))
+
+
+def test_set_up_is_timed_where_no_instrument_watched_it():
+    found = of(answer(setup_seconds=5.0), answer(setup_seconds=3.0, watched=False), answer(setup_seconds=4.0, watched=False))
+    assert (found["setup_seconds"].value, found["setup_seconds"].note) == (3.5, "")
+    alone = of(answer(setup_seconds=5.0))["setup_seconds"]
+    assert (alone.value, alone.note) == (5.0, "timed under the memory profiler")
+
+
+def test_a_failure_is_rows_without_values_and_with_the_reason():
+    found = of(failure("oom", "killed"))
+    assert list(found) == ["peak_allocated_bytes", "step_seconds"]
+    assert {(row.value, row.status, row.note) for row in found.values()} == {(None, "oom", "killed")}
+
+
+def test_a_later_process_that_fails_is_said_and_the_others_stand():
+    found = of(answer((1.0,)), failure("error", "signal 11"), answer((3.0,), watched=False))
+    assert found["step_seconds"].value == pytest.approx(2.0)
+    assert found["step_seconds"].note == "median of 2 processes × 1 step; process 2 failed: signal 11"
+
+
+def test_a_busy_machine_and_a_slowed_gpu_are_said():
+    busy = [
+        {"others_fraction": 0.4, "steal_fraction": 0.0, "load_average": 3.0},
+        {"others_fraction": None, "steal_fraction": None, "load_average": 3.0},
     ]
-    assert found[1].note == "median of 3 × 2 steps"
+    found = of(answer(loads=busy, gpu={"throttle_reasons": ["software power cap"]}, gpu_others="the GPU is used by process 7 (3 MiB)"))
+    assert found["step_seconds"].note.split("; ")[1:] == [
+        "the machine was busy: other processes took 40% of its cores",
+        "the GPU slowed itself: software power cap",
+        "the GPU is used by process 7 (3 MiB)",
+    ]
 
 
-def test_a_failure_is_rows_without_values_and_with_the_reason(monkeypatch):
-    found = measure(monkeypatch, {"failure": {"status": "oom", "note": "killed"}})
-    assert [row.metric for row in found] == ["peak_allocated_bytes", "step_seconds"]
-    assert {(row.value, row.status, row.note) for row in found} == {(None, "oom", "killed")}
+def test_the_noise_floor_or_why_there_is_none():
+    found = rows.noise_row(POINT, "cpu", Noise(0.01, 10), 3)
+    assert found.value == pytest.approx(0.018359, abs=1e-6)
+    assert found.note == "95%; from 3 interleaved processes a point, 10 degrees of freedom"
+    for none in (rows.noise_row(POINT, "cpu", Noise(0.01, 10), 1), rows.noise_row(POINT, "cpu", None, 2)):
+        assert (none.value, none.status) == (None, "skipped")
+        assert "measure.repeats" in none.note

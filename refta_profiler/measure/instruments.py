@@ -1,0 +1,68 @@
+"""The instruments that look closer at a step than its peak and its time, each in a step of its own: what a point's details are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from refta_profiler.measure.cuda_history import write_history
+from refta_profiler.measure.kernels import kernels
+from refta_profiler.measure.memory import MarkedStep
+from refta_profiler.measure.module_flops import module_flops
+from refta_profiler.measure.saved_tensors import saved_tensors
+from refta_profiler.measure.timeline import timeline
+from refta_profiler.workload import Workload
+
+
+def details(
+    work: Workload,
+    step: MarkedStep,
+    *,
+    names: Iterable[str] | None = None,
+    trace: Path | None = None,
+    history: Path | None = None,
+) -> dict[str, Any]:
+    """What the named instruments (by default all of INSTRUMENTS) say of the step, by the names under which details are stored.
+
+    Keys: timeline, saved, module_flops, operators, modules; trace and history, the names of the files that were asked for (a chrome trace,
+    .json.gz, and on CUDA the allocator's history). An instrument that fails has {reason}: what it would have said is missing, and the point
+    is measured all the same. step(mark) runs a step.
+    """
+    found: dict[str, Any] = {}
+    for name in INSTRUMENTS if names is None else names:
+        try:
+            found |= INSTRUMENTS[name](work, step, {"trace": trace, "history": history})
+        except Exception as error:  # an instrument looks into what torch does not promise; the measurement stands without it
+            found[name] = {"reason": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+    return found
+
+
+Files = dict[str, Path | None]
+
+
+def _kernels(work: Workload, step: MarkedStep, files: Files) -> dict[str, Any]:
+    trace = files["trace"]
+    found = kernels(work, lambda: step(_nothing), trace=trace)
+    operators = found.pop("operators")
+    return {"operators": operators, "modules": found} | ({"trace": trace.name} if trace else {})
+
+
+def _history(work: Workload, step: MarkedStep, files: Files) -> dict[str, Any]:
+    path = files["history"]
+    if path is None or next(work.model.parameters()).device.type != "cuda":
+        return {}
+    return {"history": write_history(lambda: step(_nothing), path).name}
+
+
+def _nothing(phase: str) -> None:
+    """What a step is told to do at the end of a phase that nobody watches."""
+
+
+INSTRUMENTS: dict[str, Callable[[Workload, MarkedStep, Files], dict[str, Any]]] = {
+    "timeline": lambda work, step, files: {"timeline": timeline(work, step)},
+    "saved": lambda work, step, files: {"saved": saved_tensors(work, step)},
+    "kernels": _kernels,
+    "history": _history,
+    "module_flops": lambda work, step, files: {"module_flops": module_flops(work)},
+}

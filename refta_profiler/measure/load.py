@@ -1,0 +1,67 @@
+"""What else the machine did while something was timed: the cores' time that other processes took, steal, the load average (Linux)."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+SHORTEST = 0.05  # seconds; the kernel counts in hundredths, so that less says nothing
+BUSY = 0.10  # of the cores, taken by others: from here on the machine is called busy
+STOLEN = 0.02  # of the cores' time, by the hypervisor
+
+
+@dataclass(frozen=True)
+class Load:
+    """Shares of all cores' time between two moments, and the load average at the later; None where the system does not say."""
+
+    others_fraction: float | None
+    steal_fraction: float | None
+    load_average: float | None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Counters at one time, in seconds: of all cores together, busy and stolen, and of this process."""
+
+    clock: float
+    busy: float | None
+    stolen: float | None
+    own: float
+
+
+def now() -> Moment:
+    """The counters as they stand (about 50 µs)."""
+    busy, stolen = counters()
+    return Moment(time.monotonic(), busy, stolen, sum(os.times()[:2]))
+
+
+def counters() -> tuple[float | None, float | None]:
+    """Seconds that all cores together were busy, and that the hypervisor stole, since the machine started (proc(5), /proc/stat)."""
+    try:
+        user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text(encoding="ascii").split(maxsplit=9)[1:9])
+    except (OSError, ValueError):
+        return None, None
+    ticks = os.sysconf("SC_CLK_TCK")
+    return (user + nice + system + irq + softirq) / ticks, steal / ticks
+
+
+def between(first: Moment, second: Moment) -> Load:
+    """The load between two moments; fractions are None for less than 0.05 s, where the counters are too coarse."""
+    average = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    room = (second.clock - first.clock) * (os.cpu_count() or 1)
+    if first.busy is None or second.busy is None or first.stolen is None or second.stolen is None or second.clock - first.clock < SHORTEST:
+        return Load(None, None, average)
+    others = (second.busy - first.busy) - (second.own - first.own)
+    return Load(min(max(others / room, 0.0), 1.0), (second.stolen - first.stolen) / room, average)
+
+
+def complaint(found: Load) -> str:
+    """That the machine was busy, in words that stand in a row's note; '' where it was not."""
+    parts = []
+    if found.others_fraction is not None and found.others_fraction > BUSY:
+        parts.append(f"other processes took {found.others_fraction:.0%} of its cores")
+    if found.steal_fraction is not None and found.steal_fraction > STOLEN:
+        parts.append(f"its host took {found.steal_fraction:.0%} (steal)")
+    return f"the machine was busy: {' and '.join(parts)}" if parts else ""

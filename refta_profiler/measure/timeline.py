@@ -1,0 +1,137 @@
+"""A step's memory over time by category: every block of the profiler's recording sorted by the dry run's own rule."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.profiler import record_function
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from refta_profiler.categories import CATEGORIES, category_of, rebuilt_shapes
+from refta_profiler.measure.events import MADE, Block, Made, Recording, record
+from refta_profiler.measure.memory import MarkedStep
+from refta_profiler.workload import Workload
+
+SAMPLES = 400
+ROUNDING = 512  # bytes that every block of the CUDA caching allocator is a multiple of
+
+
+def timeline(work: Workload, step: MarkedStep, *, samples: int = SAMPLES) -> dict[str, Any]:
+    """The step's memory over time: {seconds, phase, bytes: {category: […]}, ends, peak_index, peak_bytes, at_peak: {category: bytes}}.
+
+    At every moment the categories sum to what is live. At most about `samples` moments, among them the peak and the ends of phases.
+    step(mark) runs the step and calls mark(phase) at the end of each phase. Seconds are those under the profiler, which slows a step.
+    Raises ProfilerError where torch's profiler has no event tree.
+    """
+    work.optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+    before, rebuilt, shapes = static_by_category(work), rebuilt_shapes(work), Shapes()
+    outliving: dict[str, set[int]] = {}
+
+    def observed(mark: Callable[[str], Any]) -> None:
+        def end(phase: str) -> None:
+            mark(phase)
+            outliving.update(outliving_pointers(work))
+
+        with shapes if rebuilt else contextlib.nullcontext():  # shapes tell rebuilt weights alone
+            step(end)
+
+    recording = record(work, observed, made=shapes.made)
+    return sampled(recording, before, lambda block: sort(block, outliving, rebuilt), samples=samples)
+
+
+class Shapes(TorchDispatchMode):
+    """Writes down what every operation makes, as (address, shape), with an event of that number among the profiler's; keeps no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[Made] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        tensors = [one for one in tree_leaves(out) if isinstance(one, torch.Tensor)]
+        if tensors:
+            self.made.append([(one.untyped_storage().data_ptr(), tuple(one.shape)) for one in tensors])
+            with record_function(f"{MADE}{len(self.made) - 1}"):
+                pass
+        return out
+
+
+def static_by_category(work: Workload) -> dict[str, int]:
+    """Bytes live before the step by category; on CUDA in whole blocks, with what belongs to no tensor of the step as workspace."""
+    device = next(work.model.parameters()).device
+    found: dict[str, int] = dict.fromkeys(CATEGORIES, 0)
+    seen: set[int] = set()
+    for category, tensors in work.static_tensors().items():
+        for storage in (one.untyped_storage() for one in tensors if one.device == device):
+            if storage.data_ptr() not in seen:
+                seen.add(storage.data_ptr())
+                found[category] += storage.nbytes() if device.type == "cpu" else -(-storage.nbytes() // ROUNDING) * ROUNDING
+    if device.type == "cuda":
+        found["workspace"] = torch.cuda.memory_allocated() - sum(found.values())
+    return found
+
+
+def outliving_pointers(work: Workload) -> dict[str, set[int]]:
+    """The addresses of gradients and of the optimizer's state, of which a step may leave behind what it allocated."""
+    gradients = [one.grad for one in work.model.parameters() if one.grad is not None]
+    return {
+        name: {one.untyped_storage().data_ptr() for one in tensors}
+        for name, tensors in (("gradients", gradients), ("optimizer", work.static_tensors()["optimizer"]))
+    }
+
+
+def sort(block: Block, outliving: dict[str, set[int]], rebuilt: set[tuple[int, ...]]) -> str:
+    """The category of a block that the step allocated; outliving: the addresses, by category, of what is there when it ends."""
+    if block.died is None:
+        for category, addresses in outliving.items():
+            if block.pointer in addresses:
+                return category
+    return category_of(block.shape, (block.phase, block.died_phase), rebuilt)
+
+
+def sampled(recording: Recording, before: dict[str, int], category: Callable[[Block], str], *, samples: int) -> dict[str, Any]:
+    """The timeline of a recording; before: bytes by category when it starts."""
+    _, top = recording.highest()
+    chosen = moments(recording, top, samples=samples)
+    values = dict(before)
+    rows = {0: dict(before)}
+    for index, change in enumerate(recording.changes):
+        values[category(change.block)] += change.sign * change.block.nbytes
+        if index + 1 in chosen:
+            rows[index + 1] = dict(values)
+    seconds = [recording.changes[count - 1].seconds if count else 0.0 for count in rows]
+    return {
+        "seconds": seconds,
+        "phase": [recording.changes[max(count - 1, 0)].phase for count in rows] if recording.changes else ["forward"],
+        "bytes": {name: [row[name] for row in rows.values()] for name in CATEGORIES},
+        "ends": [[phase, list(rows).index(count)] for phase, count in recording.ends],
+        "peak_index": list(rows).index(top),
+        "peak_bytes": sum(rows[top].values()),
+        "at_peak": rows[top],
+    }
+
+
+def moments(recording: Recording, top: int, *, samples: int) -> set[int]:
+    """After how many changes to look: the peak, the ends of phases, and the highest and the last moment of equal spans of time."""
+    spans = max(1, (samples - len(recording.ends) - 2) // 2)
+    width = (recording.changes[-1].seconds if recording.changes else 0.0) / spans or 1.0
+    highest: dict[int, tuple[int, int]] = {}  # by span: (live bytes, count)
+    last: dict[int, int] = {}
+    running = 0
+    for index, change in enumerate(recording.changes):
+        running += change.sign * change.block.nbytes
+        span = min(int(change.seconds / width), spans - 1)
+        highest[span] = max(highest.get(span, (running, index + 1)), (running, index + 1), key=lambda one: one[0])
+        last[span] = index + 1
+    return {top, *(count for _, count in recording.ends), *(count for _, count in highest.values()), *last.values()}
+
+
+def peak_values(found: dict[str, Any]) -> dict[str, int]:
+    """The categories at a timeline's peak by the names of their metrics."""
+    return {f"peak_{category}_bytes": value for category, value in found["at_peak"].items()}

@@ -1,0 +1,133 @@
+"""The same points timed in two runs: is anything faster or slower, beyond what the machine does by itself? From the runs' raw samples.
+
+Two runs are never at the same time, so a machine that drifts makes the whole second run slower or faster. That common part is told apart
+from what one point differs by: each point is held against the middle of all, and the whole against how much the rounds of one run differ.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from refta_profiler.results import Row
+from refta_profiler.run_folder import RunFolder
+from refta_profiler.statistics import Noise, noise, pooled, student
+
+FEWEST = 3  # points, from which on the middle of all says what the machine did
+FEW = 3  # degrees of freedom, below which a setting's noise is taken from all settings
+MIDDLE = math.pi / 2  # variance of a median of many against that of their mean (normal distribution)
+SHARE = 0.95
+
+Medians = dict[int, float]  # seconds of one process's median step, by round
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """One point in two runs: its fractions are of the first run, `relative` with the whole run's drift taken off.
+
+    `floor_fraction` is what chance alone does to one of so many points at 95%; None where that cannot be told.
+    """
+
+    place: tuple
+    fraction: float
+    relative_fraction: float
+    floor_fraction: float | None
+
+    @property
+    def outcome(self) -> str:
+        """'same', 'slower' or 'faster'; 'unknown' where no point was timed in two processes."""
+        if self.floor_fraction is None:
+            return "unknown"
+        if abs(math.log1p(self.relative_fraction)) <= math.log1p(self.floor_fraction):
+            return "same"
+        return "slower" if self.relative_fraction > 0 else "faster"
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """All points of two runs. `drift_fraction`: the whole second run against the first, which is chance below `drift_floor_fraction`."""
+
+    points: list[Repeat]
+    drift_fraction: float
+    drift_floor_fraction: float | None
+    processes: tuple[int, int]  # least of a point, in the first run and in the second
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the second run as a whole differs by more than its rounds do among themselves."""
+        floor = self.drift_floor_fraction
+        return floor is not None and abs(math.log1p(self.drift_fraction)) > math.log1p(floor)
+
+
+def repeats(first: RunFolder, second: RunFolder, places: Mapping[tuple, tuple[Row, Row]]) -> Repeats | None:
+    """The points at those places (each with its step_seconds row of both runs), as their processes timed them; None where none was kept."""
+    pairs = {place: (medians(first, one.point), medians(second, other.point)) for place, (one, other) in places.items()}
+    pairs = {place: pair for place, pair in pairs.items() if all(pair)}
+    if not pairs:
+        return None
+    settings = {place: setting(places[place][0]) for place in pairs}
+    found = {place: level(other) - level(one) for place, (one, other) in pairs.items()}
+    middle = statistics.median(found.values()) if len(found) >= FEWEST else 0.0
+    noises = noise_of([{place: pair[run] for place, pair in pairs.items()} for run in (0, 1)], settings)
+    points = [
+        Repeat(place, math.expm1(difference), math.expm1(difference - middle), floor(noises[settings[place]], pairs[place], len(found)))
+        for place, difference in found.items()
+    ]
+    least = tuple(min(len(pair[run]) for pair in pairs.values()) for run in (0, 1))
+    drift_floor = drift_of([{place: pair[run] for place, pair in pairs.items()} for run in (0, 1)])
+    return Repeats(points, math.expm1(middle), drift_floor if len(found) >= FEWEST else None, (least[0], least[1]))
+
+
+def medians(run: RunFolder, point: str) -> Medians:
+    """The median step of each of the point's processes that was timed."""
+    answers = {number: one for number, one in run.processes(point).items() if one.get("samples")}
+    return {number: statistics.median(sum(sample.values()) for sample in one["samples"]) for number, one in answers.items()}
+
+
+def setting(row: Row) -> tuple:
+    """What points share whose noise is alike."""
+    return row.model, row.seq, row.precision, row.checkpointing, row.batch
+
+
+def level(found: Medians) -> float:
+    """The mean of the logarithms of a point's medians."""
+    return statistics.fmean(math.log(value) for value in found.values())
+
+
+def noise_of(runs: Sequence[Mapping[tuple, Medians]], settings: Mapping[tuple, tuple]) -> dict[tuple, Noise | None]:
+    """The noise of every setting from both runs; that of all where a setting alone has too few processes."""
+    own: dict[tuple, list[Noise]] = {place: [] for place in settings.values()}
+    for run in runs:
+        for wanted in own:
+            members = {str(place): found for place, found in run.items() if settings[place] == wanted}
+            own[wanted] += [one for one in [noise(members)] if one]
+    whole = pooled([one for members in own.values() for one in members])
+    return {place: one if (one := pooled(members)) and one.degrees >= FEW else whole for place, members in own.items()}
+
+
+def floor(found: Noise | None, pair: tuple[Medians, Medians], count: int) -> float | None:
+    """What chance does to one of `count` points at 95%, all together (Bonferroni), the middle of all being itself uncertain."""
+    if found is None:
+        return None
+    wider = math.sqrt(1 + MIDDLE / count) if count >= FEWEST else 1.0
+    return math.expm1(wider * math.log1p(found.floor(len(pair[0]), len(pair[1]), comparisons=count)))
+
+
+def drift_of(runs: Sequence[Mapping[tuple, Medians]]) -> float | None:
+    """What two runs as a whole differ by if the machine does between them what it does between rounds; None with one round."""
+    squares, degrees, share = 0.0, 0, 0.0
+    for run in runs:
+        rounds = [level_of_round(run, number) for number in sorted(set.intersection(*(set(found) for found in run.values())))]
+        if len(rounds) < 2:
+            return None
+        squares += sum((one - statistics.fmean(rounds)) ** 2 for one in rounds)
+        degrees += len(rounds) - 1
+        share += 1 / len(rounds)
+    return math.expm1(student(SHARE, degrees) * math.sqrt(squares / degrees * share))
+
+
+def level_of_round(run: Mapping[tuple, Medians], number: int) -> float:
+    """The mean of the logarithms of all points' medians in one round."""
+    return statistics.fmean(math.log(found[number]) for found in run.values())

@@ -1,0 +1,80 @@
+"""What is said of the GPU, with a library in NVML's place; and that nothing is made up without it."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from refta_profiler.measure import gpu
+
+
+class Fault(Exception):
+    """The library's own error."""
+
+
+def fake(**changes):
+    found = {
+        "NVMLError": Fault,
+        "NVML_CLOCK_SM": 1,
+        "NVML_CLOCK_MEM": 2,
+        "NVML_TEMPERATURE_GPU": 0,
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetHandleByIndex": lambda index: index,
+        "nvmlDeviceGetClockInfo": lambda handle, kind: {1: 1980, 2: 2619}[kind],
+        "nvmlDeviceGetTemperature": lambda handle, kind: 61,
+        "nvmlDeviceGetPowerUsage": lambda handle: 350500,
+        "nvmlDeviceGetCurrentClocksThrottleReasons": lambda handle: 0x45,
+        "nvmlSystemGetDriverVersion": lambda: "580.1",
+        "nvmlDeviceGetComputeRunningProcesses": lambda handle: [SimpleNamespace(pid=77, usedGpuMemory=3 * 2**20)],
+    }
+    return SimpleNamespace(**{**found, **changes})
+
+
+@pytest.fixture
+def nvml(monkeypatch):
+    return lambda **changes: monkeypatch.setitem(sys.modules, "pynvml", fake(**changes))
+
+
+def test_clocks_heat_and_throttling(nvml):
+    nvml()
+    assert gpu.conditions() == {
+        "sm_clock_mhz": 1980,
+        "memory_clock_mhz": 2619,
+        "temperature_c": 61,
+        "power_w": 350.5,
+        "throttle_reasons": ["software power cap", "hardware thermal slowdown"],  # 1 is an idle GPU, which is none
+    }
+    assert gpu.driver() == "580.1"
+
+
+def test_what_a_gpu_does_not_tell_is_none(nvml):
+    def refuse(*_):
+        raise Fault("not supported")
+
+    nvml(nvmlDeviceGetPowerUsage=refuse, nvmlDeviceGetComputeRunningProcesses=refuse)
+    assert gpu.conditions()["power_w"] is None
+    assert gpu.others() is None
+
+
+def test_without_the_library_or_a_driver_nothing_is_known(monkeypatch, nvml):
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert "nvidia-ml-py" in gpu.conditions()["unknown"]
+    assert (gpu.driver(), gpu.others(), gpu.settle("refuse")) == (None, None, ("", ""))
+    nvml(nvmlInit=lambda: (_ for _ in ()).throw(Fault("no driver")))
+    assert gpu.others() is None
+
+
+@pytest.mark.parametrize(("setting", "what"), [("warn", "note"), ("refuse", "refuse"), ("wait", "note")])
+def test_a_gpu_that_others_use(nvml, setting, what):
+    nvml()
+    found, words = gpu.settle(setting, sleep=lambda seconds: None)
+    assert found == what
+    assert "process 77 (3 MiB)" in words
+
+
+def test_waiting_until_the_others_are_gone(nvml):
+    slept = []
+    nvml(nvmlDeviceGetComputeRunningProcesses=lambda handle: [] if len(slept) > 2 else [SimpleNamespace(pid=7, usedGpuMemory=None)])
+    assert gpu.settle("wait", sleep=slept.append) == ("", "")
+    assert len(slept) == 3

@@ -1,0 +1,36 @@
+"""All instruments on one step, as the measuring process runs them, and what becomes of one that fails."""
+
+import functools
+import json
+
+import torch
+from real_steps import tiny
+
+from refta_profiler import models, workload
+from refta_profiler.measure import instruments, memory
+
+
+def test_all_of_them_on_one_point(tmp_path):
+    work = workload.build(tiny("roberta-tiny", "refta/reconstruct"), torch.device("cpu"))
+    step = functools.partial(workload.training_step, work)
+    with models.without_packing():
+        step()
+        peak = memory.cpu_peak(work, step)
+        found = instruments.details(work, step, trace=tmp_path / "p.trace.json.gz", history=tmp_path / "p.memory.pickle")
+        assert memory.cpu_peak(work, step) == peak  # they leave nothing behind
+    assert set(found) == {"timeline", "saved", "operators", "modules", "module_flops", "trace"}
+    assert found["timeline"]["peak_bytes"] == peak
+    assert found["trace"] == "p.trace.json.gz"
+    assert [path.name for path in tmp_path.iterdir()] == [found["trace"]]
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_one_that_fails_says_why_and_the_others_go_on(monkeypatch):
+    def broken(work, step, trace):
+        raise RuntimeError("no such counter\nat all")
+
+    monkeypatch.setitem(instruments.INSTRUMENTS, "timeline", broken)
+    monkeypatch.setitem(instruments.INSTRUMENTS, "saved", lambda work, step, trace: {"saved": 1})
+    work = workload.build(tiny("roberta-tiny", "head"), torch.device("cpu"))
+    found = instruments.details(work, functools.partial(workload.training_step, work), names=["timeline", "saved"])
+    assert found == {"timeline": {"reason": "RuntimeError: no such counter"}, "saved": 1}

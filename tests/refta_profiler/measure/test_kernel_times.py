@@ -1,0 +1,61 @@
+"""The profiler's operators and modules of a real step, and its trace file."""
+
+import functools
+import gzip
+import json
+
+import pytest
+import torch
+from real_steps import tiny
+
+from refta_profiler import workload
+from refta_profiler.measure import kernels
+
+
+@pytest.fixture(scope="module")
+def work():
+    found = workload.build(tiny("roberta-tiny", "refta/shared", checkpointing=True), torch.device("cpu"))
+    workload.training_step(found)
+    return found
+
+
+@pytest.fixture(scope="module")
+def taken(work, tmp_path_factory):
+    trace = tmp_path_factory.mktemp("trace") / "point.trace.json.gz"
+    return kernels.kernels(work, functools.partial(workload.training_step, work), trace=trace), trace
+
+
+def test_modules_have_forward_recomputed_and_backward_time(taken):
+    rows = {one["module"]: one for one in taken[0]["rows"]}
+    query = rows["roberta.encoder.layer.*.attention.self.query"]
+    assert (query["modules"], query["calls"]) == (3, 3)
+    assert query["forward_seconds"] > 0
+    assert query["recompute_seconds"] > 0
+    assert query["backward_seconds"] > 0
+    assert rows["classifier"]["recompute_seconds"] == 0
+    whole = rows["(model)"]
+    assert all(whole[part] >= query[part] for part in ("forward_seconds", "recompute_seconds", "backward_seconds"))
+
+
+def test_operators_are_torchs_own(taken):
+    names = [one["operator"] for one in taken[0]["operators"]]
+    assert "aten::addmm" in names
+    assert not any(name.startswith("refta_profiler") for name in names)
+    assert taken[0]["clock"] == "host"
+
+
+def test_the_trace_is_a_chrome_trace_and_nothing_else_is_left(taken):
+    _, trace = taken
+    with gzip.open(trace, "rt") as file:
+        events = json.load(file)["traceEvents"]
+    assert any(event.get("name") == "aten::addmm" for event in events)
+    assert list(trace.parent.iterdir()) == [trace]
+
+
+def test_a_name_that_is_not_packed_is_refused(work, tmp_path):
+    with pytest.raises(ValueError, match=r"ends in \.json\.gz"):
+        kernels.kernels(work, lambda: None, trace=tmp_path / "trace.json")
+
+
+def test_hooks_are_gone_afterwards(work, taken):
+    assert not any(module._forward_pre_hooks for module in work.model.modules())
