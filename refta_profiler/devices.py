@@ -1,7 +1,9 @@
-"""Accelerators that predictions can be made for: devices.yaml as checked values. No torch."""
+"""Accelerators that predictions can be made for: devices.yaml as checked values. No torch, but to ask what a GPU calls itself."""
 
+import re
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,26 @@ def get(name: str) -> Device:
         hint = f"did you mean '{found}'? " if found else ""
         raise ScenarioError(f"unknown device '{name}'; {hint}(devices: {', '.join(known)})")
     return by_name[key]
+
+
+def device_key(device: str) -> str:
+    """The name in devices.yaml of the device that measures; a GPU that is not there goes by its own name."""
+    if device == "cpu":
+        return "cpu"
+    import torch
+
+    return named_device(torch.cuda.get_device_name())
+
+
+def named_device(name: str) -> str:
+    """The key of the GPU that calls itself that: "NVIDIA A100-SXM4-80GB" is a100-80; in lower case where none is known by it.
+
+    Every part of the key is a word of the name (80 is 80GB, rtx4090 is RTX 4090); of several keys the one with most parts.
+    """
+    words = re.findall("[a-z0-9]+", name.lower())
+    said = {*words, *(word.removesuffix("gb") for word in words), *(one + two for one, two in pairwise(words))}
+    known = sorted(names(), key=lambda key: -len(key.split("-")))
+    return next((key for key in known if said.issuperset(key.split("-"))), name.lower())
 
 
 @cache

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import Any, Protocol
 
 from refta_profiler import devices, orphans, own_code, plan, report
+from refta_profiler.devices import device_key
 from refta_profiler.errors import HardwareError, ScenarioError
 from refta_profiler.plan import Point
 from refta_profiler.results import Row
@@ -91,26 +90,6 @@ def measuring_device(wanted: str) -> str:
     if wanted == "cuda":
         raise HardwareError("--device cuda: no CUDA device is here; leave it out to measure on the CPU, or use --only predict")
     return "cpu"
-
-
-def device_key(device: str) -> str:
-    """The name in devices.yaml of the device that measures; a GPU that is not there goes by its own name."""
-    if device == "cpu":
-        return "cpu"
-    import torch
-
-    return named_device(torch.cuda.get_device_name())
-
-
-def named_device(name: str) -> str:
-    """The key of the GPU that calls itself that: "NVIDIA A100-SXM4-80GB" is a100-80; in lower case where none is known by it.
-
-    Every part of the key is a word of the name (80 is 80GB, rtx4090 is RTX 4090); of several keys the one with most parts.
-    """
-    words = re.findall("[a-z0-9]+", name.lower())
-    said = {*words, *(word.removesuffix("gb") for word in words), *(one + two for one, two in pairwise(words))}
-    known = sorted(devices.names(), key=lambda key: -len(key.split("-")))
-    return next((key for key in known if said.issuperset(key.split("-"))), name.lower())
 
 
 def environment(scenario: Scenario, device: str) -> dict[str, Any]:

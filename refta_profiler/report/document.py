@@ -95,7 +95,7 @@ def facts(material: Material) -> list[tuple[str, str]]:
     counted = f"{len(points)}, of them {', '.join(broken)}" if broken else f"{len(points)}"
     found = [
         ("model", models),
-        ("predicted for", material.target),
+        *([("predicted for", material.target)] if any(row.source == "dryrun" for row in material.rows) else []),
         ("measured on", measured),
         ("batches", batches),
         ("points", counted),

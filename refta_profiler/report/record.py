@@ -221,13 +221,12 @@ def reproduce_section(material: Material) -> Section:
     """The commands that make this run and this report again, and the scenario."""
     path = shlex.quote(material.path or "RUN")
     lines = [f"# the code: commit {material.environment['commit']}"] if material.environment.get("commit") else []
-    lines += [
-        f"python -m refta_profiler run {path}/scenario.yaml      # the same run, anew",
-        f"python -m refta_profiler report {path}                 # this report, from the stored rows",
-    ]
+    runs = "methods" in material.scenario  # a training loop of one's own has no scenario to run
+    lines += [f"python -m refta_profiler run {path}/scenario.yaml      # the same run, anew"] if runs else []
+    lines += [f"python -m refta_profiler report {path}                 # this report, from the stored rows"]
     lines += (
         [f"python -m refta_profiler run {path}/scenario.yaml --device cuda   # measured on the GPU at hand"]
-        if "cpu" in material.measured_targets
+        if runs and "cpu" in material.measured_targets
         else []
     )
     return Section(

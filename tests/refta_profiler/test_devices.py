@@ -57,3 +57,24 @@ def test_a_slip_is_answered_with_the_right_name():
         devices.get("h10O")
     with pytest.raises(ScenarioError, match=r"unknown device 'abacus'; \(devices: "):
         devices.get("abacus")
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA A100-SXM4-80GB", "a100-80"),
+        ("NVIDIA A100-PCIE-40GB", "a100-40"),
+        ("NVIDIA A10", "a10"),
+        ("NVIDIA A10G", "nvidia a10g"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA GeForce RTX 4090", "rtx4090"),
+        ("Tesla T4", "t4"),
+        ("Tesla V100-SXM2-16GB", "v100"),
+        ("NVIDIA Something New", "nvidia something new"),
+    ],
+)
+def test_a_gpus_name_is_looked_up(name, key):
+    assert devices.named_device(name) == key

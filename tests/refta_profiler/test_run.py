@@ -359,27 +359,6 @@ def test_a_gpu_that_is_not_there(monkeypatch):
     assert caught.value.exit_code == 3
 
 
-@pytest.mark.parametrize(
-    ("name", "key"),
-    [
-        ("NVIDIA H100 80GB HBM3", "h100"),
-        ("NVIDIA H100 PCIe", "h100-pcie"),
-        ("NVIDIA A100-SXM4-80GB", "a100-80"),
-        ("NVIDIA A100-PCIE-40GB", "a100-40"),
-        ("NVIDIA A10", "a10"),
-        ("NVIDIA A10G", "nvidia a10g"),
-        ("NVIDIA L4", "l4"),
-        ("NVIDIA L40S", "l40s"),
-        ("NVIDIA GeForce RTX 4090", "rtx4090"),
-        ("Tesla T4", "t4"),
-        ("Tesla V100-SXM2-16GB", "v100"),
-        ("NVIDIA Something New", "nvidia something new"),
-    ],
-)
-def test_a_gpus_name_is_looked_up(name, key):
-    assert run.named_device(name) == key
-
-
 @pytest.mark.slow
 def test_points_in_processes_are_those_in_this_one(monkeypatch, scenario):
     monkeypatch.undo()

@@ -1,0 +1,180 @@
+"""What was found in a training loop of one's own, as rows, as a summary, and as a run folder that `report` reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from refta_profiler.devices import device_key
+from refta_profiler.errors import ScenarioError
+from refta_profiler.measure import environment, subject, timing
+from refta_profiler.measure.load import Load, complaint
+from refta_profiler.measure.rows import average, counted
+from refta_profiler.measure.subject import Subject
+from refta_profiler.measure.worker import describe_failure
+from refta_profiler.results import Row
+from refta_profiler.run_folder import RunFolder, write_whole
+from refta_profiler.scenario_yaml import write as write_yaml
+from refta_profiler.units import format_bytes, format_count, format_flops, format_seconds
+from refta_profiler.workload import PHASES
+
+if TYPE_CHECKING:
+    from refta_profiler.measure.loop import profile
+
+METRICS = {  # what each kind of step gives, in the rows' order
+    "flops": ("forward_flops", "step_flops"),
+    "memory": ("static_bytes", "peak_allocated_bytes"),
+    "time": ("step_seconds", "step_seconds_p10", "step_seconds_p90", *(f"{phase}_seconds" for phase in PHASES)),
+}
+WORDS = {"time": "the time is", "memory": "memory is", "flops": "FLOPs are"}
+NO_PHASES = (
+    "forward, backward and optimizer could not be told apart: no tensor of the model's output began a backward, or the optimizer ran it"
+)
+NO_NOISE = "a loop is timed in one process, which gives no noise floor: differences of times are not judged"
+LOADING = "from the forward to the optimizer's step; loading data and evaluating are not in it"
+OTHERS = 0.01  # of the live bytes: from here on it is said how much is neither the model's nor the optimizer's nor the batch
+FORMATS = {"B": format_bytes, "FLOP": format_flops, "s": format_seconds, "count": format_count}
+HEAD = "# Measured within a training loop by refta_profiler.profile: that loop, not this file, is what can be run again.\n"
+
+
+def make(one: profile, error: BaseException | None) -> list[Row]:
+    """The rows of a loop that ended, perhaps by an error; none where it ended before its model ran once."""
+    if not one.found.shapes:
+        return []
+    what, key = describe(one), device_key(one.instruments.device.type)
+    values = numbers(one, what)
+    found = [
+        Row.of(what, key, "measured", metric, values[metric], note=note_of(one, metric, what))
+        if metric in values
+        else Row.of(what, key, "measured", metric, None, **missing(one, metric, error))
+        for metric in wanted(values)
+    ]
+    return [*found, Row.of(what, key, "measured", "noise_fraction", None, status="skipped", note=NO_NOISE)]
+
+
+def wanted(values: dict[str, Any]) -> list[str]:
+    """The metrics of the rows: what there is, and what there should be."""
+    named = ["trainable_parameters", *(metric for group in METRICS.values() for metric in group)]
+    return list(dict.fromkeys([*named, *values]))
+
+
+def describe(one: profile) -> Subject:
+    """What the loop trains; batch and sequence of the step that memory is measured in, or of the last that there was."""
+    found = one.found
+    shapes = found.shapes_of.get("memory") or found.shapes
+    method, order, rank = subject.method_of(one.model)
+    return Subject(
+        model=subject.model_name(one.model),
+        label=one.label,
+        method=one.method or method,
+        order=one.order or order,
+        rank=one.rank if one.rank is not None else rank,
+        batch=max(batch for batch, _ in shapes),
+        seq=max((seq for _, seq in shapes if seq is not None), default=None),
+        precision=subject.precision_of(one.model, one.autocast),
+        checkpointing=subject.checkpointing_of(one.model),
+    )
+
+
+def numbers(one: profile, what: Subject) -> dict[str, Any]:
+    """Every metric that is known."""
+    trained = sum(parameter.numel() for parameter in one.model.parameters() if parameter.requires_grad)
+    tokens = {} if what.seq is None else {"tokens": what.batch * what.seq}
+    return {"trainable_parameters": trained, **one.found.values, **times(one.found.samples), **tokens}
+
+
+def times(samples: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Medians and percentiles of the step, and of its phases where all steps tell them apart; nothing of no samples."""
+    if not samples:
+        return {}
+    if all("step" not in sample for sample in samples):
+        return timing.summary([samples])
+    whole = [{"forward": sum(sample.values()), "backward": 0.0, "optimizer": 0.0} for sample in samples]
+    return {metric: value for metric, value in timing.summary([whole]).items() if metric.startswith("step")}
+
+
+def note_of(one: profile, metric: str, what: Subject) -> str:
+    """What is to be said of a number."""
+    found = one.found
+    parts = []
+    if metric == "step_seconds":
+        parts.append(f"median of {counted(len(found.samples), 'step')}, {LOADING}")
+        parts += [words for words in [complaint(average([Load(**one) for one in found.loads]))] if words]
+    if metric in ("static_bytes", "peak_allocated_bytes") and found.other_bytes > OTHERS * found.values["static_bytes"]:
+        parts.append(f"{format_bytes(found.other_bytes)} of it are other tensors of the process that were alive when the step began")
+    kind = next((kind for kind, metrics in METRICS.items() if metric in metrics), None)
+    shapes = found.shapes_of.get(kind, []) if kind else []
+    if len(set(shapes)) > 1 or (shapes and shapes[0] != (what.batch, what.seq)):
+        parts.append(f"its forwards were of (examples, tokens) {', '.join(str(shape) for shape in dict.fromkeys(shapes))}")
+    return "; ".join(parts)
+
+
+def missing(one: profile, metric: str, error: BaseException | None) -> dict[str, str]:
+    """Status and note of a number that there is not."""
+    kind = next(kind for kind, metrics in METRICS.items() if metric in metrics)
+    if kind in one.found.faults:
+        return {"status": "unsupported", "note": one.found.faults[kind]}
+    if (kind == "time" and one.found.samples) or (kind == "flops" and "step_flops" in one.found.values):
+        return {"status": "unsupported", "note": NO_PHASES}
+    if error is not None:
+        failure = describe_failure(error)
+        return {"status": failure["status"], "note": f"the loop ended in step {one.done + 1}: {failure['note']}"}
+    needed, needs = one.warmup + one.steps + 2, one.first_step_of(kind)
+    short = f"the loop ended after {one.done} optimizer step{'s' * (one.done != 1)}, and {WORDS[kind]} measured in step {needs}"
+    if one.done == 0:
+        short = "no optimizer.step() followed a forward of the model: is it this model and this optimizer that the loop trains?"
+    return {"status": "skipped", "note": f"{short}; run at least {needed} steps, or ask for fewer (warmup=1, steps=1 takes 4)"}
+
+
+def check_folder(folder: str | Path | None) -> None:
+    """Nothing; a ScenarioError where the folder holds something else than earlier profiles."""
+    if folder is None or not Path(folder).exists() or (Path(folder).is_dir() and not any(Path(folder).iterdir())):
+        return
+    scenario = Path(folder) / "scenario.yaml"
+    if not scenario.is_file() or not scenario.read_text(encoding="utf-8").startswith(HEAD):
+        raise ScenarioError(f"profile: folder={folder}: holds something else than earlier profiles; give a new folder, or theirs")
+
+
+def write(one: profile, path: Path) -> RunFolder:
+    """The run folder with these rows in it beside those of other labels; the same loop profiled again replaces its own."""
+    check_folder(path)
+    point, key = one.rows[0].point, one.rows[0].target
+    found = environment.describe(one.instruments.device.type)
+    try:
+        (path / "points").mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise ScenarioError(f"profile: folder={path}: cannot be made ({fault.strerror}); give one that can be written to") from fault
+    folder = RunFolder(path)
+    with folder.lock():
+        if not (path / "scenario.yaml").exists():
+            write_whole(path / "scenario.yaml", HEAD + write_yaml({"name": path.resolve().name, "target": key}))
+        folder.order(list(dict.fromkeys([*folder.planned(), point])))
+        folder.write_environment(found)
+        details = {"samples": one.found.samples, "loads": one.found.loads, "environment": found}
+        folder.write_details(point, details)
+        folder.write_point(point, "measured", one.rows)
+        folder.write_table()
+    return folder
+
+
+def summary(rows: Sequence[Row]) -> str:
+    """A few lines: what was measured, each number, and why one is not there."""
+    first = rows[0]
+    place = ", ".join(
+        [
+            first.model,
+            first.method + (f"/{first.order}" if first.order else ""),
+            f"batch {first.batch}",
+            *([f"sequence {first.seq}"] if first.seq else []),
+            first.precision,
+            f"{'with' if first.checkpointing else 'without'} checkpointing",
+        ]
+    )
+    lines = [f"{first.label}: {place}, measured on {first.target}"]
+    width = max(len(row.metric) for row in rows)
+    lines += [f"  {row.metric.ljust(width)}  {row.status if row.value is None else FORMATS[row.unit](row.value)}" for row in rows]
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        notes.setdefault(row.note, []).append(row.metric)
+    return "\n".join([*lines, *(f"  ({', '.join(metrics)}: {note})" for note, metrics in notes.items() if note)])

@@ -1,0 +1,57 @@
+"""`refta_profiler.TrainerCallback`: the same measurement within a Trainer of transformers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import transformers
+
+from refta_profiler.measure.loop import Asked, profile
+from refta_profiler.results import Row
+
+
+@dataclass(eq=False)
+class TrainerCallback(Asked, transformers.TrainerCallback):
+    """Measures the training that a Trainer runs; `print(callback)` is a summary, `callback.rows` the rows, `folder` as in `profile`.
+
+    Example:
+
+        callback = refta_profiler.TrainerCallback(label="lora", folder="reports/mine")
+        trainer = transformers.Trainer(model, arguments, train_dataset=data, callbacks=[callback])
+        trainer.train()
+        print(callback)
+
+    The Trainer tells its callbacks nothing of an exception: where training broke off, `callback.stop(error)` takes the hooks off.
+    """
+
+    profiled: profile | None = field(init=False, default=None)
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Hooks on the Trainer's model and optimizer."""
+        self.stop()
+        asked = {name: getattr(self, name) for name in Asked.__dataclass_fields__}
+        self.profiled = profile(given["model"], given["optimizer"], **asked).__enter__()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Hooks off; the rows are there, and the folder."""
+        self.stop()
+
+    def stop(self, error: BaseException | None = None) -> None:
+        """End the measurement that is under way, if one is; `error` is what broke the training off."""
+        if self.profiled is not None:
+            self.profiled.stop(error)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows of the last training."""
+        return [] if self.profiled is None else self.profiled.rows
+
+    def to_pandas(self) -> Any:
+        """The rows as a table; AttributeError before the first training."""
+        if self.profiled is None:
+            raise AttributeError("TrainerCallback: no training ran yet")
+        return self.profiled.to_pandas()
+
+    def __str__(self) -> str:
+        return f"{self.label}: nothing was measured yet" if self.profiled is None else str(self.profiled)
