@@ -1,4 +1,4 @@
-"""Does ReFTA pay off? In a notebook, `refta_profiler.load_run("reports/quickstart/<time>")`; around a training loop, `refta_profiler.profile`.
+"""Does ReFTA pay off? `load_run` shows a run in a notebook, `profile` measures a training loop, `TrainerCallback` a Trainer.
 
 Importing this loads no torch and no transformers: what `__all__` names is imported when it is asked for (PEP 562).
 """
