@@ -16,6 +16,7 @@ from torch import nn
 from refta import registry
 from refta.errors import SettingError
 from refta.network import Network, is_fold
+from refta.operands import HAND_WRITTEN
 from refta.shapes import StackShape
 from refta.sites import Stack, find_stacks, head_size
 from refta.stacking import Attached, ReftaStack, Run
@@ -158,6 +159,9 @@ def _check_dropout(network: Network | None, settings: Any, order: str | None) ->
     if order == "auto" or is_fold(network.order(order)):
         there = f"dropout: {settings.dropout} with order '{order}'"
         raise SettingError(f"{there}: it acts on the features, which a folded weight does not have; use `features`")
+    if network.order(order).mode in HAND_WRITTEN:
+        there = f"dropout: {settings.dropout} with order '{order}'"
+        raise SettingError(f"{there}: base and adapter read one x there, which is all that is kept; use `features`")
 
 
 def _check_order(method: str, order: str | None) -> None:

@@ -2,8 +2,8 @@
 
 FLOPs are those of matrix products, 2 per multiply-add, by opt_einsum's count of each pair; they equal what torch's
 FlopCounterMode sees beyond the frozen base. Elementwise work (Hadamard products, additions, the bias column) is counted apart.
-Backward: as autograd derives it, one contraction of the same cost for each input that needs a gradient. Kept: each input
-that is neither a parameter nor a buffer and whose partner needs a gradient.
+Backward: as autograd derives it, one contraction of the same cost for each input that needs a gradient (fused_cost.py has the backwards
+that are written by hand). Kept: each input that is neither a parameter nor a buffer and whose partner needs a gradient.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from refta.counting import NOTHING, Cost, Counter
+from refta.fused_cost import fused_layer
 from refta.lines import Line, Regime, regimes, total
 from refta.network import INPUT, PER_STEP, UNFOLDED, Network, Order, is_fold
+from refta.operands import HAND_WRITTEN
 
 __all__ = [
     "NOTHING",
@@ -35,8 +37,13 @@ def layer_cost(network: Network, order: str, *, x_needs_gradient: bool = True, i
 
     ReFTA of rank R, `shared`: 2tR(n + d) forward, 4tR(n + d) backward, t·R numbers kept.
     `reconstruct`: 2Rnd forward, 2tnd + 4Rnd backward, n·d + n·R kept.
+    `fused`: 2tR(n + d) forward, 4tnR + 6tdR backward, nothing kept. `fused_fold`: 2Rnd forward, 2Rnd + 4tR(n + d) backward, nothing kept.
     """
-    return Counter(network, itemsize, x_needs_gradient).layer(network.order(order))
+    return _layer(Counter(network, itemsize, x_needs_gradient), network.order(order))
+
+
+def _layer(counter: Counter, order: Order) -> Cost:
+    return fused_layer(counter, order) if order.mode in HAND_WRITTEN else counter.layer(order)
 
 
 def stack_cost(network: Network, order: str, layers: int, *, inputs_without_gradient: int = 0, itemsize: int = 4) -> Cost:
@@ -48,7 +55,7 @@ def order_cost(network: Network, order: Order, *, layers: int = 1, inputs_withou
     """What a stack of `layers` costs in an order that need not be a named one."""
     free = min(inputs_without_gradient, layers)
     parts = ((layers - free, True), (free, False))
-    costs = [Counter(network, itemsize, needed).layer(order).times(count) for count, needed in parts if count]
+    costs = [_layer(Counter(network, itemsize, needed), order).times(count) for count, needed in parts if count]
     if order.mode in PER_STEP:
         costs.append(Counter(network, itemsize, layers > free).whole_stack(order, layers))
     return summed(costs)

@@ -176,10 +176,10 @@ class Counter:
         again = fold.forward_flops + fold.backward_flops
         linear = self.linear_on_fold(kept=Line()).times(layers)
         both = self.bytes(self.network.fold_axes) * 2
-        return Cost(fold.forward_flops, again + linear.backward_flops, fold.elementwise_flops, self._gathered() * layers, (both,))
+        return Cost(fold.forward_flops, again + linear.backward_flops, fold.elementwise_flops, self.gathered() * layers, (both,))
 
-    def _gathered(self) -> Line:
-        """What one layer picks out of tables: no parameter, so a recomputation keeps it."""
+    def gathered(self) -> Line:
+        """Bytes of what one layer picks out of tables: no parameter, so a recomputation keeps it."""
         return total(self.bytes(one.axes) for one in self.network.operands if one.gathered_from)
 
     def _slices(self, order: Order) -> Cost:

@@ -63,6 +63,12 @@ BY_HAND = {
     ("reconstruct", False): (Line(2 * 3 * 35), Line(4 * 3 * 35, 2 * 35), Line(15 * 4)),
     # the fold once more in backward; nothing kept
     ("reconstruct_recompute", True): (Line(2 * 3 * 35), Line(6 * 3 * 35, 2 * 35), Line()),
+    # the features once more in backward; nothing kept
+    ("fused", True): (Line(0, 2 * 3 * 12), Line(0, 4 * 3 * 5 + 6 * 3 * 7), Line()),
+    ("fused", False): (Line(0, 2 * 3 * 12), Line(0, 4 * 3 * 5 + 4 * 3 * 7), Line()),
+    # the fold once more for ∂L/∂x, the factors' gradients from the features; nothing kept
+    ("fused_fold", True): (Line(2 * 3 * 35), Line(2 * 3 * 35, 4 * 3 * 12), Line()),
+    ("fused_fold", False): (Line(2 * 3 * 35), Line(0, 4 * 3 * 12), Line()),
     # the layer's part alone
     ("reconstruct_stack", True): (Line(), Line(0, 2 * 35), Line()),
 }
@@ -173,8 +179,16 @@ def _ratios(rank: int, tokens: int = 4096) -> tuple[float, float]:
 
 
 def test_auto_chooses_features_for_few_tokens_and_the_fold_for_many():
-    assert best_order(refta_network(), 197, 24, inputs_without_gradient=1) == "shared"
-    assert best_order(refta_network(), 10**6, 24, inputs_without_gradient=1) == "reconstruct_recompute"
+    """Nothing is kept, so the temporaries decide: 2tR numbers, n·d + where they are fewer, and a fold and its gradient, 2nd, beyond."""
+    chosen = {tokens: best_order(refta_network(), tokens, 24, inputs_without_gradient=1) for tokens in (197, 34_952, 34_953, 69_906)}
+    assert chosen == {197: "fused", 34_952: "fused", 34_953: "fused_fold", 69_906: "reconstruct_recompute"}
+
+
+def test_the_hand_written_fold_needs_fewer_flops_than_features_from_n_tokens_on():
+    """`shared` 12tRd against 4Rd² + 8tRd for n = d; `fused` 14tRd."""
+    costs = {order: layer_cost(refta_network(), order).step_flops for order in ("shared", "fused", "fused_fold")}
+    assert costs["shared"].crossover(costs["fused_fold"]) == 1024
+    assert costs["fused"].crossover(costs["fused_fold"]) == Fraction(2 * 1024, 3)
 
 
 # ---- torch's own counters

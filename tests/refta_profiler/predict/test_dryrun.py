@@ -53,7 +53,7 @@ def test_peak_and_flops_are_the_measured_ones(model, label, checkpointing):
     assert_exact(tiny(model, label, batch=1 if model == "vit-tiny" else 2, checkpointing=checkpointing))
 
 
-WITHOUT_ONEDNN = ("lora", "refta/shared", "refta/reconstruct_recompute", "full")
+WITHOUT_ONEDNN = ("lora", "refta/shared", "refta/reconstruct_recompute", "refta/fused", "refta/fused_fold", "full")
 
 
 @pytest.fixture
