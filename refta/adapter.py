@@ -16,7 +16,7 @@ from torch import nn
 from refta import registry
 from refta.errors import SettingError
 from refta.network import Network, is_fold
-from refta.operands import HAND_WRITTEN
+from refta.operands import AUTOMATIC, HAND_WRITTEN
 from refta.shapes import StackShape
 from refta.sites import Stack, find_stacks, head_size
 from refta.stacking import Attached, ReftaStack, Run
@@ -156,7 +156,7 @@ def _dtype(given: str | torch.dtype | None) -> torch.dtype | None:
 def _check_dropout(network: Network | None, settings: Any, order: str | None) -> None:
     if network is None or order is None or not getattr(settings, "dropout", 0.0):
         return
-    if order == "auto" or is_fold(network.order(order)):
+    if order in AUTOMATIC or is_fold(network.order(order)):
         there = f"dropout: {settings.dropout} with order '{order}'"
         raise SettingError(f"{there}: it acts on the features, which a folded weight does not have; use `features`")
     if network.order(order).mode in HAND_WRITTEN:

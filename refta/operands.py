@@ -8,11 +8,16 @@ from typing import Literal
 from refta.pairing import Pairing
 
 Tree = str | tuple["Tree", "Tree"]
+Aim = Literal["memory", "time"]
 Mode = Literal["plain", "recompute", "stack", "slices", "copies", "delta", "delta_stack", "whole", "fused", "fused_fold"]
 
 INPUT, INPUT_AXES, OUTPUT_AXES, FOLD_AXES = "x", "td", "tn", "nd"
 RELU = "relu"
 COMMON_ORDERS = ("published", "features", "reconstruct", "auto")
+AUTOMATIC: dict[str, Aim] = {
+    "auto": "memory",
+    "auto_time": "time",
+}  # orders that are chosen by the tokens at hand, and for the least of what
 FOLDING = ("plain", "recompute", "stack", "copies", "fused_fold")
 UNFOLDED = ("delta", "delta_stack", "whole")  # modes that build the update and leave the weight alone
 PER_STEP = ("stack", "delta_stack")  # modes that build for all layers at once

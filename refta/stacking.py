@@ -12,7 +12,9 @@ from torch import nn
 from refta import cost, tensor_svd
 from refta.errors import SettingError
 from refta.linear import AdaptedLinear, Tensor, fold, fold_stack
+from refta.lines import Regime
 from refta.network import Network, Order
+from refta.operands import AUTOMATIC
 from refta.per_step import BuiltPerStep, Part
 from refta.sites import Site, Stack, is_conv1d
 
@@ -63,7 +65,7 @@ class ReftaStack(BuiltPerStep):
         self.trains_transform, self.penalty_weight = settings.train_transform, settings.transform_penalty
         self.reads_transposed = settings.convention == "public_code"
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
-        self._chosen: dict[int, str] = {}
+        self._choice: Sequence[Regime] = ()
         self._members: list[AdaptedLinear] = []
         self.paths: list[str] = []
         self.initial: dict[str, torch.Tensor] = {}
@@ -73,6 +75,7 @@ class ReftaStack(BuiltPerStep):
         width = self.network.sizes["d"]
         self.A = nn.Parameter(left.contiguous())
         self.B = nn.Parameter(right[:, :width].contiguous())
+        self._choose()
         if right.shape[1] > width:
             self.beta = nn.Parameter(right[:, width].contiguous())
         ranks = torch.as_tensor(slice_ranks, device=phi.device)
@@ -115,13 +118,16 @@ class ReftaStack(BuiltPerStep):
         return self.penalty_weight * (phi.T @ phi - identity).square().sum()
 
     def order_for(self, tokens: int) -> Order:
-        """The order to run at that many tokens; `auto` asks the closed form for the one that adds least memory."""
-        if self.order_name != "auto":
+        """The order to run at that many tokens; `auto` and `auto_time` are the closed form's choice of least memory and least time."""
+        if self.order_name not in AUTOMATIC:
             return self.network.order(self.order_name)
-        if tokens not in self._chosen:
-            free, itemsize = self.inputs_without_gradient, self.A.element_size()
-            self._chosen[tokens] = cost.best_order(self.network, tokens, self.layers, inputs_without_gradient=free, itemsize=itemsize)
-        return self.network.order(self._chosen[tokens])
+        return self.network.order(cost.order_at(self._choice, tokens))
+
+    def _choose(self) -> None:
+        """Work out the choice ahead, so that a compiled forward only compares token counts."""
+        if self.order_name in AUTOMATIC:
+            given = {"inputs_without_gradient": self.inputs_without_gradient, "itemsize": self.A.element_size()}
+            self._choice = cost.best_orders(self.network, self.layers, aim=AUTOMATIC[self.order_name], **given)
 
     @property
     def residual_coefficients(self) -> torch.Tensor:
@@ -195,7 +201,7 @@ def _attach_stack(model: nn.Module, stack: Stack, settings, run: Run, method) ->
         adapted.train(site.module.training)
         set_module(model, site.path, adapted)
         module.enlist(adapted, site.path)
-    if order != "auto" and module.network.order(order).mode == "stack":
+    if order not in AUTOMATIC and module.network.order(order).mode == "stack":
         module.watch(model)
     return module
 

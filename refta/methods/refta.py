@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from refta.errors import SettingError
 from refta.network import Network, Operand, Order
+from refta.operands import AUTOMATIC
 from refta.registry import whole_number
 from refta.shapes import StackShape
 from refta.transforms import NAMES as TRANSFORMS
@@ -25,7 +26,7 @@ _ORDERS = {
     "fused_fold": Order(_FOLD, mode="fused_fold"),
 }
 _ALIASES = {"published": "shared", "features": "shared"}
-ORDERS = (*_ORDERS, *_ALIASES, "auto")
+ORDERS = (*_ORDERS, *_ALIASES, *AUTOMATIC)
 Convention = Literal["exact", "public_code"]
 
 

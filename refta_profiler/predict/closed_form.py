@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from refta import cost, registry
 from refta.cost import Line
 from refta.network import Network, count_trainable
-from refta.operands import HAND_WRITTEN
+from refta.operands import AUTOMATIC, HAND_WRITTEN
 from refta.shapes import StackShape, mark_first_inputs
 from refta_profiler import models
 from refta_profiler.plan import Point
@@ -63,7 +63,7 @@ def stack_costs(
         if network is None:
             return None
         name = order or next(iter(network.orders))
-        if name == "auto":
+        if name in AUTOMATIC:
             return None
         total = cost.stack_cost(network, name, shape.layers, inputs_without_gradient=shape.inputs_without_gradient, itemsize=itemsize)
         found.append(StackCost(shape, name, settings.get("rank"), network, total))

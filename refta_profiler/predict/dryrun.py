@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from refta import registry
 from refta.cost import rebuilt_axes
+from refta.operands import AUTOMATIC
 from refta.shapes import StackShape
 from refta_profiler import devices, models, rates, workload
 from refta_profiler.plan import Point
@@ -66,7 +67,7 @@ def _sweep_of(key: str, target: str, ranks: str) -> Sweep:
 
 
 def _sweep(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] | None) -> Sweep:
-    if point.order == "auto":  # the order it takes changes with the batch
+    if point.order in AUTOMATIC:  # the order it takes changes with the batch
         return Sweep(lambda batch: follow(replace(point, batch=batch), target, slice_ranks))
     ranks = {name: list(one) for name, one in slice_ranks.items()} if slice_ranks is not None else None
     same = replace(point, batch=1, id="", label="", target="", measure_on_cpu=False)
@@ -251,7 +252,7 @@ def _rebuilt_shapes(work: Workload, shapes: list[StackShape]) -> set[tuple[int, 
     order = work.point.order
     for shape in shapes:
         network = registry.method(work.point.method).network(work.adapted.settings, shape)
-        axes = "" if network is None or order in (None, "auto") else rebuilt_axes(network, order)
+        axes = "" if network is None or order in (None, *AUTOMATIC) else rebuilt_axes(network, order)
         if network is None or not axes:
             continue
         found |= {(shape.rows, shape.columns), (shape.columns, shape.rows)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 
 from refta.errors import SettingError
+from refta.operands import AUTOMATIC
 from refta_profiler import devices
 from refta_profiler.plan import Point
 from refta_profiler.predict import closed_form, slice_ranks
@@ -46,7 +47,7 @@ def predict(point: Point, target: str | None = None) -> tuple[list[Row], list[Ro
             ),
             None,
         )
-    note = ASSUMED if ranks is None and point.method == "refta" and point.order in ("slices", "auto") else ""
+    note = ASSUMED if ranks is None and point.method == "refta" and point.order in ("slices", *AUTOMATIC) else ""
     return _closed(point, target, found, note), _dry(point, target, found, note), found
 
 
@@ -104,7 +105,7 @@ def _closed(point: Point, target: str, found: DryRun, note: str) -> list[Row]:
         return _no_closed_form(point, target, f"'{point.method}' has no adapter on linears")
     costs, kept_inputs, assumed = closed_form.point_costs(point, found.shapes)
     if costs is None:
-        reason = "order auto changes with the tokens" if point.order == "auto" else f"'{point.method}' states no network"
+        reason = f"order {point.order} changes with the tokens" if point.order in AUTOMATIC else f"'{point.method}' states no network"
         return _no_closed_form(point, target, reason)
     if point.tokens is None:
         return _no_closed_form(point, target, "the tokens of an example are not known for this model")

@@ -108,7 +108,7 @@ def test_gradients_with_a_graph_that_nobody_differentiates_are_right(order):
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, of how it traces a function
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", [*ORDERS, "auto", "auto_time", "shared", "reconstruct"])
 @pytest.mark.parametrize("amp", [False, True], ids=["", "autocast"])
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 def test_compiled_without_a_graph_break(order, amp, backend):
@@ -126,7 +126,7 @@ def test_compiled_without_a_graph_break(order, amp, backend):
         found.append([y.detach(), leaf.grad, *gradients(model).values()])
     assert len(found[0]) == 5
     for one, wanted in zip(*found, strict=True):
-        assert relative_error(one, wanted) < 1e-6
+        assert relative_error(one, wanted) < (1e-2 if amp else 1e-6)  # autograd's own sums may round to bfloat16 elsewhere
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -65,6 +65,7 @@ def test_hand_written_backwards_keep_x_alone_once_in_every_precision(order, prec
 
 def test_auto_has_no_line_and_full_no_network():
     assert closed_form.stack_costs("refta", {"rank": 5}, "auto", VIT_L) is None
+    assert closed_form.stack_costs("refta", {"rank": 5}, "auto_time", VIT_L) is None
     assert closed_form.stack_costs("full", {}, None, VIT_L) is None
 
 
