@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 MARK := $(VENV)/.installed
 
-.PHONY: demo test check slow drills gpu format clean
+.PHONY: demo test check slow drills gpu bench format clean
 
 demo: $(MARK)
 	$(PY) -m refta_profiler run scenarios/quickstart.yaml
@@ -30,6 +30,10 @@ gpu: $(MARK)
 	for scenario in scenarios/gpu/*.yaml; do \
 		$(PY) -m refta_profiler run $$scenario --out reports/published/$$(basename $$scenario .yaml) --device cuda --format html,md,csv || exit 1; \
 	done
+
+# Ratios of step time and memory, side by side; hours on two cores, minutes with `ARGUMENTS=--quick`.
+bench: $(MARK)
+	$(PY) -m benchmarks $(ARGUMENTS)
 
 format: $(MARK)
 	$(VENV)/bin/ruff check --fix .

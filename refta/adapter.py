@@ -47,6 +47,18 @@ class Adapted:
         size = head_size(self.model)
         return [replace(stack.shape(ranks.get(stack.name)), stacks=len(self.stacks), head_size=size) for stack in self.stacks]
 
+    def use_order(self, order: str) -> None:
+        """Run ReFTA in another order from the next forward on: its parameters, and an optimizer's state of them, are the same in all."""
+        stacks = [one for one in self.model.modules() if isinstance(one, ReftaStack)] if self.method == "refta" else []
+        if not stacks:
+            raise SettingError(f"use_order: '{self.method}' does not change its order once attached; adapt a fresh model")
+        _check_order(self.method, order)
+        for stack in stacks:
+            _check_dropout(stack.network, self.settings, order)
+        for stack in stacks:
+            stack.use_order(order, self.model)
+        self.order = order
+
     def penalty(self) -> torch.Tensor | None:
         """What the method asks to be added to the loss: ReFTA's for a trained Φ, summed over the stacks; None where nothing is."""
         stacks = [one for one in self.model.modules() if isinstance(one, ReftaStack)] if self.method == "refta" else []

@@ -65,7 +65,7 @@ class ReftaStack(BuiltPerStep):
         self.trains_transform, self.penalty_weight = settings.train_transform, settings.transform_penalty
         self.reads_transposed = settings.convention == "public_code"
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
-        self._choice: Sequence[Regime] = ()
+        self._choices: dict[str, Sequence[Regime]] = {}
         self._members: list[AdaptedLinear] = []
         self.paths: list[str] = []
         self.initial: dict[str, torch.Tensor] = {}
@@ -75,7 +75,6 @@ class ReftaStack(BuiltPerStep):
         width = self.network.sizes["d"]
         self.A = nn.Parameter(left.contiguous())
         self.B = nn.Parameter(right[:, :width].contiguous())
-        self._choose()
         if right.shape[1] > width:
             self.beta = nn.Parameter(right[:, width].contiguous())
         ranks = torch.as_tensor(slice_ranks, device=phi.device)
@@ -121,13 +120,21 @@ class ReftaStack(BuiltPerStep):
         """The order to run at that many tokens; `auto` and `auto_time` are the closed form's choice of least memory and least time."""
         if self.order_name not in AUTOMATIC:
             return self.network.order(self.order_name)
-        return self.network.order(cost.order_at(self._choice, tokens))
+        return self.network.order(cost.order_at(self._choices[self.order_name], tokens))
+
+    def use_order(self, order: str, model: nn.Module) -> None:
+        """Run in another order from the next forward on."""
+        self.unwatch()
+        self.order_name = order
+        self._choose()
+        if order not in AUTOMATIC and self.network.order(order).mode == "stack":
+            self.watch(model)
 
     def _choose(self) -> None:
         """Work out the choice ahead, so that a compiled forward only compares token counts."""
-        if self.order_name in AUTOMATIC:
+        if self.order_name in AUTOMATIC and self.order_name not in self._choices:
             given = {"inputs_without_gradient": self.inputs_without_gradient, "itemsize": self.A.element_size()}
-            self._choice = cost.best_orders(self.network, self.layers, aim=AUTOMATIC[self.order_name], **given)
+            self._choices[self.order_name] = cost.best_orders(self.network, self.layers, aim=AUTOMATIC[self.order_name], **given)
 
     @property
     def residual_coefficients(self) -> torch.Tensor:
@@ -201,8 +208,7 @@ def _attach_stack(model: nn.Module, stack: Stack, settings, run: Run, method) ->
         adapted.train(site.module.training)
         set_module(model, site.path, adapted)
         module.enlist(adapted, site.path)
-    if order not in AUTOMATIC and module.network.order(order).mode == "stack":
-        module.watch(model)
+    module.use_order(order, model)
     return module
 
 
