@@ -82,6 +82,7 @@ def adapt(
     slice_ranks: Mapping[str, Sequence[int]] | None = None,
     progress: Callable[[str], None] | None = None,
     stored: dict[str, torch.Tensor] | None = None,
+    cache: str | Path | None = None,
     **settings: Any,
 ) -> Adapted:
     """The model, changed in place: everything frozen but the method's adapter and the classification head.
@@ -89,7 +90,8 @@ def adapt(
     targets: roles (query, key, value, qkv, output, gate, up, down) or ends of module paths; a method with sites of its own ignores
     them and says so in a note. order: one of the method's orders. train_head: by default a classification head is trained, a
     language model's is not. slice_ranks: per stack, for models without values. stored: a file's tensors instead of a decomposition
-    (`load` gives them). Raises SettingError for what does not fit, before the model is touched.
+    (`load` gives them). cache: a folder where ReFTA's factors are kept by the hash of the weights, so that the same weights are decomposed
+    once. progress: hears a line for every stack and slice. Raises SettingError for what does not fit, before the model is touched.
     """
     module = registry.method(method)
     chosen = registry.settings(method, settings)
@@ -99,7 +101,7 @@ def adapt(
     for stack in stacks:
         _check_dropout(module.network(chosen, stack.shape()), chosen, order or next(iter(module.ORDERS), None))
     head = _head_parameters(model, train_head)
-    run = Run(order, _dtype(adapter_dtype), slice_ranks or {}, progress, stored)
+    run = Run(order, _dtype(adapter_dtype), slice_ranks or {}, progress, stored, None if cache is None else Path(cache))
     with _frozen(model):
         attached = _attach(module, model, stacks, chosen, run)
     for stack in stacks:  # the modules that were replaced must not be held: their weights would stay

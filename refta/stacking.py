@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 
 from refta import cost, tensor_svd
 from refta.errors import SettingError
+from refta.factor_cache import FactorCache
 from refta.linear import AdaptedLinear, Tensor, fold, fold_stack
 from refta.lines import Regime
 from refta.network import Network, Order
@@ -23,13 +25,22 @@ CONTAINER = "refta_adapter"  # the name under which the stacks are registered at
 
 @dataclass(frozen=True)
 class Run:
-    """How an adapter is attached: the order it runs in, the dtype of its factors, slice ranks for models without weights."""
+    """How an adapter is attached: the order it runs in, the dtype of its factors, slice ranks for models without weights.
+
+    `cache`: a folder for the factors of weights that are decomposed more than once.
+    """
 
     order: str | None = None
     adapter_dtype: torch.dtype | None = None
     slice_ranks: Mapping[str, Sequence[int]] = field(default_factory=dict)
     progress: Callable[[str], None] | None = None
     stored: dict[str, torch.Tensor] | None = None
+    cache: Path | None = None
+
+    def tell(self, words: str) -> None:
+        """Say how far the work is, where somebody listens."""
+        if self.progress:
+            self.progress(words)
 
 
 @dataclass
@@ -179,8 +190,7 @@ def attach_refta(model: nn.Module, stacks: list[Stack], settings, run: Run) -> A
 
     container = nn.ModuleDict()
     for stack in stacks:
-        if run.progress:
-            run.progress(f"decompose {stack.name}: {len(stack.sites)} × {stack.sites[0].rows} × {stack.sites[0].columns}")
+        run.tell(f"decompose {stack.name}: {len(stack.sites)} × {stack.sites[0].rows} × {stack.sites[0].columns}")
         container[stack.name] = _attach_stack(model, stack, settings, run, method)
     model.add_module(CONTAINER, container.train(model.training))
     sites = [site.path for stack in stacks for site in stack.sites]
@@ -229,7 +239,13 @@ def _factors(weights, biases, shape, settings, run: Run, method) -> _Factors:
     if is_hollow(weights[0]):
         return _hollow_factors(weights, biases, shape, settings, run, method)
     bias = None if biases is None else torch.stack([one.detach() for one in biases])
-    found = tensor_svd.decompose(torch.stack([one.detach() for one in weights]), bias, settings.rank, settings.transform)
+    cache = None if run.cache is None else FactorCache(run.cache, run.tell)
+
+    def tell(words: str) -> None:
+        run.tell(f"decompose {shape.name}: {words}")
+
+    weight = torch.stack([one.detach() for one in weights])
+    found = tensor_svd.decompose(weight, bias, settings.rank, settings.transform, cache=cache, progress=tell)
     left = torch.cat([a for a, _ in found.factors], dim=1)
     right = torch.cat([b for _, b in found.factors], dim=0)
     residual = [one.clone() for one in found.residual_weight]
