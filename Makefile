@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 MARK := $(VENV)/.installed
 
-.PHONY: demo test check slow drills gpu sample format clean
+.PHONY: demo test check slow drills gpu bench sample format clean
 
 demo: $(MARK)
 	$(PY) -m refta_profiler run scenarios/quickstart.yaml
@@ -43,6 +43,9 @@ sample: $(MARK)
 	mv $(SAMPLE)/paper/example.pdf $(SAMPLE)/paper.pdf && rm -r $(SAMPLE)/paper
 	$(PY) -m refta_profiler index reports/published
 	du -sh $(SAMPLE)
+# Ratios of step time and memory, side by side; hours on two cores, minutes with `ARGUMENTS=--quick`.
+bench: $(MARK)
+	$(PY) -m benchmarks $(ARGUMENTS)
 
 format: $(MARK)
 	$(VENV)/bin/ruff check --fix .

@@ -16,6 +16,7 @@ from torch import nn
 from refta import registry
 from refta.errors import SettingError
 from refta.network import Network, is_fold
+from refta.operands import AUTOMATIC, HAND_WRITTEN
 from refta.shapes import StackShape
 from refta.sites import Stack, find_stacks, head_size
 from refta.stacking import Attached, ReftaStack, Run
@@ -46,6 +47,18 @@ class Adapted:
         size = head_size(self.model)
         return [replace(stack.shape(ranks.get(stack.name)), stacks=len(self.stacks), head_size=size) for stack in self.stacks]
 
+    def use_order(self, order: str) -> None:
+        """Run ReFTA in another order from the next forward on: its parameters, and an optimizer's state of them, are the same in all."""
+        stacks = [one for one in self.model.modules() if isinstance(one, ReftaStack)] if self.method == "refta" else []
+        if not stacks:
+            raise SettingError(f"use_order: '{self.method}' does not change its order once attached; adapt a fresh model")
+        _check_order(self.method, order)
+        for stack in stacks:
+            _check_dropout(stack.network, self.settings, order)
+        for stack in stacks:
+            stack.use_order(order, self.model)
+        self.order = order
+
     def penalty(self) -> torch.Tensor | None:
         """What the method asks to be added to the loss: ReFTA's for a trained Φ, summed over the stacks; None where nothing is."""
         stacks = [one for one in self.model.modules() if isinstance(one, ReftaStack)] if self.method == "refta" else []
@@ -69,6 +82,7 @@ def adapt(
     slice_ranks: Mapping[str, Sequence[int]] | None = None,
     progress: Callable[[str], None] | None = None,
     stored: dict[str, torch.Tensor] | None = None,
+    cache: str | Path | None = None,
     **settings: Any,
 ) -> Adapted:
     """The model, changed in place: everything frozen but the method's adapter and the classification head.
@@ -76,7 +90,8 @@ def adapt(
     targets: roles (query, key, value, qkv, output, gate, up, down) or ends of module paths; a method with sites of its own ignores
     them and says so in a note. order: one of the method's orders. train_head: by default a classification head is trained, a
     language model's is not. slice_ranks: per stack, for models without values. stored: a file's tensors instead of a decomposition
-    (`load` gives them). Raises SettingError for what does not fit, before the model is touched.
+    (`load` gives them). cache: a folder where ReFTA's factors are kept by the hash of the weights, so that the same weights are decomposed
+    once. progress: hears a line for every stack and slice. Raises SettingError for what does not fit, before the model is touched.
     """
     module = registry.method(method)
     chosen = registry.settings(method, settings)
@@ -86,7 +101,7 @@ def adapt(
     for stack in stacks:
         _check_dropout(module.network(chosen, stack.shape()), chosen, order or next(iter(module.ORDERS), None))
     head = head_parameters(model, train_head)
-    run = Run(order, _dtype(adapter_dtype), slice_ranks or {}, progress, stored)
+    run = Run(order, _dtype(adapter_dtype), slice_ranks or {}, progress, stored, None if cache is None else Path(cache))
     with _frozen(model):
         attached = _attach(module, model, stacks, chosen, run)
     for stack in stacks:  # the modules that were replaced must not be held: their weights would stay
@@ -155,9 +170,12 @@ def _dtype(given: str | torch.dtype | None) -> torch.dtype | None:
 def _check_dropout(network: Network | None, settings: Any, order: str | None) -> None:
     if network is None or order is None or not getattr(settings, "dropout", 0.0):
         return
-    if order == "auto" or is_fold(network.order(order)):
+    if order in AUTOMATIC or is_fold(network.order(order)):
         there = f"dropout: {settings.dropout} with order '{order}'"
         raise SettingError(f"{there}: it acts on the features, which a folded weight does not have; use `features`")
+    if network.order(order).mode in HAND_WRITTEN:
+        there = f"dropout: {settings.dropout} with order '{order}'"
+        raise SettingError(f"{there}: base and adapter read one x there, which is all that is kept; use `features`")
 
 
 def _check_order(method: str, order: str | None) -> None:

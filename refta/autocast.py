@@ -18,5 +18,5 @@ def dtype_of(tensor: torch.Tensor) -> torch.dtype:
 
 
 def off(tensor: torch.Tensor) -> AbstractContextManager:
-    """A context without autocast where the tensor is."""
-    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
+    """A context without autocast where the tensor is; nothing is entered where there is none, which costs the host microseconds."""
+    return torch.autocast(tensor.device.type, enabled=False) if is_on(tensor) else nullcontext()

@@ -93,7 +93,7 @@ class Counter:
     def whole_stack(self, order: Order, layers: int) -> Cost:
         """The stack part: all folds at once; the fold stays for the step if any layer needs ∂L/∂x, and has a gradient of its size."""
         assert isinstance(order.tree, tuple)
-        counter = Counter(_with_layers(self.network, layers), self.itemsize, self.x_needs_gradient)
+        counter = Counter(self.resized(k=layers), self.itemsize, self.x_needs_gradient)
         fold = counter.fold(order.tree[1], "k" + self.network.fold_axes, stacked=True)
         folded = counter.bytes("k" + self.network.fold_axes)
         kept = folded if self.x_needs_gradient else Line()
@@ -161,6 +161,10 @@ class Counter:
         size = self.network.elements(axes) * self.itemsize
         return Line(0, size) if "t" in axes else Line(size, 0)
 
+    def resized(self, **sizes: int) -> Network:
+        """The network with other lengths of these axes."""
+        return replace(self.network, sizes={**self.network.sizes, **sizes})
+
     def fold(self, tree, outside: str, *, stacked: bool) -> Cost:
         steps = walk(self.network, tree, outside, x_needs_gradient=False, stacked=stacked)
         cost = self.steps(steps)
@@ -176,17 +180,17 @@ class Counter:
         again = fold.forward_flops + fold.backward_flops
         linear = self.linear_on_fold(kept=Line()).times(layers)
         both = self.bytes(self.network.fold_axes) * 2
-        return Cost(fold.forward_flops, again + linear.backward_flops, fold.elementwise_flops, self._gathered() * layers, (both,))
+        return Cost(fold.forward_flops, again + linear.backward_flops, fold.elementwise_flops, self.gathered() * layers, (both,))
 
-    def _gathered(self) -> Line:
-        """What one layer picks out of tables: no parameter, so a recomputation keeps it."""
+    def gathered(self) -> Line:
+        """Bytes of what one layer picks out of tables: no parameter, so a recomputation keeps it."""
         return total(self.bytes(one.axes) for one in self.network.operands if one.gathered_from)
 
     def _slices(self, order: Order) -> Cost:
         groups = len(self.network.slice_ranks)
         result = NOTHING
         for size in self.network.slice_ranks:
-            part = Counter(_resized(self.network, r=size), self.itemsize, self.x_needs_gradient)
+            part = Counter(self.resized(r=size), self.itemsize, self.x_needs_gradient)
             steps = walk(part.network, order.tree, self.network.output_axes, x_needs_gradient=self.x_needs_gradient, stacked=False)
             result = result + part.steps(steps)
         trained = self.network.operand("u").trainable
@@ -217,11 +221,3 @@ def _saved(step: Step) -> list[tuple[object, str]]:
         for place, (one, copied) in enumerate(sides)
         if copied or not (one.is_static or one.is_input)
     ]
-
-
-def _resized(network: Network, **sizes: int) -> Network:
-    return replace(network, sizes={**network.sizes, **sizes})
-
-
-def _with_layers(network: Network, layers: int) -> Network:
-    return _resized(network, k=layers)

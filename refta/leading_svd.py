@@ -7,6 +7,7 @@ Rayleigh-Ritz projected in float64. What does not converge, and what is small, t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -30,17 +31,18 @@ class Triplets:
     values: torch.Tensor
 
 
-def leading_triplets(slices: torch.Tensor, rank: int) -> list[Triplets]:
+def leading_triplets(slices: torch.Tensor, rank: int, *, progress: Callable[[str], None] | None = None) -> list[Triplets]:
     """Triplets of each slice (J, n, d) that hold at least all of the `rank` largest over all slices together.
 
     The estimates of the first pass are Rayleigh-Ritz values, which never exceed the true ones, so the R-th largest of them
     bounds the true threshold from below: what lies under it need not converge. Slices with the largest values go first, since
-    what they settle raises that bound for the others.
+    what they settle raises that bound for the others. `progress` hears of every slice that is done.
     """
     count, rows, columns = slices.shape
     size = min(rows, columns)
     if size <= SMALL or rank * 4 > count * size:
         return [_full(matrix) for matrix in slices]
+    tell = progress or (lambda words: None)
     generator = torch.Generator().manual_seed(0)
     block = min(rank, max(4, -(-rank * 2 // count))) + GUARD
     found = [_Subspace(matrix, block, generator) for matrix in slices]
@@ -49,10 +51,11 @@ def leading_triplets(slices: torch.Tensor, rank: int) -> list[Triplets]:
             subspace.advance()
     result: list[Triplets] = [None] * count  # type: ignore[list-item]
     estimates = [subspace.values for subspace in found]
-    for j in sorted(range(count), key=lambda j: -float(found[j].values[0])):
+    for place, j in enumerate(sorted(range(count), key=lambda j: -float(found[j].values[0]))):
         ordered = torch.cat(estimates).sort(descending=True).values
         result[j] = _converged(found[j], float(ordered[min(rank, len(ordered)) - 1]), rank, generator)
         estimates[j] = result[j].values
+        tell(f"slice {place + 1} of {count}")
     return result
 
 

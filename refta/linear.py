@@ -12,7 +12,9 @@ from torch import nn
 
 from refta import autocast
 from refta.contraction import Evaluation, Tensor, arranged, dense
+from refta.fused import fused
 from refta.network import INPUT, Network, Order, is_fold
+from refta.operands import HAND_WRITTEN
 
 
 class AdaptedLinear(nn.Module):
@@ -46,6 +48,8 @@ class AdaptedLinear(nn.Module):
             weight, bias = stack.folded(self.layer)
             return F.linear(x, weight, bias)
         operands = stack.operands(self.layer, order)
+        if order.mode in HAND_WRITTEN:
+            return fused(order.mode, x, self.weight, self.bias, operands)
         if is_fold(order) and order.mode == "recompute":
             return _recomputed(stack.network, order, x, self.weight, self.bias, operands)
         if is_fold(order):

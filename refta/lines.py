@@ -42,6 +42,16 @@ def total(lines: Iterable[Line]) -> Line:
     return result
 
 
+def highest_lines(lines: Iterable[Line]) -> frozenset[Line]:
+    """Those that do not lie under another at every token count."""
+    different = set(lines)
+    return frozenset(
+        one
+        for one in different
+        if not any(other != one and other.constant >= one.constant and other.per_token >= one.per_token for other in different)
+    )
+
+
 @dataclass(frozen=True)
 class Regime:
     """From that many tokens on (to the next regime), this order is the cheapest."""
@@ -65,3 +75,11 @@ def regimes(lines: dict[str, Line]) -> list[Regime]:
         if not later:
             return found
         tokens = math.floor(min(later)) + 1
+
+
+def moments(lines: Iterable[Line]) -> list[int]:
+    """The token counts, from 1 on, at which the order of lines by size may change: where two meet, and just beyond."""
+    different = list(set(lines))
+    meets = [one.crossover(other) for place, one in enumerate(different) for other in different[:place]]
+    whole = {math.ceil(one) for one in meets if one is not None} | {math.floor(one) + 1 for one in meets if one is not None}
+    return sorted({1, *whole})

@@ -8,14 +8,20 @@ from typing import Literal
 from refta.pairing import Pairing
 
 Tree = str | tuple["Tree", "Tree"]
-Mode = Literal["plain", "recompute", "stack", "slices", "copies", "delta", "delta_stack", "whole"]
+Aim = Literal["memory", "time"]
+Mode = Literal["plain", "recompute", "stack", "slices", "copies", "delta", "delta_stack", "whole", "fused", "fused_fold"]
 
 INPUT, INPUT_AXES, OUTPUT_AXES, FOLD_AXES = "x", "td", "tn", "nd"
 RELU = "relu"
 COMMON_ORDERS = ("published", "features", "reconstruct", "auto")
-FOLDING = ("plain", "recompute", "stack", "copies")
+AUTOMATIC: dict[str, Aim] = {
+    "auto": "memory",
+    "auto_time": "time",
+}  # orders that are chosen by the tokens at hand, and for the least of what
+FOLDING = ("plain", "recompute", "stack", "copies", "fused_fold")
 UNFOLDED = ("delta", "delta_stack", "whole")  # modes that build the update and leave the weight alone
 PER_STEP = ("stack", "delta_stack")  # modes that build for all layers at once
+HAND_WRITTEN = ("fused", "fused_fold")  # modes whose backward is not autograd's (fused.py)
 AXES = "abcefghijopqrsuvwyzABCDEFGHIJKLMNOPQRSTUVWXYZ"  # the letters that a method may give its own axes
 
 
@@ -55,6 +61,7 @@ class Order:
     `copies`: a fold that forms the dense update, its scaled copy and the sum with the weight one after the other.
     `delta`: M is rebuilt but not folded; x times M beside the base's own linear. `delta_stack`: the same, M of all layers once per step.
     `whole`: M of every layer and stack at every call, of which the layer takes its own.
+    `fused`, `fused_fold`: base and update in one function with a backward written by hand, as features or on a folded weight.
     """
 
     tree: Tree

@@ -43,7 +43,13 @@ def pair(left: str, right: str, wanted: str, sizes: Mapping[str, int]) -> Pairin
     summed = (set(left) | set(right)) - set(wanted)
     if not summed:
         return _multiplied(left, right, sizes)
-    return min(_products(left, right, wanted, sizes), key=lambda one: _weight(one, left, right, wanted, sizes))
+    best, least = None, None
+    for one in _products(left, right, wanted, sizes):  # not min with a key, at which torch.compile would break the graph
+        weight = _weight(one, left, right, wanted, sizes)
+        if least is None or weight < least:
+            best, least = one, weight
+    assert best is not None
+    return best
 
 
 def _multiplied(left: str, right: str, sizes: Mapping[str, int]) -> Pairing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,8 +12,11 @@ from torch import nn
 
 from refta import cost, tensor_svd
 from refta.errors import SettingError
+from refta.factor_cache import FactorCache
 from refta.linear import AdaptedLinear, Tensor, fold, fold_stack
+from refta.lines import Regime
 from refta.network import Network, Order
+from refta.operands import AUTOMATIC
 from refta.per_step import BuiltPerStep, Part
 from refta.sites import Site, Stack, is_conv1d
 
@@ -21,13 +25,22 @@ CONTAINER = "refta_adapter"  # the name under which the stacks are registered at
 
 @dataclass(frozen=True)
 class Run:
-    """How an adapter is attached: the order it runs in, the dtype of its factors, slice ranks for models without weights."""
+    """How an adapter is attached: the order it runs in, the dtype of its factors, slice ranks for models without weights.
+
+    `cache`: a folder for the factors of weights that are decomposed more than once.
+    """
 
     order: str | None = None
     adapter_dtype: torch.dtype | None = None
     slice_ranks: Mapping[str, Sequence[int]] = field(default_factory=dict)
     progress: Callable[[str], None] | None = None
     stored: dict[str, torch.Tensor] | None = None
+    cache: Path | None = None
+
+    def tell(self, words: str) -> None:
+        """Say how far the work is, where somebody listens."""
+        if self.progress:
+            self.progress(words)
 
 
 @dataclass
@@ -63,7 +76,7 @@ class ReftaStack(BuiltPerStep):
         self.trains_transform, self.penalty_weight = settings.train_transform, settings.transform_penalty
         self.reads_transposed = settings.convention == "public_code"
         self.drop = nn.Dropout(dropout) if dropout else nn.Identity()
-        self._chosen: dict[int, str] = {}
+        self._choices: dict[str, Sequence[Regime]] = {}
         self._members: list[AdaptedLinear] = []
         self.paths: list[str] = []
         self.initial: dict[str, torch.Tensor] = {}
@@ -115,13 +128,24 @@ class ReftaStack(BuiltPerStep):
         return self.penalty_weight * (phi.T @ phi - identity).square().sum()
 
     def order_for(self, tokens: int) -> Order:
-        """The order to run at that many tokens; `auto` asks the closed form for the one that adds least memory."""
-        if self.order_name != "auto":
+        """The order to run at that many tokens; `auto` and `auto_time` are the closed form's choice of least memory and least time."""
+        if self.order_name not in AUTOMATIC:
             return self.network.order(self.order_name)
-        if tokens not in self._chosen:
-            free, itemsize = self.inputs_without_gradient, self.A.element_size()
-            self._chosen[tokens] = cost.best_order(self.network, tokens, self.layers, inputs_without_gradient=free, itemsize=itemsize)
-        return self.network.order(self._chosen[tokens])
+        return self.network.order(cost.order_at(self._choices[self.order_name], tokens))
+
+    def use_order(self, order: str, model: nn.Module) -> None:
+        """Run in another order from the next forward on."""
+        self.unwatch()
+        self.order_name = order
+        self._choose()
+        if order not in AUTOMATIC and self.network.order(order).mode == "stack":
+            self.watch(model)
+
+    def _choose(self) -> None:
+        """Work out the choice ahead, so that a compiled forward only compares token counts."""
+        if self.order_name in AUTOMATIC and self.order_name not in self._choices:
+            given = {"inputs_without_gradient": self.inputs_without_gradient, "itemsize": self.A.element_size()}
+            self._choices[self.order_name] = cost.best_orders(self.network, self.layers, aim=AUTOMATIC[self.order_name], **given)
 
     @property
     def residual_coefficients(self) -> torch.Tensor:
@@ -166,8 +190,7 @@ def attach_refta(model: nn.Module, stacks: list[Stack], settings, run: Run) -> A
 
     container = nn.ModuleDict()
     for stack in stacks:
-        if run.progress:
-            run.progress(f"decompose {stack.name}: {len(stack.sites)} × {stack.sites[0].rows} × {stack.sites[0].columns}")
+        run.tell(f"decompose {stack.name}: {len(stack.sites)} × {stack.sites[0].rows} × {stack.sites[0].columns}")
         container[stack.name] = _attach_stack(model, stack, settings, run, method)
     model.add_module(CONTAINER, container.train(model.training))
     sites = [site.path for stack in stacks for site in stack.sites]
@@ -195,8 +218,7 @@ def _attach_stack(model: nn.Module, stack: Stack, settings, run: Run, method) ->
         adapted.train(site.module.training)
         set_module(model, site.path, adapted)
         module.enlist(adapted, site.path)
-    if order != "auto" and module.network.order(order).mode == "stack":
-        module.watch(model)
+    module.use_order(order, model)
     return module
 
 
@@ -217,7 +239,13 @@ def _factors(weights, biases, shape, settings, run: Run, method) -> _Factors:
     if is_hollow(weights[0]):
         return _hollow_factors(weights, biases, shape, settings, run, method)
     bias = None if biases is None else torch.stack([one.detach() for one in biases])
-    found = tensor_svd.decompose(torch.stack([one.detach() for one in weights]), bias, settings.rank, settings.transform)
+    cache = None if run.cache is None else FactorCache(run.cache, run.tell)
+
+    def tell(words: str) -> None:
+        run.tell(f"decompose {shape.name}: {words}")
+
+    weight = torch.stack([one.detach() for one in weights])
+    found = tensor_svd.decompose(weight, bias, settings.rank, settings.transform, cache=cache, progress=tell)
     left = torch.cat([a for a, _ in found.factors], dim=1)
     right = torch.cat([b for _, b in found.factors], dim=0)
     residual = [one.clone() for one in found.residual_weight]

@@ -18,7 +18,9 @@ from refta import cost
 from refta.errors import SettingError
 from refta.initial import fill
 from refta.linear import AdaptedLinear, delta_stack, fold_stack
+from refta.lines import Regime
 from refta.network import PER_STEP, Network, Operand, Order, across_key
+from refta.operands import AUTOMATIC
 from refta.per_step import BuiltPerStep, Part
 from refta.shapes import StackShape
 from refta.sites import Stack, head_size, is_conv1d
@@ -52,8 +54,8 @@ class TensorStack(BuiltPerStep):
         self.names: dict[str, str] = {}
         self.members: list[AdaptedLinear] = []
         self._container = (container,)
-        self._chosen: dict[int, Order] = {}
-        self._per_step = None if order == "auto" else network.order(order)
+        self._choice: Sequence[Regime] = ()
+        self._per_step = None if order in AUTOMATIC else network.order(order)
 
     def shared(self, name: str) -> torch.Tensor:
         """A shared operand, whole."""
@@ -76,15 +78,14 @@ class TensorStack(BuiltPerStep):
 
     def order_for(self, tokens: int) -> Order:
         """The order to run at that many tokens; `auto` asks the closed form for the one that adds least memory."""
-        if self.order_name != "auto":
+        if self.order_name not in AUTOMATIC:
             return self.network.order(self.order_name)
-        if tokens not in self._chosen:
+        if not self._choice:
             size = self.operands(0, next(iter(self.network.orders.values())))[self.network.operands[0].name].element_size()
             free = self.shape.inputs_without_gradient
-            name = cost.best_order(self.network, tokens, self.shape.layers, inputs_without_gradient=free, itemsize=size)
-            self._chosen[tokens] = self.network.order(name)
-        self._per_step = self._chosen[tokens]
-        return self._chosen[tokens]
+            self._choice = cost.best_orders(self.network, self.shape.layers, inputs_without_gradient=free, itemsize=size)
+        self._per_step = self.network.order(cost.order_at(self._choice, tokens))
+        return self._per_step
 
     def folded(self, layer: int) -> Part:
         """A layer's slice of what is built for the whole stack once per step, and its bias."""
@@ -136,7 +137,7 @@ def attach_tensor(model: nn.Module, stacks: Sequence[Stack], settings: Any, run:
         _make_shared(container, module, stack, run)
         for layer, site in enumerate(stack.sites):
             _replace_site(model, site, module, layer, run)
-        if module.order_name != "auto" and network.order(module.order_name).mode in PER_STEP:
+        if module.order_name not in AUTOMATIC and network.order(module.order_name).mode in PER_STEP:
             module.watch(model)
     model.add_module(CONTAINER, container.train(model.training))
     own = list({id(one): one for one in _parameters(container)}.values())

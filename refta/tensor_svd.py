@@ -6,12 +6,14 @@ biases has no extra column.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from refta import transforms
 from refta.errors import SettingError
+from refta.factor_cache import FactorCache, Pairs
 from refta.leading_svd import Triplets, leading_triplets
 
 
@@ -35,11 +37,20 @@ def largest_rank(layers: int, rows: int, columns: int, *, bias: bool) -> int:
     return layers * min(rows, columns + bias)
 
 
-def decompose(weight: torch.Tensor, bias: torch.Tensor | None, rank: int, transform) -> Decomposition:
+def decompose(
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    rank: int,
+    transform,
+    *,
+    cache: FactorCache | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Decomposition:
     """The `rank` largest singular triplets over all transformed slices of a stack, and what remains.
 
     weight (K, n, d); bias (K, n) or None; transform a name, or Φ itself as a (K, K) tensor or array. Computes in float64 for a
     float64 weight and otherwise in float32 (small stacks in float64). Ties go to the lower slice, so exactly `rank` survive.
+    `cache` gives the factors of weights that were decomposed before; `progress` hears of every slice.
     Raises SettingError for shapes, ranks, transforms that do not fit and for weights that are not finite.
     """
     _check(weight, bias, rank)
@@ -48,21 +59,36 @@ def decompose(weight: torch.Tensor, bias: torch.Tensor | None, rank: int, transf
     stack = torch.cat(columns, dim=2)
     if not bool(torch.isfinite(stack).all()):
         raise SettingError("weight: holds values that are not finite; there is no SVD of those")
-    phi = transforms.matrix(transform, stack)
-    slices = (phi.T.to(dtype) @ stack.flatten(1)).view_as(stack)
-    found = leading_triplets(slices, rank)
-    ranks = _slice_ranks([triplets.values for triplets in found], rank)
-    factors = [_pair(one, kept, matrix) for one, kept, matrix in zip(found, ranks, slices, strict=True)]
-    del slices
+    phi, factors = _cached(stack, rank, transform, cache, progress)
     residual = _subtract(stack, phi, factors)
     width = weight.shape[2]
     return Decomposition(
         transform_matrix=phi.to(dtype),
-        slice_ranks=torch.tensor(ranks),
+        slice_ranks=torch.tensor([a.shape[1] for a, _ in factors]),
         factors=factors,
         residual_weight=residual[:, :, :width].to(weight.dtype).contiguous(),
         residual_bias=None if bias is None else residual[:, :, width].to(bias.dtype).contiguous(),
     )
+
+
+def _cached(stack: torch.Tensor, rank: int, transform, cache: FactorCache | None, progress) -> tuple[torch.Tensor, Pairs]:
+    """Φ and the factors of every slice, from the cache where they are there; else into it."""
+    if cache is None:
+        return _decomposed(stack, rank, transform, progress)
+    path = cache.path(stack, rank, transform)
+    found = cache.read(path, stack)
+    if found is None:
+        found = _decomposed(stack, rank, transform, progress)
+        cache.write(path, *found)
+    return found
+
+
+def _decomposed(stack: torch.Tensor, rank: int, transform, progress) -> tuple[torch.Tensor, Pairs]:
+    phi = transforms.matrix(transform, stack)
+    slices = (phi.T.to(stack.dtype) @ stack.flatten(1)).view_as(stack)
+    found = leading_triplets(slices, rank, progress=progress)
+    ranks = _slice_ranks([triplets.values for triplets in found], rank)
+    return phi, [_pair(one, kept, matrix) for one, kept, matrix in zip(found, ranks, slices, strict=True)]
 
 
 def _check(weight: torch.Tensor, bias: torch.Tensor | None, rank: int) -> None:

@@ -6,7 +6,7 @@ that opt_einsum's dynamic programming finds at several token counts, beside the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -15,7 +15,7 @@ from typing import Literal
 from refta.cost import order_cost
 from refta.counting import Cost
 from refta.enumeration import Enumeration, Partial
-from refta.lines import Line, Regime, regimes
+from refta.lines import Line, Regime, highest_lines, regimes
 from refta.network import INPUT, Network, Order, Tree
 
 ENUMERATED = 7
@@ -77,7 +77,7 @@ def candidates(network: Network, layers: int = 1, *, inputs_without_gradient: in
 
 
 def _signature(cost: Cost) -> tuple:
-    return cost.forward_flops, cost.step_flops, cost.elementwise_flops, cost.kept_bytes, _highest_lines(cost.temporaries)
+    return cost.forward_flops, cost.step_flops, cost.elementwise_flops, cost.kept_bytes, highest_lines(cost.temporaries)
 
 
 def _named(order: Order, cost: Cost) -> Candidate:
@@ -144,17 +144,7 @@ def envelope(found: Sequence[Candidate], quantity: Quantity) -> list[Regime]:
 
 def _memory_lines(cost: Cost) -> tuple[Line, ...]:
     """The lines whose highest is kept bytes and the largest temporary."""
-    return tuple(cost.kept_bytes + one for one in _highest_lines(cost.temporaries)) or (cost.kept_bytes,)
-
-
-def _highest_lines(lines: Iterable[Line]) -> frozenset[Line]:
-    """Those that do not lie under another at every token count."""
-    different = set(lines)
-    return frozenset(
-        one
-        for one in different
-        if not any(other != one and other.constant >= one.constant and other.per_token >= one.per_token for other in different)
-    )
+    return tuple(cost.kept_bytes + one for one in highest_lines(cost.temporaries)) or (cost.kept_bytes,)
 
 
 def _memory_envelope(found: Sequence[Candidate]) -> list[Regime]:

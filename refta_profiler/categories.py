@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from refta import registry
 from refta.cost import rebuilt_axes
+from refta.operands import AUTOMATIC
 
 if TYPE_CHECKING:
     from refta_profiler.workload import Workload
@@ -21,7 +22,7 @@ def rebuilt_shapes(work: Workload) -> set[Shape]:
     order = work.point.order
     for shape in work.adapted.shapes():
         network = registry.method(work.point.method).network(work.adapted.settings, shape)
-        axes = "" if network is None or order in (None, "auto") else rebuilt_axes(network, order)
+        axes = "" if network is None or order in (None, *AUTOMATIC) else rebuilt_axes(network, order)
         if network is None or not axes:
             continue
         found |= {(shape.rows, shape.columns), (shape.columns, shape.rows)}

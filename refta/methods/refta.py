@@ -7,22 +7,26 @@ from typing import Any, Literal, get_args
 
 from refta.errors import SettingError
 from refta.network import Network, Operand, Order
+from refta.operands import AUTOMATIC
 from refta.registry import whole_number
 from refta.shapes import StackShape
 from refta.transforms import NAMES as TRANSFORMS
 
 SUMMARY = "principal components of a mode-3 transformed stack of layers, as features (CVPR 2026)"
 
+_FEATURES = ((("x", "B"), "u"), "A")
 _FOLD = ("x", (("A", "u"), "B"))
 _ORDERS = {
-    "shared": Order(((("x", "B"), "u"), "A")),
+    "shared": Order(_FEATURES),
     "slices": Order((("x", "B"), "A"), mode="slices"),
     "reconstruct": Order(_FOLD),
     "reconstruct_recompute": Order(_FOLD, mode="recompute"),
     "reconstruct_stack": Order(_FOLD, mode="stack"),
+    "fused": Order(_FEATURES, mode="fused"),
+    "fused_fold": Order(_FOLD, mode="fused_fold"),
 }
 _ALIASES = {"published": "shared", "features": "shared"}
-ORDERS = (*_ORDERS, *_ALIASES, "auto")
+ORDERS = (*_ORDERS, *_ALIASES, *AUTOMATIC)
 Convention = Literal["exact", "public_code"]
 
 

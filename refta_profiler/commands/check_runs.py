@@ -8,6 +8,7 @@ from typing import Any
 
 from refta import registry
 from refta.errors import SettingError
+from refta.operands import AUTOMATIC
 from refta.shapes import StackShape
 from refta_profiler import plan, run, scenario, verdict
 from refta_profiler.commands import options
@@ -96,7 +97,7 @@ def distinct_orders(method: str, settings: dict[str, Any], stacks: Sequence[Stac
         except SettingError:
             continue
         aliases = network.aliases if network else {}
-    return list(dict.fromkeys(aliases.get(name, name) for name in registry.orders(method) if name != "auto"))
+    return list(dict.fromkeys(aliases.get(name, name) for name in registry.orders(method) if name not in AUTOMATIC))
 
 
 def ask(question: Question) -> Runs:

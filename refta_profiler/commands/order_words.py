@@ -24,8 +24,8 @@ LEAST = {
     "memory_bytes": "least memory (kept, and one largest temporary)",
 }
 AS_DERIVED = (
-    "the envelope is over backwards as autograd derives them (and the recomputations named here); a hand-written backward may use "
-    "another tree and cost less."
+    "the envelope is over backwards as autograd derives them (and the recomputations and hand-written ones named here); another "
+    "hand-written backward may use another tree and cost less."
 )
 
 
@@ -158,7 +158,7 @@ def _recompute(found: OrderTable, name: str) -> list[str]:
     network, scope = found.network, found.scope("layer")[0]
     order = network.orders[name]
     keeping = [other for other, one in network.orders.items() if one.tree == order.tree and one.mode == "plain"]
-    if order.mode != "recompute" or not keeping:
+    if order.mode not in ("recompute", "fused") or not keeping:
         return []
     again = scope.costs[name].step_flops + scope.costs[keeping[0]].step_flops * -1
     kept = scope.costs[name].kept_bytes

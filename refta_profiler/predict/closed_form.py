@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from refta import cost, registry
 from refta.cost import Line
 from refta.network import Network, count_trainable
+from refta.operands import AUTOMATIC, HAND_WRITTEN
 from refta.shapes import StackShape, mark_first_inputs
 from refta_profiler import models, own_code
 from refta_profiler.plan import Point
@@ -64,7 +65,7 @@ def stack_costs(
         if network is None:
             return None
         name = order or next(iter(network.orders))
-        if name == "auto":
+        if name in AUTOMATIC:
             return None
         total = cost.stack_cost(network, name, shape.layers, inputs_without_gradient=shape.inputs_without_gradient, itemsize=itemsize)
         found.append(StackCost(shape, name, settings.get("rank"), network, total))
@@ -88,6 +89,8 @@ def inputs_kept(stacks: Sequence[StackShape], *, itemsize: int, shared: bool) ->
 
 def point_costs(point: Point, stacks: Sequence[StackShape]) -> tuple[list[StackCost] | None, Line, str]:
     """The closed form of a point's stacks, the x that is kept, and a note on what is assumed."""
+    if point.order in HAND_WRITTEN:
+        return _hand_written_costs(point, stacks)
     itemsize = 2 if point.precision == "amp-bf16" else ITEMSIZE[point.adapter_dtype]
     uniform = point.precision == "fp32" and point.adapter_dtype == "float32"
     found = stack_costs(point.method, point.settings, point.order, stacks, itemsize=itemsize)
@@ -97,6 +100,13 @@ def point_costs(point: Point, stacks: Sequence[StackShape]) -> tuple[list[StackC
             f"; every role keeps a copy of x in {'bfloat16' if itemsize == 2 else point.adapter_dtype}, casts of weights are not counted"
         )
     return found, inputs_kept(stacks, itemsize=itemsize, shared=uniform), note
+
+
+def _hand_written_costs(point: Point, stacks: Sequence[StackShape]) -> tuple[list[StackCost] | None, Line, str]:
+    """The same for the orders that keep x as it comes, once, whatever the dtypes of base and adapter."""
+    found = stack_costs(point.method, point.settings, point.order, stacks, itemsize=ITEMSIZE[point.adapter_dtype])
+    kept = inputs_kept(stacks, itemsize=2 if point.precision == "bf16" else 4, shared=True)
+    return found, kept, "the adapters alone, beyond the frozen base; x is kept as it comes, once for all roles that read it"
 
 
 def without_gradient_marks(stacks: Sequence[StackShape]) -> list[StackShape]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from refta.operands import AUTOMATIC
 from refta.shapes import StackShape
 from refta_profiler import devices, models, own_code, rates, workload
 from refta_profiler.categories import category_of, rebuilt_shapes
@@ -66,7 +67,7 @@ def _sweep_of(key: str, target: str, ranks: str) -> Sweep:
 
 def sweep(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] | None) -> Sweep:
     """The traces of the point's variant over batches."""
-    if point.order == "auto":  # the order it takes changes with the batch
+    if point.order in AUTOMATIC:  # the order it takes changes with the batch
         return Sweep(lambda batch: follow(replace(point, batch=batch), target, slice_ranks))
     ranks = {name: list(one) for name, one in slice_ranks.items()} if slice_ranks is not None else None
     same = replace(point, batch=1, id="", label="", target="", measure_on_cpu=False)

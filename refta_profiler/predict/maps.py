@@ -11,6 +11,7 @@ from typing import Any
 from refta import cost
 from refta.cost import Cost
 from refta.errors import SettingError
+from refta.operands import AUTOMATIC
 from refta.shapes import StackShape
 from refta_profiler.plan import Point
 from refta_profiler.predict import closed_form as forms
@@ -63,7 +64,7 @@ def families(points: Sequence[Point]) -> list[Family]:
     """The families of two orders or more whose shapes are known as data."""
     groups: dict[str, list[Point]] = {}
     for point in points:
-        if point.order not in (None, "auto") and point.seq:
+        if point.order not in (None, *AUTOMATIC) and point.seq:
             settings = {key: value for key, value in point.settings.items() if key != "rank"}
             groups.setdefault(repr((point.model, point.method, sorted(settings.items()))), []).append(point)
     found = []

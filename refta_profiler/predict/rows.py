@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from refta.errors import SettingError
+from refta.operands import AUTOMATIC
 from refta_profiler import devices, own_code
 from refta_profiler.errors import OwnCodeError
 from refta_profiler.plan import Point
@@ -38,7 +39,7 @@ def predict(point: Point, target: str | None = None) -> tuple[list[Row], list[Ro
         return [], _failed(point, target, "unsupported", str(error)), None
     except Exception as error:  # whatever a model or a method does under fake tensors is a row with its reason
         return [], _failed(point, target, *_reason(point, error)), None
-    note = ASSUMED if ranks is None and point.method == "refta" and point.order in ("slices", "auto") else ""
+    note = ASSUMED if ranks is None and point.method == "refta" and point.order in ("slices", *AUTOMATIC) else ""
     return _closed(point, target, found, note), _dry(point, target, found, note), found
 
 
@@ -111,7 +112,7 @@ def _closed(point: Point, target: str, found: DryRun, note: str) -> list[Row]:
         return _no_closed_form(point, target, f"'{point.method}' has no adapter on linears")
     costs, kept_inputs, assumed = closed_form.point_costs(point, found.shapes)
     if costs is None:
-        reason = "order auto changes with the tokens" if point.order == "auto" else f"'{point.method}' states no network"
+        reason = f"order {point.order} changes with the tokens" if point.order in AUTOMATIC else f"'{point.method}' states no network"
         return _no_closed_form(point, target, reason)
     if point.tokens is None:
         return _no_closed_form(point, target, "the tokens of an example are not known for this model")

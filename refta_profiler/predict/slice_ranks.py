@@ -9,6 +9,7 @@ import json
 import torch
 
 from refta import tensor_svd
+from refta.operands import AUTOMATIC
 from refta.sites import find_stacks, stack_tensors
 from refta_profiler import cache, models
 from refta_profiler.errors import ScenarioError
@@ -22,7 +23,7 @@ Ranks = dict[str, tuple[int, ...]]
 
 def known(point: Point) -> Ranks | None:
     """The slice ranks of the point's weights; None where the method has no slices, or the weights are too many to build here."""
-    if point.method != "refta" or point.order not in ("slices", "auto"):
+    if point.method != "refta" or point.order not in ("slices", *AUTOMATIC):
         return None
     path = cache.folder("slice_ranks") / f"{_key(point)}.json"
     if path.exists():

@@ -8,6 +8,7 @@ from typing import Any
 
 from refta import registry
 from refta.errors import SettingError
+from refta.operands import AUTOMATIC
 from refta_profiler import devices, plan, rates, scenario
 from refta_profiler.plan import Point
 from refta_profiler.predict import closed_form, slice_ranks
@@ -29,7 +30,7 @@ def of(point: Point) -> dict[str, Any]:
     `first` is the step of batch 1 (where torch takes other paths), `following` that of every larger batch.
     """
     named = {name: getattr(point, name) for name in NAMED} | asked(point)
-    if point.unsupported or point.order == "auto":
+    if point.unsupported or point.order in AUTOMATIC:
         return named | {"reason": point.unsupported or AUTO}
     try:
         return named | _of(point, sweep(point, point.target, slice_ranks.known(point)))

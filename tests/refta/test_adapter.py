@@ -258,6 +258,35 @@ def test_dropout_acts_in_training_alone():
     assert torch.equal(adapted.model(x).logits.detach(), wanted)
 
 
+def test_the_order_can_be_changed_between_steps():
+    """Parameters stay; nothing that an order built per step is held or built after it."""
+    adapted = adapted_stack(order="reconstruct_stack")
+    moved(adapted.model)
+    x = torch.randn(5, 7, generator=torch.Generator().manual_seed(1))
+    wanted = adapted.model(x).detach()
+    before = [(name, id(one)) for name, one in adapted.model.named_parameters()]
+    for order in (*REFTA_ORDERS, "auto", "auto_time", "features"):
+        adapted.use_order(order)
+        found = adapted.model(x)
+        assert relative_error(found.detach(), wanted) < 1e-6
+        found.sum().backward()
+        assert adapted.order == adapted.model.refta_adapter["query"].order_name == order
+        assert (len(adapted.model._forward_hooks) == 1) == (order == "reconstruct_stack")
+    assert [(name, id(one)) for name, one in adapted.model.named_parameters()] == before
+
+
+def test_an_order_that_cannot_be_changed_says_so():
+    adapted = adapted_stack(order="shared", dropout=0.1)
+    with pytest.raises(SettingError, match=r"dropout: 0\.1 with order 'fused'"):
+        adapted.use_order("fused")
+    with pytest.raises(SettingError, match="unknown order 'fussed'"):
+        adapted.use_order("fussed")
+    assert adapted.order == "shared"
+    other = refta.adapt(vit(), "lora", rank=2)
+    with pytest.raises(SettingError, match="'lora' does not change its order"):
+        other.use_order("features")
+
+
 @pytest.mark.parametrize("order", ["reconstruct", "reconstruct_recompute", "reconstruct_stack", "auto"])
 def test_dropout_is_refused_where_no_features_are(order):
     with pytest.raises(SettingError, match=r"dropout: 0\.5 with order"):

@@ -10,9 +10,10 @@ from toy_models import REFTA_ORDERS, parallel, stack_of
 
 import refta
 from refta import registry
-from refta.cost import Line, Regime, best_order, layer_cost, rebuilt_axes, regimes, stack_cost, total
+from refta.cost import FLOPS_PER_BYTE, Line, Regime, best_order, best_orders, layer_cost, order_at, rebuilt_axes, regimes, stack_cost, total
 from refta.network import Network
 from refta.shapes import StackShape
+from refta.traffic import moved_bytes
 
 VIT_LARGE = StackShape("query", "query", 24, 1024, 1024, bias=True, inputs_without_gradient=1)
 
@@ -63,6 +64,12 @@ BY_HAND = {
     ("reconstruct", False): (Line(2 * 3 * 35), Line(4 * 3 * 35, 2 * 35), Line(15 * 4)),
     # the fold once more in backward; nothing kept
     ("reconstruct_recompute", True): (Line(2 * 3 * 35), Line(6 * 3 * 35, 2 * 35), Line()),
+    # the features once more in backward; nothing kept
+    ("fused", True): (Line(0, 2 * 3 * 12), Line(0, 4 * 3 * 5 + 6 * 3 * 7), Line()),
+    ("fused", False): (Line(0, 2 * 3 * 12), Line(0, 4 * 3 * 5 + 4 * 3 * 7), Line()),
+    # the fold once more for ∂L/∂x, the factors' gradients from the features; nothing kept
+    ("fused_fold", True): (Line(2 * 3 * 35), Line(2 * 3 * 35, 4 * 3 * 12), Line()),
+    ("fused_fold", False): (Line(2 * 3 * 35), Line(0, 4 * 3 * 12), Line()),
     # the layer's part alone
     ("reconstruct_stack", True): (Line(), Line(0, 2 * 35), Line()),
 }
@@ -173,8 +180,57 @@ def _ratios(rank: int, tokens: int = 4096) -> tuple[float, float]:
 
 
 def test_auto_chooses_features_for_few_tokens_and_the_fold_for_many():
-    assert best_order(refta_network(), 197, 24, inputs_without_gradient=1) == "shared"
-    assert best_order(refta_network(), 10**6, 24, inputs_without_gradient=1) == "reconstruct_recompute"
+    """Nothing is kept, so the temporaries decide: 2tR numbers, n·d + where they are fewer, and a fold and its gradient, 2nd, beyond."""
+    chosen = {tokens: best_order(refta_network(), tokens, 24, inputs_without_gradient=1) for tokens in (197, 34_952, 34_953, 69_906)}
+    assert chosen == {197: "fused", 34_952: "fused", 34_953: "fused_fold", 69_906: "reconstruct_recompute"}
+
+
+def test_the_least_time_weighs_flops_and_bytes_moved():
+    """Features with the fewest FLOPs for a handful of tokens, with the fewest passes up to about n·d/(n + d) · 3/2, then the fold."""
+    chosen = best_orders(refta_network(), 24, aim="time", inputs_without_gradient=1)
+    assert [one.order for one in chosen] == ["shared", "fused", "fused_fold"]
+    assert chosen[1].tokens < 50
+    assert 683 < chosen[2].tokens < 1024
+    assert best_order(refta_network(360), 10_000, 24, aim="time") == "reconstruct"  # R > d / 4: its one dense product is less
+
+
+@pytest.mark.parametrize("aim", ["memory", "time"])
+@pytest.mark.parametrize("rank", [1, 3, 12])
+def test_the_choice_is_the_least_at_every_token_count(aim, rank):
+    network = refta_network(rank, StackShape("query", "query", 4, 24, 20, inputs_without_gradient=1))
+    chosen = best_orders(network, 4, aim=aim, inputs_without_gradient=1)
+    costs = {name: stack_cost(network, name, 4, inputs_without_gradient=1) for name in network.orders}
+    for tokens in range(1, 400):
+        value = {name: one.memory_bytes(tokens) for name, one in costs.items()}
+        if aim == "time":
+            moved = {name: moved_bytes(network, order, 4, inputs_without_gradient=1).at(tokens) for name, order in network.orders.items()}
+            flops = {name: (one.step_flops + one.elementwise_flops).at(tokens) for name, one in costs.items()}
+            value = {name: flops[name] + FLOPS_PER_BYTE * moved[name] for name in costs}
+        assert value[order_at(chosen, tokens)] == min(value.values())
+
+
+def test_bytes_moved_by_hand():
+    """R = 3, n = 5, d = 7, 4 bytes a number; factors 36 numbers."""
+
+    def layer(order: str) -> Line:
+        return moved_bytes(SMALL, SMALL.order(order), 1)
+
+    # x three times, y and its gradient twice each, ∂L/∂x twice; 14 of the features and their gradient
+    assert layer("fused") == Line(4 * 36, 3 * 7 + 4 * 5 + 2 * 7 + 14 * 3) * 4
+    # W and the folded weight in both folds; x and ∂L/∂y twice each
+    assert layer("fused_fold") == Line(4 * 35 + 4 * 36, 2 * 7 + 2 * 5 + 9 * 3) * 4
+    # forward x B, ∘ u, · A; backward two gradients of each product and one of ∘ u; the two sums
+    forward = (7 + 3) + (3 + 3) + (3 + 5)
+    backward = (7 + 3) + (7 + 3) + (3 + 3) + (3 + 5) + (3 + 5)
+    constant = (21 + 3 + 15) + (21 + 21) + 3 + (15 + 15)
+    assert layer("shared") == Line(constant, forward + backward + 3 * 5 + 3 * 7) * 4
+
+
+def test_the_hand_written_fold_needs_fewer_flops_than_features_from_n_tokens_on():
+    """`shared` 12tRd against 4Rd² + 8tRd for n = d; `fused` 14tRd."""
+    costs = {order: layer_cost(refta_network(), order).step_flops for order in ("shared", "fused", "fused_fold")}
+    assert costs["shared"].crossover(costs["fused_fold"]) == 1024
+    assert costs["fused"].crossover(costs["fused_fold"]) == Fraction(2 * 1024, 3)
 
 
 # ---- torch's own counters

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import refta
 from refta import cost, registry
 from refta.network import count_trainable
+from refta.operands import AUTOMATIC
 
 WIDTH, KEYS, INNER, LAYERS, TOKENS = 48, 24, 96, 3, (2, 5)
 TARGETS = ("query", "value", "down")
@@ -150,8 +151,10 @@ def _predicted(adapted: refta.Adapted, order: str | None, free: int) -> tuple[in
         if network is None:
             pytest.skip("no closed form")
         chosen = order or "published"
-        if chosen == "auto":
-            chosen = cost.best_order(network, tokens, shape.layers, inputs_without_gradient=shape.inputs_without_gradient)
+        if chosen in AUTOMATIC:
+            chosen = cost.best_order(
+                network, tokens, shape.layers, aim=AUTOMATIC[chosen], inputs_without_gradient=shape.inputs_without_gradient
+            )
         found = cost.stack_cost(network, chosen, shape.layers, inputs_without_gradient=free)
         for place, line in enumerate((found.forward_flops, found.backward_flops, found.kept_bytes)):
             result[place] += line.at(tokens)

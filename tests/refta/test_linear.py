@@ -7,6 +7,7 @@ from torch.utils.checkpoint import checkpoint
 from toy_models import DATA, REFTA_ORDERS, adapted_stack, gradients, llama, moved, parallel, relative_error, stack_of, vit
 
 import refta
+from refta.operands import AUTOMATIC
 
 GOLDEN = sorted((DATA / "golden").glob("*.npz"))
 
@@ -60,7 +61,7 @@ def step(order: str, kind: str, dtype: torch.dtype, bias: bool) -> tuple[torch.T
     return y.detach(), x.grad, gradients(model)
 
 
-@pytest.mark.parametrize("order", [*REFTA_ORDERS[1:], "auto", "published", "features"])
+@pytest.mark.parametrize("order", [*REFTA_ORDERS[1:], *AUTOMATIC, "published", "features"])
 @pytest.mark.parametrize("kind", ["random", "tied", "zero", "deficient"])
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-10)], ids=["float32", "float64"])

@@ -64,7 +64,7 @@ def test_the_steps_of_a_fold_of_a_stack():
 
 def test_folds():
     folding = {name for name, order in network().orders.items() if is_fold(order)}
-    assert folding == {"reconstruct", "reconstruct_recompute", "reconstruct_stack"}
+    assert folding == {"reconstruct", "reconstruct_recompute", "reconstruct_stack", "fused_fold"}
 
 
 def test_aliases_and_unknown_orders():

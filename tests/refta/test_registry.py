@@ -71,4 +71,4 @@ made = registry.method("refta").network(registry.settings("refta", {"rank": 15})
 print(cost.best_order(made, 197, 24), "torch" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["shared", "False"]
+    assert done.stdout.split() == ["fused", "False"]

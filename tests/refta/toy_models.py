@@ -11,7 +11,7 @@ from torch import nn
 import refta
 
 DATA = Path(__file__).parents[1] / "data"
-REFTA_ORDERS = ("shared", "slices", "reconstruct", "reconstruct_recompute", "reconstruct_stack")
+REFTA_ORDERS = ("shared", "slices", "reconstruct", "reconstruct_recompute", "reconstruct_stack", "fused", "fused_fold")
 TRANSFORMS = ("dct", "dft_real", "hosvd", "identity", "lsm")
 
 

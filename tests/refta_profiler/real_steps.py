@@ -12,7 +12,7 @@ from refta_profiler.flops import FlopCounter
 from refta_profiler.measure import memory, worker
 from refta_profiler.plan import Point
 
-ORDERS = ("shared", "slices", "reconstruct", "reconstruct_recompute", "reconstruct_stack")
+ORDERS = ("shared", "slices", "reconstruct", "reconstruct_recompute", "reconstruct_stack", "fused", "fused_fold")
 TARGETS = {name: ["qkv"] if name == "gpt2-tiny" else ["query", "value"] for name in ("vit-tiny", "roberta-tiny", "gpt2-tiny", "llama-tiny")}
 torch.set_num_threads(1)  # tests run on busy machines; memory does not depend on it
 METHODS: dict[str, dict[str, Any]] = {

@@ -47,7 +47,8 @@ def test_the_words_say_it():
     text = answer(rank=15).text
     assert "per layer `shared` keeps less than `reconstruct` up to 70,929 tokens (batch 360 of 197), over the model up to 68,016" in text
     assert "`reconstruct_recompute` keeps nothing at any batch and costs 2Rnd (31,457,280) more FLOPs a layer" in text
-    assert "no two orders cross in training FLOPs at any batch" in text
+    assert "`fused` keeps nothing at any batch and costs 30,720·t more FLOPs a layer than `shared`" in text  # 2tdR
+    assert "per layer `shared` needs fewer training FLOPs than `fused_fold` up to 1,024 tokens (batch 5 of 197)" in text
     assert "as autograd derives them" in text
 
 

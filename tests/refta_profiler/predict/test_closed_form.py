@@ -53,8 +53,19 @@ def test_half_precision_says_what_is_assumed():
     assert "bfloat16" in note
 
 
+@pytest.mark.parametrize(("precision", "itemsize"), [("fp32", 4), ("amp-bf16", 4), ("bf16", 2)])
+@pytest.mark.parametrize("order", ["fused", "fused_fold"])
+def test_hand_written_backwards_keep_x_alone_once_in_every_precision(order, precision, itemsize):
+    stacks = closed_form.shapes("vit-tiny", ["query", "value"])
+    found, kept, note = closed_form.point_costs(tiny("vit-tiny", f"refta/{order}", precision=precision), stacks)
+    assert kept == Line(0, 12 * 192 * itemsize)
+    assert [one.cost.kept_bytes for one in found] == [Line(), Line()]
+    assert "once for all roles" in note
+
+
 def test_auto_has_no_line_and_full_no_network():
     assert closed_form.stack_costs("refta", {"rank": 5}, "auto", VIT_L) is None
+    assert closed_form.stack_costs("refta", {"rank": 5}, "auto_time", VIT_L) is None
     assert closed_form.stack_costs("full", {}, None, VIT_L) is None
 
 

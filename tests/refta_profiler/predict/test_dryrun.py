@@ -9,6 +9,7 @@ from real_steps import METHODS, ORDERS, TARGETS, measured, tiny
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from refta import registry
+from refta.operands import AUTOMATIC
 from refta_profiler import devices, models
 from refta_profiler.predict import dryrun, slice_ranks
 
@@ -55,7 +56,7 @@ def test_peak_and_flops_are_the_measured_ones(model, label, checkpointing):
     assert_exact(tiny(model, label, batch=1 if model == "vit-tiny" else 2, checkpointing=checkpointing))
 
 
-WITHOUT_ONEDNN = ("lora", "refta/shared", "refta/reconstruct_recompute", "full")
+WITHOUT_ONEDNN = ("lora", "refta/shared", "refta/reconstruct_recompute", "refta/fused", "refta/fused_fold", "full")
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ ON_META = [
     pytest.param(name, order, marks=() if name == "refta" or (order in ("published", None) and name != "fourierft") else pytest.mark.slow)
     for name in registry.names()
     for order in (registry.orders(name) or [None])
-    if order != "auto" and name != "loha"  # whose scale is a tensor on the host, which fake tensors count as the card's
+    if order not in AUTOMATIC and name != "loha"  # whose scale is a tensor on the host, which fake tensors count as the card's
 ]
 
 
