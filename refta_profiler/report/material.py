@@ -77,7 +77,14 @@ class Material:
 
     def candidates(self, target: str) -> list[Candidate]:
         """What is known of each label and setting on that target."""
-        return candidates(self.rows, target)
+        if target not in self._candidates:
+            self._candidates[target] = candidates(self.rows, target)
+        return self._candidates[target]
+
+    @cached_property
+    def _candidates(self) -> dict[str, list[Candidate]]:
+        """Filled by `candidates`: sections ask for the same again and again."""
+        return {}
 
     @cached_property
     def batches(self) -> list[int]:
@@ -102,10 +109,14 @@ class Material:
 
     def setting_parts(self, model: str, seq: int | None, precision: str, checkpointing: bool) -> list[str]:
         """The parts of a setting that must be named: what differs in the run, and always the precision and the checkpointing."""
-        several = {name for name in ("model", "seq") if len({getattr(row, name) for row in self.rows}) > 1}
-        parts = [model] if "model" in several else []
-        parts += [f"sequence {seq}"] if "seq" in several and seq else []
+        parts = [model] if "model" in self._several else []
+        parts += [f"sequence {seq}"] if "seq" in self._several and seq else []
         return [*parts, precision, f"{'with' if checkpointing else 'without'} checkpointing"]
+
+    @cached_property
+    def _several(self) -> set[str]:
+        """Which of model and sequence length differ in the run."""
+        return {name for name in ("model", "seq") if len({getattr(row, name) for row in self.rows}) > 1}
 
 
 def mebibytes(count: float) -> str:
