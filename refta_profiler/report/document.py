@@ -72,7 +72,7 @@ def document_of(material: Material, look: Look | None = None) -> Document:
     look = look or Look()
     sections = [section for make in SECTIONS if (section := make(material))]
     title = str(material.scenario.get("name") or material.scenario.get("model") or "a run")
-    return Document(title, facts(material), cards(material), sections, look.styles(styles(material, sections)), look.settings)
+    return Document(title, facts(material), cards(material), sections, look.styles(styles(material, sections)), settings=look.settings)
 
 
 def facts(material: Material) -> list[tuple[str, str]]:

@@ -109,13 +109,13 @@ class Material:
 
     def setting_parts(self, model: str, seq: int | None, precision: str, checkpointing: bool) -> list[str]:
         """The parts of a setting that must be named: what differs in the run, and always the precision and the checkpointing."""
-        parts = [model] if "model" in self._several else []
-        parts += [f"sequence {seq}"] if "seq" in self._several and seq else []
+        parts = [model] if "model" in self.several else []
+        parts += [f"sequence {seq}"] if "seq" in self.several and seq else []
         return [*parts, precision, f"{'with' if checkpointing else 'without'} checkpointing"]
 
     @cached_property
-    def _several(self) -> set[str]:
-        """Which of model and sequence length differ in the run."""
+    def several(self) -> set[str]:
+        """Which of model and sequence differ in the run, and so must be named."""
         return {name for name in ("model", "seq") if len({getattr(row, name) for row in self.rows}) > 1}
 
 
