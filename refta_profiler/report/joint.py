@@ -77,7 +77,7 @@ def document(runs: Sequence[Named], look: Look | None = None) -> Document:
     found = [replace(card, key=f"{card.key}-{number}") for number, run in enumerate(runs, start=1) for card in own_cards(run)]
     title = ", ".join(run.name for run in runs)
     shown = [("runs", str(len(runs))), *(fact for fact in facts(whole) if fact[0] in ("model", "batches", "points"))]
-    return Document(title, shown, found, sections, look.styles(styles(whole, sections)), look.settings)
+    return Document(title, shown, found, sections, look.styles(styles(whole, sections)), settings=look.settings)
 
 
 def own_cards(run: Named) -> list[Card]:

@@ -95,6 +95,7 @@ class Material:
 
     @cached_property
     def _candidates(self) -> dict[str, list[Candidate]]:
+        """Filled by `candidates`: sections ask for the same again and again."""
         return {}
 
     @cached_property
@@ -128,6 +129,11 @@ class Material:
         parts = [model] if "model" in self.several else []
         parts += [f"sequence {seq}"] if "seq" in self.several and seq else []
         return [*parts, precision, f"{'with' if checkpointing else 'without'} checkpointing"]
+
+    @cached_property
+    def several(self) -> set[str]:
+        """Which of model and sequence differ in the run, and so must be named."""
+        return {name for name in ("model", "seq") if len({getattr(row, name) for row in self.rows}) > 1}
 
 
 def mebibytes(count: float) -> str:

@@ -17,6 +17,7 @@ from refta_profiler.report.palette import CATEGORY_COLOURS, HATCHES, PAGE, Style
 from refta_profiler.report.parts import Areas, Bars, Document, Drawn, Map, Panel
 from refta_profiler.run_folder import RunFolder, file_name
 
+Stacked = Bars | Areas  # panels of `stacks`: what is not a Panel nor a Map
 PAPER = Path(__file__).parent / "styles" / "paper.mplstyle"
 GAP = 0.3  # inches between two columns of a paper
 BAR, AROUND_BARS, LEGEND_LINE = 0.155, 0.62, 0.14  # inches
@@ -85,46 +86,58 @@ def set_panel(axes: Axes, panels: Sequence[Drawn], index: int, *, columns: int, 
     axes.set_title(letter + shorten(panel.title, 48), loc="left")
     before = panels[index - 1] if index % columns else None
     if isinstance(panel, Bars):
-        hatch_bars(axes, panel)
         if isinstance(before, Bars) and list(before.names) == list(panel.names):
             axes.set_yticklabels([])
-    elif isinstance(before, Panel | Map) and before.y_label == panel.y_label:
+    elif before is not None and not isinstance(before, Bars) and before.y_label == panel.y_label:
         axes.set_ylabel("")
     if isinstance(panel, Map):
-        hatch_regions(axes, panel)
+        hatch_regions(axes, panel, map_names(panels), styles)
+    elif not isinstance(panel, Panel):
+        hatch_stacks(axes, panel)
 
 
-def hatch_bars(axes: Axes, bars: Bars) -> None:
-    """A hatch a category, where bars are stacked."""
-    names = list(bars.stacks) if len(bars.stacks) > 1 else []
-    for name, container in zip(names, axes.containers, strict=False):
-        for patch in container:
-            patch.set_hatch(HATCHES[category_index(name, names.index(name)) % len(HATCHES)])
+def hatch_stacks(axes: Axes, panel: Stacked) -> None:
+    """A hatch a category, where there are several: on bars, or on whatever areas the panel is drawn as."""
+    names = list(panel.stacks) if len(panel.stacks) > 1 else []
+    drawn = [list(container) for container in axes.containers] if axes.containers else [[area] for area in axes.collections]
+    for place, (name, shapes) in enumerate(zip(names, drawn, strict=False)):
+        for shape in shapes:
+            shape.set_hatch(HATCHES[category_index(name, place) % len(HATCHES)])
+            shape.set_edgecolor(PAGE)
 
 
-def hatch_regions(axes: Axes, panel: Map) -> None:
-    """A hatch a name."""
-    names = panel.names
+def hatch_regions(axes: Axes, panel: Map, names: Sequence[str], styles: Styles) -> None:
+    """A hatch a name in the name's own colour: tints alone are one grey in print."""
     for region, area in zip(panel.regions, axes.collections, strict=False):
+        colour = style(styles.get(region[4], 0)).light
+        area.set_alpha(None)
+        area.set_facecolor((colour, TINT))
         area.set_hatch(HATCHES[names.index(region[4]) % len(HATCHES)])
-        area.set_edgecolor(PAGE)
+        area.set_edgecolor((colour, TINT_OF_HATCH))
+
+
+def map_names(panels: Sequence[Drawn]) -> list[str]:
+    """The names of all maps on the plate: a name has one hatch on all of them."""
+    return list(dict.fromkeys(name for panel in panels if isinstance(panel, Map) for name in panel.names))
+
+
+TINT, TINT_OF_HATCH = 0.2, 0.5
 
 
 def legend(panels: Sequence[Drawn], styles: Styles) -> list[Artist]:
     """What colours, dashes, marks and hatches mean, an entry a name; nothing for bars that bear their names."""
     found: dict[str, Artist] = {}
+    places = map_names(panels)
     for panel in panels:
-        if isinstance(panel, Bars):
-            names = list(panel.stacks) if len(panel.stacks) > 1 else []
-            found |= {name: category_patch(name, place) for place, name in enumerate(names)}
-        elif isinstance(panel, Areas):
-            found |= {name: category_patch(name, place) for place, name in enumerate(panel.stacks)}
-        elif isinstance(panel, Map):
-            found |= {name: region_patch(name, style(styles.get(name, 0)), place) for place, name in enumerate(panel.names)}
-        else:
-            joined = {series.name: series.joined for series in reversed(panel.series)} | {s.name: True for s in panel.series if s.joined}
+        if isinstance(panel, Map):
+            found |= {name: region_patch(name, style(styles.get(name, 0)), places.index(name)) for name in panel.names}
+        elif isinstance(panel, Panel):
+            joined = {series.name: series.joined for series in sorted(panel.series, key=lambda series: series.joined)}
             names = [name for name in dict.fromkeys(series.name for series in panel.series) if name not in found]
             found |= {name: line(name, style(styles.get(name, 0)), "joined" if joined[name] else "alone") for name in names}
+        else:
+            names = list(panel.stacks) if len(panel.stacks) > 1 else []
+            found |= {name: category_patch(name, place) for place, name in enumerate(names)}
     return list(found.values())
 
 
@@ -137,7 +150,13 @@ def category_patch(name: str, place: int) -> Patch:
 
 def region_patch(name: str, look: Style, place: int) -> Patch:
     """A box as the region of a name is filled."""
-    return Patch(facecolor=(look.light, 0.22), edgecolor=PAGE, hatch=HATCHES[place % len(HATCHES)], label=shorten(name))
+    return Patch(
+        facecolor=(look.light, TINT),
+        edgecolor=(look.light, TINT_OF_HATCH),
+        linewidth=0,
+        hatch=HATCHES[place % len(HATCHES)],
+        label=shorten(name),
+    )
 
 
 def line(name: str, look: Style, drawn: str) -> Line2D:
