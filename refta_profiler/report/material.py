@@ -99,11 +99,6 @@ class Material:
         return {}
 
     @cached_property
-    def several(self) -> set[str]:
-        """Which of model and sequence differ in the run, and so must be named."""
-        return {name for name in ("model", "seq") if len({getattr(row, name) for row in self.rows}) > 1}
-
-    @cached_property
     def batches(self) -> list[int]:
         """The batch sizes, ascending."""
         return sorted({row.batch for row in self.rows})

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from refta_profiler import own_code
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Block, Cell, Code, Column, Items, Section, Table, Text
 from refta_profiler.report.tables import ABSENT, bytes_cell, count_cell, difference_cell, gigaflop_cell, seconds_cell, text_cell
@@ -220,12 +221,13 @@ def flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 def reproduce_section(material: Material) -> Section:
     """The commands that make this run and this report again, and the scenario."""
     path = shlex.quote(material.path or "RUN")
+    allowed = f" {own_code.OPTION}" if any(row.method == own_code.NAME for row in material.rows) else ""
     lines = [f"# the code: commit {material.environment['commit']}"] if material.environment.get("commit") else []
     runs = "methods" in material.scenario  # a training loop of one's own has no scenario to run
-    lines += [f"python -m refta_profiler run {path}/scenario.yaml      # the same run, anew"] if runs else []
+    lines += [f"python -m refta_profiler run {path}/scenario.yaml{allowed}      # the same run, anew"] if runs else []
     lines += [f"python -m refta_profiler report {path}                 # this report, from the stored rows"]
     lines += (
-        [f"python -m refta_profiler run {path}/scenario.yaml --device cuda   # measured on the GPU at hand"]
+        [f"python -m refta_profiler run {path}/scenario.yaml --device cuda{allowed}   # measured on the GPU at hand"]
         if runs and "cpu" in material.measured_targets
         else []
     )

@@ -60,6 +60,7 @@ def test_a_run_ends_with_its_report_and_says_what_failed(here):
     assert "no &lt;b&gt;such&lt;/b&gt; thing" in text
     assert "<i>mine" not in text
     assert "<b>such" not in text
+    assert "scenario.yaml --allow-code      # the same run, anew" in text
     (here / "adapters_of_mine.py").write_text("raise SystemExit('imported')\n")
     (folder,) = here.glob("out/*")
     again = cli(here, "report", str(folder), "--format", "html,md")  # from the rows alone: the code is never imported
