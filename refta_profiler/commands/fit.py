@@ -2,7 +2,8 @@
 
 By dry runs alone: every answer was dry-run and fits, and the next larger was dry-run and does not. What fits is the whole step's peak
 (reserved by the allocator where that is known) beside the CUDA context where that is known. --memory is the card's whole memory; kernels
-are --target's (h100 where it is left out), and without --memory so is the memory.
+are --target's (h100 where it is left out), and without --memory so is the memory. --measure then bisects over real steps on the device at
+hand, which must be the --target.
 """
 
 from __future__ import annotations
@@ -27,13 +28,21 @@ def command(
     targets: TargetsOption = None,
     precision: PrecisionOption = "fp32",
     settings: SettingOption = None,
+    measured: Annotated[bool, typer.Option("--measure", help="look for the largest batch by real steps here, too")] = False,
     json_: JsonOption = False,
 ) -> Answer:
     """What fits."""
-    from refta_profiler.commands import fit_solve, options
+    from refta_profiler.commands import fit_measured, fit_solve, options
 
     chosen = options.method_settings(rank, settings)
     roles = options.roles(model, targets)
     question = fit_solve.Question(model, solve, memory, target, tuple(methods or fit_solve.METHODS), chosen, batch, seq, roles, precision)
+    if measured:
+        fit_measured.check(question)
     budget, rows = fit_solve.solve_all(question)
-    return Answer([one.entry(question, budget) for one in rows], fit_solve.text(question, budget, rows))
+    entries, text = [one.entry(question, budget) for one in rows], fit_solve.text(question, budget, rows)
+    if measured:
+        real = fit_measured.measure_all(fit_solve.points_of(question), rows, budget)
+        entries += [{"kind": "measured fit", **vars(one)} for one in real]
+        text += f"\n\n{fit_measured.text(real, budget)}"
+    return Answer(entries, text)

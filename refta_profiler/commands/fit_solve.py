@@ -103,9 +103,13 @@ def solve_all(question: Question) -> tuple[Budget, list[Fit]]:
     if question.solve == "seq":
         _must_be_text(question)
     budget = budget_of(question)
-    points = [point for flag in (False, True) for point in plan.points(_scenario(question, checkpointing=flag))]
-    tasks = [_task(question, budget, point) for point in points]
+    tasks = [_task(question, budget, point) for point in points_of(question)]
     return budget, _in_processes(tasks)
+
+
+def points_of(question: Question) -> list[Point]:
+    """The points that answers are looked for, in their order."""
+    return [point for flag in (False, True) for point in plan.points(_scenario(question, checkpointing=flag))]
 
 
 def budget_of(question: Question) -> Budget:

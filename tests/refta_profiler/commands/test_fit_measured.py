@@ -1,0 +1,71 @@
+"""`fit --measure`: the largest batch by real steps, from the predicted one on."""
+
+import pytest
+from real_steps import tiny
+from worker_answers import answer, failure
+
+from refta_profiler.commands import fit, fit_measured
+from refta_profiler.commands.fit_solve import Budget, Fit
+from refta_profiler.errors import ScenarioError
+from refta_profiler.measure import isolate
+
+POINT = tiny("roberta-tiny", "lora")
+BUDGET = Budget("cpu", 1000, None)
+
+
+def predicted(largest):
+    return Fit("lora", "lora", None, 4, False, largest, 900, 1100, "peak_allocated_bytes", "memory", {})
+
+
+def steps(monkeypatch, answered):
+    """Real steps that answer as told by the batch; the batches that were tried."""
+    tried = []
+
+    def measure(point, device, **_):
+        tried.append(point.batch)
+        return answered(point.batch)
+
+    monkeypatch.setattr(isolate, "measure", measure)
+    return tried
+
+
+def peak(size):
+    return answer(values={"peak_allocated_bytes": size})
+
+
+def test_a_right_prediction_takes_two_steps(monkeypatch):
+    tried = steps(monkeypatch, lambda batch: peak(90 * batch))
+    found = fit_measured.measure(POINT, predicted(11), BUDGET, "cpu")
+    assert (found.largest, found.peak_bytes, found.next_peak_bytes, sorted(tried)) == (11, 990, 1080, [11, 12])
+
+
+@pytest.mark.parametrize("guess", [3, 30])
+def test_a_wrong_one_is_corrected(monkeypatch, guess):
+    tried = steps(monkeypatch, lambda batch: peak(90 * batch))
+    found = fit_measured.measure(POINT, predicted(guess), BUDGET, "cpu")
+    assert found.largest == 11
+    assert len(tried) == found.steps <= 6
+    assert "0 of 1" in fit_measured.text([found], BUDGET)
+
+
+def test_out_of_memory_does_not_fit_whatever_its_peak(monkeypatch):
+    steps(monkeypatch, lambda batch: peak(10 * batch) if batch <= 7 else failure("oom", "tried to allocate 2 GiB"))
+    found = fit_measured.measure(POINT, predicted(8), BUDGET, "cpu")
+    assert (found.largest, found.peak_bytes, found.next_peak_bytes) == (7, 70, None)
+    assert "out of memory" in fit_measured.text([found], BUDGET)
+
+
+def test_a_step_that_fails_otherwise_is_a_reason(monkeypatch):
+    steps(monkeypatch, lambda batch: failure("error", "ended by signal 11 (SIGSEGV)"))
+    found = fit_measured.measure(POINT, predicted(8), BUDGET, "cpu")
+    assert (found.largest, found.reason) == (None, "ended by signal 11 (SIGSEGV)")
+    assert "SIGSEGV" in fit_measured.text([found], BUDGET)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"), [({"target": "l4"}, "not on l4"), ({"target": None}, "--target cpu"), ({"solve": "rank"}, "not for rank")]
+)
+def test_what_cannot_be_measured_here_is_said_first(monkeypatch, change, words):
+    monkeypatch.setattr(fit_measured, "at_hand", lambda: ("cpu", "cpu"))
+    with pytest.raises(ScenarioError, match=words):
+        fit.command(**{"model": "roberta-tiny", "memory": "1GiB", "target": "cpu", "measured": True, **change})
