@@ -21,6 +21,7 @@ FINE = 3e-5  # residual from which on the wanted vectors are polished in float64
 MARGIN = 1e-5  # of a squared value in float32
 GRAM_PAYS = 60  # products of a block with S and Sᵀ, beyond which forming S Sᵀ saves more than it costs
 CORRECTION_STEPS = 12
+NEXT = 2  # vectors after the wanted whose residual says that they lie below the threshold
 AMPLIFICATION = 1e4  # of what a block's vectors share, over the filter's edge: more drowns the small ones in float32's rounding
 PRECISION = 1e-6  # below this a residual is float32's own
 FIRST_ROUNDS = 2
@@ -128,9 +129,7 @@ class _Subspace:
         """One round: a filter over the whole block while the residual is coarse, after that a correction of the wanted; Rayleigh-Ritz."""
         self.rounds += 1
         if self.wide is not None:
-            before = float(self.relative_residual[:wanted].max())
-            self._correct(wanted)
-            self.stalled = float(self.relative_residual[:wanted].max()) * 2 > before
+            self._advance_finely(max(wanted, 1))
             return
         edge, top = float(self.values.min()) ** 2, float(self.values.max()) ** 2
         if edge == 0.0:  # the first round knows no edge: a plain power step
@@ -138,22 +137,32 @@ class _Subspace:
         else:
             degree = min(DEGREE, _steepest(self.values.square(), self.relative_residual))
             filtered = _chebyshev(self.apply, self.basis, edge, top, degree)
-        self._project(self.matrix, torch.linalg.qr(filtered)[0])
+        self._project(self.matrix, torch.linalg.qr(filtered)[0], self.block)
 
-    def _project(self, matrix: torch.Tensor, basis: torch.Tensor) -> None:
-        """Rayleigh-Ritz in the matrix's precision; the small eigenproblem in float64."""
+    def _advance_finely(self, wanted: int) -> None:
+        if wanted > self.image.shape[1]:  # more are wanted than were watched
+            self._polish(wanted)
+            return
+        before = float(self.relative_residual[:wanted].max())
+        self._correct(wanted)
+        self.stalled = float(self.relative_residual[:wanted].max()) * 2 > before
+
+    def _project(self, matrix: torch.Tensor, basis: torch.Tensor, watched: int) -> None:
+        """Rayleigh-Ritz in the matrix's precision, its small eigenproblem in float64; the residuals of the first `watched` vectors."""
         reduced = matrix.T @ basis
         squares, rotation = torch.linalg.eigh((reduced.T @ reduced).double())
         order = squares.argsort(descending=True)
         squares, rotation = squares[order].clamp_min(0), rotation[:, order].to(matrix.dtype)
         self.basis = basis @ rotation
-        self.image = matrix @ (reduced @ rotation) - self.basis * squares.to(matrix.dtype)
-        self.residual = self.image.norm(dim=0).double()
+        seen = slice(min(watched, self.block))
+        self.image = matrix @ (reduced @ rotation[:, seen]) - self.basis[:, seen] * squares[seen].to(matrix.dtype)
+        self.residual = torch.full_like(squares, float("inf"))
+        self.residual[seen] = self.image.norm(dim=0).double()
         self.values = squares.sqrt()
 
-    def _polish(self) -> None:
+    def _polish(self, wanted: int) -> None:
         self.wide = self.matrix.double()
-        self._project(self.wide, torch.linalg.qr(self.basis.double())[0])
+        self._project(self.wide, torch.linalg.qr(self.basis.double())[0], wanted + NEXT)
 
     def _correct(self, wanted: int) -> None:
         """Add to the wanted vectors what they lack outside the block: (θ − S Sᵀ) c = S Sᵀu − θu, by conjugate gradients in the complement.
@@ -175,7 +184,7 @@ class _Subspace:
         found = _conjugate_gradients(operator, outside((lacking / sizes).to(dtype)), CORRECTION_STEPS)
         moved = self.basis.clone()
         moved[:, :wanted] += found.double() * sizes
-        self._project(self.wide, torch.linalg.qr(moved)[0])
+        self._project(self.wide, torch.linalg.qr(moved)[0], wanted + NEXT)
 
     def settled(self, wanted: int, threshold: float) -> bool:
         """Whether the wanted pairs have converged and the next is surely below the threshold; turns to float64 once they are fine.
@@ -183,7 +192,7 @@ class _Subspace:
         A Ritz value θ = σ² with residual r has an eigenvalue within r of it, so θ + r < threshold² rules the next one out.
         """
         if self.wide is None and wanted and bool((self.relative_residual[:wanted] < FINE).all()):
-            self._polish()
+            self._polish(wanted)
             return False  # the values moved: count again
         relative = self.relative_residual
         if wanted and self.wide is None:
