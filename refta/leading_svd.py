@@ -13,11 +13,15 @@ from dataclasses import dataclass
 import torch
 
 SMALL = 192  # below this width a full SVD is as quick
-GUARD = 16  # vectors beyond the wanted ones: they widen the gap that convergence lives on
+GUARD = 12  # vectors beyond the wanted ones: they widen the gap that convergence lives on
 TOLERANCE = 1e-7  # of ‖S Sᵀu − σ²u‖ / σ²; with the guard's gap of about 3% this is 3e-6 in u
 ROUNDS = 40
 DEGREE = 12
-FINE_DEGREE = 3
+FINE = 3e-5  # residual from which on the wanted vectors are polished in float64
+MARGIN = 1e-5  # of a squared value in float32
+GRAM_PAYS = 60  # products of a block with S and Sᵀ, beyond which forming S Sᵀ saves more than it costs
+CORRECTION_STEPS = 12
+NEXT = 2  # vectors after the wanted whose residual says that they lie below the threshold
 AMPLIFICATION = 1e4  # of what a block's vectors share, over the filter's edge: more drowns the small ones in float32's rounding
 PRECISION = 1e-6  # below this a residual is float32's own
 FIRST_ROUNDS = 2
@@ -67,7 +71,7 @@ def _full(matrix: torch.Tensor) -> Triplets:
 def _converged(subspace: _Subspace, threshold: float, rank: int, generator: torch.Generator) -> Triplets:
     """The slice's triplets at or above the threshold, converged; the full SVD where that takes too many vectors or rounds."""
     while True:
-        wanted = min(int((subspace.values >= threshold * (1 - 1e-6)).sum()), rank)
+        wanted = min(int((subspace.values >= threshold * (1 - MARGIN)).sum()), rank)
         if wanted > subspace.block - GUARD // 2:
             if subspace.block * 8 > min(subspace.matrix.shape):
                 return subspace.full()
@@ -76,23 +80,28 @@ def _converged(subspace: _Subspace, threshold: float, rank: int, generator: torc
             continue
         if subspace.settled(wanted, threshold):
             return Triplets(subspace.left[:, :wanted], subspace.values[:wanted])
-        if subspace.rounds >= ROUNDS:
+        if subspace.rounds >= ROUNDS or subspace.stalled:
             return subspace.full()
-        subspace.advance()
+        subspace.advance(wanted)
 
 
 class _Subspace:
-    """A block of orthonormal vectors that turns towards the leading left singular vectors of one matrix."""
+    """A block of orthonormal vectors that turns towards the leading left singular vectors of one matrix.
+
+    In the matrix's own precision until the wanted vectors are nearly there; from then on values and residuals are float64's, and what the
+    wanted vectors still lack is solved for in the matrix's precision, whose rounding is then relative to that little.
+    """
 
     def __init__(self, matrix: torch.Tensor, block: int, generator: torch.Generator):
         self.matrix = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T.contiguous()
         self.turned = matrix.shape[0] > matrix.shape[1]
-        self.matrix64 = self.matrix.double()
-        self.gram = self.matrix @ self.matrix.T
-        self.block, self.rounds, self.polished = block, 0, False
+        self.gram: torch.Tensor | None = None
+        self.applied = 0
+        self.wide: torch.Tensor | None = None  # the matrix in float64, once it is polished
+        self.block, self.rounds, self.stalled = block, 0, False
         self.basis = self._random(block, generator)
         self.values = torch.zeros(block, dtype=torch.float64, device=matrix.device)
-        self.residual = torch.full_like(self.values, float("inf"))
+        self.residual = self.image = torch.full_like(self.values, float("inf"))
 
     def full(self) -> Triplets:
         """All triplets of the matrix as it was given, by its full SVD."""
@@ -100,48 +109,96 @@ class _Subspace:
 
     def _random(self, columns: int, generator: torch.Generator) -> torch.Tensor:
         start = torch.randn(self.matrix.shape[0], columns, generator=generator, dtype=torch.float64)
-        return torch.linalg.qr(start.to(self.matrix.device))[0]
+        return torch.linalg.qr(start.to(self.matrix.device, self.matrix.dtype))[0]
 
     def grow(self, generator: torch.Generator) -> None:
         """Twice the vectors; the new ones start at random."""
         fresh = self._random(self.block, generator)
-        self.basis = torch.linalg.qr(torch.cat([self.basis, fresh], dim=1))[0]
+        self.basis = torch.linalg.qr(torch.cat([self.basis.to(fresh.dtype), fresh], dim=1))[0]
         self.block *= 2
-        self.polished = False
+        self.wide, self.stalled = None, False
 
-    def advance(self) -> None:
-        """One round: filter in the matrix's precision while the residual is coarse, in float64 after; then Rayleigh-Ritz."""
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """S Sᵀ x in the matrix's precision; S Sᵀ itself is formed once so many were asked for that it pays."""
+        self.applied += 1
+        if self.gram is None and self.applied > GRAM_PAYS:
+            self.gram = self.matrix @ self.matrix.T
+        return self.matrix @ (self.matrix.T @ x) if self.gram is None else self.gram @ x
+
+    def advance(self, wanted: int = 0) -> None:
+        """One round: a filter over the whole block while the residual is coarse, after that a correction of the wanted; Rayleigh-Ritz."""
+        self.rounds += 1
+        if self.wide is not None:
+            self._advance_finely(max(wanted, 1))
+            return
         edge, top = float(self.values.min()) ** 2, float(self.values.max()) ** 2
         if edge == 0.0:  # the first round knows no edge: a plain power step
-            filtered = (self.gram @ (self.gram @ self.basis.to(self.gram.dtype))).double()
-        elif self.polished:
-            degree = min(FINE_DEGREE, _steepest(self.values.square(), self.relative_residual))
-            filtered = _chebyshev(lambda x: self.matrix64 @ (self.matrix64.T @ x), self.basis, edge, top, degree)
+            filtered = self.apply(self.apply(self.basis))
         else:
             degree = min(DEGREE, _steepest(self.values.square(), self.relative_residual))
-            filtered = _chebyshev(lambda x: self.gram @ x, self.basis.to(self.gram.dtype), edge, top, degree).double()
-        self._project(torch.linalg.qr(filtered)[0])
-        self.rounds += 1
+            filtered = _chebyshev(self.apply, self.basis, edge, top, degree)
+        self._project(self.matrix, torch.linalg.qr(filtered)[0], self.block)
 
-    def _project(self, basis: torch.Tensor) -> None:
-        reduced = self.matrix64.T @ basis
-        squares, rotation = torch.linalg.eigh(reduced.T @ reduced)
+    def _advance_finely(self, wanted: int) -> None:
+        if wanted > self.image.shape[1]:  # more are wanted than were watched
+            self._polish(wanted)
+            return
+        before = float(self.relative_residual[:wanted].max())
+        self._correct(wanted)
+        self.stalled = float(self.relative_residual[:wanted].max()) * 2 > before
+
+    def _project(self, matrix: torch.Tensor, basis: torch.Tensor, watched: int) -> None:
+        """Rayleigh-Ritz in the matrix's precision, its small eigenproblem in float64; the residuals of the first `watched` vectors."""
+        reduced = matrix.T @ basis
+        squares, rotation = torch.linalg.eigh((reduced.T @ reduced).double())
         order = squares.argsort(descending=True)
-        squares, rotation = squares[order].clamp_min(0), rotation[:, order]
-        self.basis, image = basis @ rotation, self.matrix64 @ (reduced @ rotation)
-        self.residual = (image - self.basis * squares).norm(dim=0)
+        squares, rotation = squares[order].clamp_min(0), rotation[:, order].to(matrix.dtype)
+        self.basis = basis @ rotation
+        seen = slice(min(watched, self.block))
+        self.image = matrix @ (reduced @ rotation[:, seen]) - self.basis[:, seen] * squares[seen].to(matrix.dtype)
+        self.residual = torch.full_like(squares, float("inf"))
+        self.residual[seen] = self.image.norm(dim=0).double()
         self.values = squares.sqrt()
+
+    def _polish(self, wanted: int) -> None:
+        self.wide = self.matrix.double()
+        self._project(self.wide, torch.linalg.qr(self.basis.double())[0], wanted + NEXT)
+
+    def _correct(self, wanted: int) -> None:
+        """Add to the wanted vectors what they lack outside the block: (θ − S Sᵀ) c = S Sᵀu − θu, by conjugate gradients in the complement.
+
+        Jacobi and Davidson's correction. S Sᵀu − θu is known in float64 and small, so c in float32 is exact to its own seven digits.
+        """
+        assert self.wide is not None
+        dtype, block = self.matrix.dtype, self.basis.to(self.matrix.dtype)
+        lacking = self.image[:, :wanted]
+        sizes = lacking.norm(dim=0).clamp_min(1e-300)
+        squares = self.values[:wanted].square()
+
+        def outside(x: torch.Tensor) -> torch.Tensor:
+            return x - block @ (block.T @ x)
+
+        def operator(x: torch.Tensor) -> torch.Tensor:
+            return outside(squares.to(dtype) * x - self.apply(x))
+
+        found = _conjugate_gradients(operator, outside((lacking / sizes).to(dtype)), CORRECTION_STEPS)
+        moved = self.basis.clone()
+        moved[:, :wanted] += found.double() * sizes
+        self._project(self.wide, torch.linalg.qr(moved)[0], wanted + NEXT)
 
     def settled(self, wanted: int, threshold: float) -> bool:
         """Whether the wanted pairs have converged and the next is surely below the threshold; turns to float64 once they are fine.
 
         A Ritz value θ = σ² with residual r has an eigenvalue within r of it, so θ + r < threshold² rules the next one out.
         """
+        if self.wide is None and wanted and bool((self.relative_residual[:wanted] < FINE).all()):
+            self._polish(wanted)
+            return False  # the values moved: count again
         relative = self.relative_residual
-        self.polished = bool((relative[: max(wanted, 1)] < 3e-5).all())
-        below = float(self.values[wanted]) ** 2 + float(self.residual[wanted]) < threshold**2
-        converged = bool((relative[:wanted] < TOLERANCE).all())
-        return converged and (below or bool(relative[wanted] < TOLERANCE))
+        if wanted and self.wide is None:
+            return False
+        below = float(self.values[wanted]) ** 2 * (1 + MARGIN) + float(self.residual[wanted]) < threshold**2
+        return bool((relative[:wanted] < TOLERANCE).all()) and (below or bool(relative[wanted] < TOLERANCE))
 
     @property
     def relative_residual(self) -> torch.Tensor:
@@ -150,10 +207,28 @@ class _Subspace:
 
     @property
     def left(self) -> torch.Tensor:
-        """Left singular vectors of the matrix as it was given, (n, block)."""
+        """Left singular vectors of the matrix as it was given, (n, block), float64."""
+        basis = self.basis.double()
         if not self.turned:
-            return self.basis
-        return self.matrix64.T @ self.basis / self.values.clamp_min(1e-300)
+            return basis
+        return self.matrix.double().T @ basis / self.values.clamp_min(1e-300)
+
+
+def _conjugate_gradients(operator: Callable[[torch.Tensor], torch.Tensor], right: torch.Tensor, steps: int) -> torch.Tensor:
+    """x with operator(x) = right nearly, column by column, for a positive definite operator; a column rests once rounding takes over."""
+    x, rest = torch.zeros_like(right), right
+    direction, size = rest, rest.square().sum(0)
+    enough = size * 1e-10
+    for _ in range(steps):
+        image = operator(direction)
+        curvature = (direction * image).sum(0)
+        goes_on = (size > enough) & (curvature > 0)
+        length = torch.where(goes_on, size / curvature, 0.0)
+        x, rest = x + length * direction, rest - length * image
+        following = rest.square().sum(0)
+        direction = rest + torch.where(goes_on, following / size, 0.0) * direction
+        size = following
+    return x
 
 
 def _steepest(squares: torch.Tensor, relative: torch.Tensor) -> int:

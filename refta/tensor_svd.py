@@ -16,6 +16,8 @@ from refta.errors import SettingError
 from refta.factor_cache import FactorCache, Pairs
 from refta.leading_svd import Triplets, leading_triplets
 
+EQUAL = 1e-10  # of a singular value: converged ones are off by less (the square of leading_svd's tolerance, over the gap)
+
 
 @dataclass(frozen=True)
 class Decomposition:
@@ -57,7 +59,7 @@ def decompose(
     dtype = torch.float64 if weight.dtype == torch.float64 else torch.float32
     columns = [weight.detach().to(dtype)] + ([] if bias is None else [bias.detach().to(dtype)[:, :, None]])
     stack = torch.cat(columns, dim=2)
-    if not bool(torch.isfinite(stack).all()):
+    if not bool(torch.isfinite(torch.stack(torch.aminmax(stack))).all()):  # one pass, and no tensor of the stack's size
         raise SettingError("weight: holds values that are not finite; there is no SVD of those")
     phi, factors = _cached(stack, rank, transform, cache, progress)
     residual = _subtract(stack, phi, factors)
@@ -103,12 +105,13 @@ def _check(weight: torch.Tensor, bias: torch.Tensor | None, rank: int) -> None:
 
 
 def _slice_ranks(values: list[torch.Tensor], rank: int) -> list[int]:
-    """R_j: how many of the `rank` largest values each slice holds; equal values go to the lower slice."""
-    pairs = sorted((-value, j) for j, slice_values in enumerate(values) for value in slice_values.tolist())
-    ranks = [0] * len(values)
-    for _, j in pairs[:rank]:
-        ranks[j] += 1
-    return ranks
+    """R_j: how many of the `rank` largest values each slice holds; values that are equal but for rounding go to the lower slice."""
+    pairs = [(value, j) for j, slice_values in enumerate(values) for value in slice_values.tolist()]
+    last = sorted((value for value, _ in pairs), reverse=True)[min(rank, len(pairs)) - 1]
+    above = [j for value, j in pairs if value > last * (1 + EQUAL)]
+    equal = [j for value, j in pairs if last * (1 - EQUAL) <= value <= last * (1 + EQUAL)]
+    kept = above + equal[: rank - len(above)]
+    return [kept.count(j) for j in range(len(values))]
 
 
 def _pair(triplets: Triplets, kept: int, matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

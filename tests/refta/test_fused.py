@@ -110,7 +110,7 @@ def test_gradients_with_a_graph_that_nobody_differentiates_are_right(order):
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own, of how it traces a function
 @pytest.mark.parametrize("order", [*ORDERS, "auto", "auto_time", "shared", "reconstruct"])
 @pytest.mark.parametrize("amp", [False, True], ids=["", "autocast"])
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("backend", ["eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
 def test_compiled_without_a_graph_break(order, amp, backend):
     torch._dynamo.reset()
     model = adapted_stack(order=order).model

@@ -5,6 +5,7 @@ import torch
 from toy_models import relative_error
 
 import refta
+from refta import leading_svd
 from refta.leading_svd import leading_triplets
 
 
@@ -89,6 +90,20 @@ def test_the_same_weights_give_the_same_factors():
     slices = torch.randn(3, 208, 208, generator=torch.Generator().manual_seed(2))
     first, second = (refta.tensor_svd.decompose(slices, None, 9, "dct") for _ in range(2))
     assert all(torch.equal(a, b) for one, two in zip(first.factors, second.factors, strict=True) for a, b in zip(one, two, strict=True))
+
+
+def test_values_that_polishing_moves_across_the_threshold():
+    """A slice whose only candidate turns out to lie below goes on, as does one in which more than were watched come above."""
+    matrix = torch.randn(208, 220, generator=torch.Generator().manual_seed(2))
+    values = torch.linalg.svdvals(matrix.double())
+    for wanted, threshold in ((0, float(values[0]) * (1 + 1e-9)), (6, float(values[5]))):
+        subspace = leading_svd._Subspace(matrix, 24, torch.Generator().manual_seed(0))
+        while not bool((subspace.relative_residual[:1] < leading_svd.FINE).all()):
+            subspace.advance()
+        subspace._polish(1)
+        while not subspace.settled(wanted, threshold):
+            subspace.advance(wanted)
+        assert torch.allclose(subspace.values[: max(wanted, 1)], values[: max(wanted, 1)], rtol=1e-9)
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e8])
