@@ -90,7 +90,7 @@ def of(runs: Runs, *, with_largest: bool) -> CheckAnswer | ClosedAnswer:
         if table is None:
             raise ScenarioError(f"{question.method} on {question.model} has neither a dry run nor a closed form: {reason}")
         return check_closed.of(question, table, reason)
-    ranked = sorted(peaks, key=lambda label: peaks[label])
+    ranked = sorted(peaks, key=lambda label: (peaks[label], runs.values(label).get("step_flops", 0)))  # of equal peaks the less work
     subjects = _subjects(runs)
     verdicts = {label: check_runs.verdicts_of(runs, label, memory, _baseline(runs, label)) for label in subjects}
     found = CheckAnswer(runs, memory, subjects, verdicts, ranked[0], ranked[1] if len(ranked) > 1 else None, [])
