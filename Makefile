@@ -10,7 +10,7 @@ demo: $(MARK)
 	$(PY) -m refta_profiler run scenarios/quickstart.yaml
 
 test: $(MARK)
-	$(PY) -m pytest -m "not slow and not gpu and not drills" -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not gpu and not drills" -q -n 2 --dist loadfile
 
 check: $(MARK)
 	$(VENV)/bin/ruff check .

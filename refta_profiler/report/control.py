@@ -52,9 +52,9 @@ def control_section(material: Material) -> Section | None:
 
 
 def ranked(family: Family) -> list[tuple[int, Candidate]]:
-    """The members that have a peak, least first; of equal ones the first of the scenario."""
+    """The members that have a peak, least first; of equal ones that with less work."""
     known = [(peak, member) for member in family.members if (peak := family.peak(member)) is not None and member.order]
-    return sorted(known, key=lambda one: one[0])
+    return sorted(known, key=lambda one: (one[0], one[1].value("step_flops", "dryrun") or 0))
 
 
 def winners_table(material: Material, found: Sequence[Family]) -> Table:

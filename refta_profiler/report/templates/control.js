@@ -92,7 +92,7 @@
   }
 
   function winnerWords(batch, members, quantity) {
-    const [best, other] = [...members].sort((one, two) => one.peak - two.peak);
+    const [best, other] = [...members].sort((one, two) => one.peak - two.peak || one.step_flops - two.step_flops);
     const size = `${units.bytes(best.peak)} (predicted, ${data.quantities[quantity]}).`;
     const line = make("p", { class: "winner" }, `At batch ${units.whole(batch)} `, strong(code(best.label)), other ? ` has the least peak: ${size}` : ` needs ${size}`);
     if (!other) return line;
@@ -136,8 +136,8 @@
   }
 
   function fill(rows, members, missing, quantity) {
-    const sorted = [...rows].sort((one, two) => one.peak - two.peak), most = sorted.at(-1)?.peak ?? 1;
-    const winner = [...members].sort((one, two) => one.peak - two.peak)[0];
+    const sorted = [...rows].sort((one, two) => one.peak - two.peak || one.step_flops - two.step_flops), most = sorted.at(-1)?.peak ?? 1;
+    const winner = [...members].sort((one, two) => one.peak - two.peak || one.step_flops - two.step_flops)[0];
     const cells = (one) => {
       const inside = members.some((member) => member.label === one.label);
       const least = members.length > 1 && one.label === winner?.label;

@@ -20,7 +20,7 @@ from refta_profiler.units import format_bytes, format_percent, format_seconds
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(chromium.found() is None, reason="chromium is not here")]
 
-ORDERS = ["shared", "slices", "reconstruct", "reconstruct_recompute", "reconstruct_stack"]
+ORDERS = ["shared", "fused", "fused_fold", "slices", "reconstruct", "reconstruct_recompute", "reconstruct_stack"]
 TINY = {
     "model": "roberta-tiny",
     "methods": [{"name": "head"}, {"name": "lora", "rank": 4}, {"name": "refta", "rank": 4, "order": ORDERS}],

@@ -90,4 +90,4 @@ def test_areas_take_the_categories_colours_and_few_digits():
 
 
 def test_areas_of_one_moment_can_be_drawn():
-    assert "<svg" in svg_text(Areas("t", "ms", "B", [0.0], {"batch": [0.0]}, (0.0, 1.0)), {}, legend=True)
+    assert "<svg" in svg_text(Areas("t", "ms", "B", [0.0], {"batch": [0.0]}, (0.0, 1.0)), {})
