@@ -90,7 +90,7 @@ def _peak(one: Contender) -> int:
     work = one.work
     if next(work.model.parameters()).device.type != "cuda":
         return memory.cpu_peak(work, one.step)
-    found = memory.cuda_peaks(work, one.step)  # of all contenders' weights together: what the step adds is its own
+    found = memory.cuda_peaks(work, lambda mark: one.step())  # of all contenders' weights together: what the step adds is its own
     return memory.static_bytes(work) + found["peak_allocated_bytes"] - found["static_bytes"]
 
 
