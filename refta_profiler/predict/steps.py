@@ -9,7 +9,7 @@ from typing import Any
 from refta import registry
 from refta.errors import SettingError
 from refta.operands import AUTOMATIC
-from refta_profiler import devices, plan, rates, scenario
+from refta_profiler import devices, own_code, plan, rates, scenario
 from refta_profiler.plan import Point
 from refta_profiler.predict import closed_form, slice_ranks
 from refta_profiler.predict.dryrun import on_device, sweep
@@ -44,7 +44,12 @@ def of(point: Point) -> dict[str, Any]:
 
 
 def asked(point: Point) -> dict[str, Any]:
-    """How `check` is asked about the point: `settings` beyond the method's defaults, and `no_option`, what it has no option for."""
+    """How `check` is asked about the point: `settings` beyond the method's defaults, and `no_option`, what it has no option for.
+
+    `settings` is None for code of the user's own, about which it cannot be asked.
+    """
+    if point.method == own_code.NAME:
+        return {"settings": None, "no_option": []}
     values = {"model": point.model, "methods": [{"name": "head"}], "batch": [1], "target": point.target, "targets": point.targets}
     plain = plan.points(scenario.from_values(values, "check"))[0]
     usual = registry.settings(point.method, {})

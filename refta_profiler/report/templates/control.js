@@ -87,8 +87,8 @@
     }
     fill(rows, members, missing, quantity);
     const command = document.getElementById("control-command");
-    command.hidden = !members.length;
-    if (members.length) command.replaceChildren(...commandWords(batch, members[0]));
+    command.hidden = !members.length || members[0].settings === null; // `check` cannot be asked about code of one's own
+    if (!command.hidden) command.replaceChildren(...commandWords(batch, members[0]));
   }
 
   function winnerWords(batch, members, quantity) {
@@ -168,7 +168,7 @@
 
   function commandWords(batch, one) {
     const quoted = (text) => (/^[\w./,=@%+:-]+$/.test(text) ? text : `'${text.replaceAll("'", `'"'"'`)}'`);
-    const settings = Object.entries(one.settings ?? {}).filter(([name]) => name !== "rank");
+    const settings = Object.entries(one.settings).filter(([name]) => name !== "rank");
     const words = ["check", "--model", data.model, "--batch", String(batch), "--method", one.method];
     if (one.rank !== null) words.push("--rank", String(one.rank));
     for (const [name, value] of settings) words.push("--set", `${name}=${typeof value === "string" ? value : JSON.stringify(value)}`);

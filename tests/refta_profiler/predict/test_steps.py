@@ -59,3 +59,8 @@ def test_check_is_told_what_is_not_the_default():
     asked = steps.asked(refta("shared", "h100", optimizer="sgd"))
     assert "optimizer" in asked["no_option"] and "seed" not in asked["no_option"]
     assert asked["settings"] == {"rank": 3} or asked["settings"] == {}
+
+
+def test_check_cannot_be_asked_about_own_code():
+    own = point("roberta-tiny", method="python", settings={"call": "mine:f", "arguments": {}}, label="python/f", order=None, rank=None)
+    assert steps.asked(own) == {"settings": None, "no_option": []}
