@@ -11,14 +11,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from refta_profiler.evidence import setting_of
 from refta_profiler.results import Row
 from refta_profiler.run_folder import RunFolder
-from refta_profiler.statistics import Noise, noise, pooled, student
+from refta_profiler.statistics import LEVEL, Noise, medians, noise_by_setting, student
 
 FEWEST = 3  # points, from which on the middle of all says what the machine did
-FEW = 3  # degrees of freedom, below which a setting's noise is taken from all settings
 MIDDLE = math.pi / 2  # variance of a median of many against that of their mean (normal distribution)
-SHARE = 0.95
 
 Medians = dict[int, float]  # seconds of one process's median step, by round
 
@@ -63,48 +62,27 @@ class Repeats:
 
 def repeats(first: RunFolder, second: RunFolder, places: Mapping[tuple, tuple[Row, Row]]) -> Repeats | None:
     """The points at those places (each with its step_seconds row of both runs), as their processes timed them; None where none was kept."""
-    pairs = {place: (medians(first, one.point), medians(second, other.point)) for place, (one, other) in places.items()}
+    pairs = {place: (medians(first.processes(one.point)), medians(second.processes(other.point))) for place, (one, other) in places.items()}
     pairs = {place: pair for place, pair in pairs.items() if all(pair)}
     if not pairs:
         return None
-    settings = {place: setting(places[place][0]) for place in pairs}
+    settings = {place: setting_of(places[place][0]) for place in pairs}
     found = {place: level(other) - level(one) for place, (one, other) in pairs.items()}
     middle = statistics.median(found.values()) if len(found) >= FEWEST else 0.0
-    noises = noise_of([{place: pair[run] for place, pair in pairs.items()} for run in (0, 1)], settings)
+    runs = [{place: pair[run] for place, pair in pairs.items()} for run in (0, 1)]
+    noises = noise_by_setting(runs, settings)
     points = [
         Repeat(place, math.expm1(difference), math.expm1(difference - middle), floor(noises[settings[place]], pairs[place], len(found)))
         for place, difference in found.items()
     ]
     least = tuple(min(len(pair[run]) for pair in pairs.values()) for run in (0, 1))
-    drift_floor = drift_of([{place: pair[run] for place, pair in pairs.items()} for run in (0, 1)])
+    drift_floor = drift_of(runs)
     return Repeats(points, math.expm1(middle), drift_floor if len(found) >= FEWEST else None, (least[0], least[1]))
-
-
-def medians(run: RunFolder, point: str) -> Medians:
-    """The median step of each of the point's processes that was timed."""
-    answers = {number: one for number, one in run.processes(point).items() if one.get("samples")}
-    return {number: statistics.median(sum(sample.values()) for sample in one["samples"]) for number, one in answers.items()}
-
-
-def setting(row: Row) -> tuple:
-    """What points share whose noise is alike."""
-    return row.model, row.seq, row.precision, row.checkpointing, row.batch
 
 
 def level(found: Medians) -> float:
     """The mean of the logarithms of a point's medians."""
     return statistics.fmean(math.log(value) for value in found.values())
-
-
-def noise_of(runs: Sequence[Mapping[tuple, Medians]], settings: Mapping[tuple, tuple]) -> dict[tuple, Noise | None]:
-    """The noise of every setting from both runs; that of all where a setting alone has too few processes."""
-    own: dict[tuple, list[Noise]] = {place: [] for place in settings.values()}
-    for run in runs:
-        for wanted in own:
-            members = {str(place): found for place, found in run.items() if settings[place] == wanted}
-            own[wanted] += [one for one in [noise(members)] if one]
-    whole = pooled([one for members in own.values() for one in members])
-    return {place: one if (one := pooled(members)) and one.degrees >= FEW else whole for place, members in own.items()}
 
 
 def floor(found: Noise | None, pair: tuple[Medians, Medians], count: int) -> float | None:
@@ -125,7 +103,7 @@ def drift_of(runs: Sequence[Mapping[tuple, Medians]]) -> float | None:
         squares += sum((one - statistics.fmean(rounds)) ** 2 for one in rounds)
         degrees += len(rounds) - 1
         share += 1 / len(rounds)
-    return math.expm1(student(SHARE, degrees) * math.sqrt(squares / degrees * share))
+    return math.expm1(student(LEVEL, degrees) * math.sqrt(squares / degrees * share))
 
 
 def level_of_round(run: Mapping[tuple, Medians], number: int) -> float:

@@ -8,13 +8,16 @@ noise: the analysis of variance of a randomised block design (Box, Hunter and Hu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy
 
 RESAMPLES = 2000
 LEVEL = 0.95
+FEW = 3  # degrees of freedom, below which the noise of a setting is taken from all
 
 
 def percentile(ordered: Sequence[float], fraction: float) -> float:
@@ -74,6 +77,26 @@ def noise(medians: Mapping[str, Mapping[int, float]]) -> Noise | None:
     values = numpy.array([cell[2] for cell in cells])
     fitted = design @ numpy.linalg.lstsq(design, values, rcond=None)[0]
     return Noise(math.sqrt(float(((values - fitted) ** 2).sum()) / degrees), degrees)
+
+
+def noise_by_setting(runs: Sequence[Mapping[Any, Mapping[int, float]]], settings: Mapping[Any, Hashable]) -> dict[Hashable, Noise | None]:
+    """The noise of every setting over the runs, each of which has medians by point and round; `settings` says which one a point is of.
+
+    A setting that alone has fewer than FEW degrees of freedom takes that of all settings.
+    """
+    own: dict[Hashable, list[Noise]] = {setting: [] for setting in settings.values()}
+    for run in runs:
+        for setting, found in own.items():
+            members = {str(point): rounds for point, rounds in run.items() if settings[point] == setting}
+            found += [one for one in [noise(members)] if one]
+    whole = pooled([one for found in own.values() for one in found])
+    return {setting: one if (one := pooled(found)) and one.degrees >= FEW else whole for setting, found in own.items()}
+
+
+def medians(answers: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
+    """The median step of each measuring process that was timed, by its number; an answer holds its steps' seconds by phase."""
+    timed = {number: one["samples"] for number, one in answers.items() if one.get("samples")}
+    return {number: statistics.median(sum(sample.values()) for sample in samples) for number, samples in timed.items()}
 
 
 def pooled(found: Sequence[Noise]) -> Noise | None:

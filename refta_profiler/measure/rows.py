@@ -71,15 +71,6 @@ def average(loads: Sequence[Load]) -> Load:
     return Load(*(mean([getattr(one, name) for one in loads]) for name in ("others_fraction", "steal_fraction", "load_average")))
 
 
-def medians(processes: Mapping[int, dict[str, Any]]) -> dict[int, float]:
-    """The median step of each process that was timed, by its round."""
-    return {
-        number: statistics.median(sum(sample.values()) for sample in one["samples"])
-        for number, one in processes.items()
-        if "failure" not in one
-    }
-
-
 def noise_row(point: Point, key: str, found: Noise | None, rounds: int) -> Row:
     """How much two measurements of this point would differ by chance, the A/A noise floor; `skipped` where it was timed in one process."""
     if found is None or rounds < 2:

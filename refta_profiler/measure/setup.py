@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import ProfilerActivity, profile
 
-from refta_profiler.measure.memory import _silent
+from refta_profiler.measure.memory import _silent, mark_end, marked_events, phase_sums
 
-MARK = "refta_profiler: attach"
 Built = TypeVar("Built")
 Attached = TypeVar("Attached")
 
@@ -32,20 +31,7 @@ def cpu_peak(build: Callable[[], Built], attach: Callable[[Built], Attached]) ->
     """
     with _silent(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         model = build()
-        with record_function(MARK):
-            attached = attach(model)
-    return model, attached, peak_after_mark(profiler)
-
-
-def peak_after_mark(profiler: profile) -> int:
-    """The highest running sum of the profiler's CPU allocations and frees from the mark on, what was live at it included."""
-    results: Any = profiler.profiler.kineto_results if profiler.profiler else None
-    events = sorted(results.events(), key=lambda event: event.start_ns()) if results else []
-    running, peak = 0, -1
-    for event in events:
-        if event.name() == MARK:
-            peak = running
-        elif event.name() == "[memory]" and str(event.device_type()).endswith("CPU"):
-            running += event.nbytes()
-            peak = max(peak, running) if peak >= 0 else -1
-    return max(peak, 0)
+        mark_end("build")
+        attached = attach(model)
+        mark_end("attach")
+    return model, attached, phase_sums(marked_events(profiler))["attach"]

@@ -16,17 +16,15 @@ from typing import Any
 from refta_profiler.errors import HardwareError
 from refta_profiler.measure import gpu, isolate, rows
 from refta_profiler.plan import Point
-from refta_profiler.results import Row
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario import Measure, Scenario
-from refta_profiler.statistics import Noise, noise, pooled
+from refta_profiler.statistics import medians, noise_by_setting
 
 GPU_LIMIT_S = 900.0  # for one process
 LEAST_S = 60.0  # that a process gets on a CPU however little of the budget is left
 OOMS = 2  # of one method, after which its larger batches are not tried
 RAW = ("values", "samples", "loads", "bare", "gpu", "gpu_others", "setup_seconds", "setup_watched", "failure")  # what rows are made of
 FILES = {"kernels": ("trace", ".json.gz"), "history": ("history", ".memory.pickle")}  # by instrument: what it is called, how it ends
-FEW = 3  # degrees of freedom, below which a setting's noise is taken from the whole run
 
 
 @dataclass
@@ -153,30 +151,16 @@ def settle(stage: Stage, points: Sequence[Point]) -> None:
     """Every measured point's rows once more, now with the noise of its setting."""
     found = {point.id: (point, answers(stage, point)) for point in points}
     measured = {name: (point, given) for name, (point, given) in found.items() if 1 in given}
-    floors = noises({name: (setting(point), rows.medians(given)) for name, (point, given) in measured.items()})
+    timed = {name: medians(given) for name, (_, given) in measured.items()}
+    floors = noise_by_setting([timed], {name: setting(point) for name, (point, _) in measured.items()})
     for name, (point, given) in measured.items():
         made = rows.of_processes(point, stage.key, given)
-        if rounds := len(rows.medians(given)):
+        if rounds := len(timed[name]):
             made.append(rows.noise_row(point, stage.key, floors[setting(point)], rounds))
-        if made != rows_of(stage, name):
+        if made != stage.folder.read(name, "measured"):
             stage.folder.write_point(name, "measured", made)
-
-
-def rows_of(stage: Stage, point_id: str) -> list[Row]:
-    """The point's measured rows as they lie in the folder."""
-    return stage.folder.read(point_id, "measured")
 
 
 def setting(point: Point) -> tuple:
     """What points share that are compared with each other."""
     return point.model, point.seq, point.precision, point.checkpointing, point.batch
-
-
-def noises(medians: dict[str, tuple[tuple, dict[int, float]]]) -> dict[tuple, Noise | None]:
-    """The noise of every setting; the whole run's where a setting alone has too few processes to tell."""
-    groups: dict[tuple, dict[str, dict[int, float]]] = {}
-    for name, (place, rounds) in medians.items():
-        groups.setdefault(place, {})[name] = rounds
-    own = {place: noise(members) for place, members in groups.items()}
-    whole = pooled([one for one in own.values() if one is not None])
-    return {place: one if one is not None and one.degrees >= FEW else whole for place, one in own.items()}
