@@ -48,9 +48,7 @@ class _Features(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[override]
-        with torch.no_grad(), autocast.off(gradient):
-            found = _gradients(ctx, gradient, _gradient_of_input)
-        return _once(ctx, gradient, found)
+        return _backward(ctx, gradient, _gradient_of_input)
 
 
 class _FoldedForward(torch.autograd.Function):
@@ -68,14 +66,19 @@ class _FoldedForward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):  # type: ignore[override]
-        with torch.no_grad(), autocast.off(gradient):
-            found = _gradients(ctx, gradient, _gradient_through_fold)
-        return _once(ctx, gradient, found)
+        return _backward(ctx, gradient, _gradient_through_fold)
 
 
 def _keep(ctx, dtypes, x, weight, bias, *factors) -> None:
     ctx.dtypes = dtypes
     ctx.save_for_backward(x, weight, *factors)
+
+
+def _backward(ctx, gradient: torch.Tensor, gradient_of_input) -> tuple:
+    """The gradients of `forward`'s arguments, of which there is no second derivative."""
+    with torch.no_grad(), autocast.off(gradient):
+        found = _gradients(ctx, gradient, gradient_of_input)
+    return _once(ctx, gradient, found)
 
 
 def _gradients(ctx, gradient: torch.Tensor, gradient_of_input) -> tuple:

@@ -82,7 +82,7 @@ def run(
 
     _one_of("--only", only, (None, "predict", "measure"))
     _one_of("--device", device, ("auto", "cpu", "cuda"))
-    loaded = scenarios.load(scenario, overrides or [], code=own_code.look_up if allow_code else own_code.refuse)
+    loaded = scenarios.load(scenario, overrides or [], code=own_code.permission(allow_code))
     chosen = _formats(formats)
     running.measuring_device(device)  # a GPU that is not there is found out before a folder is made
     folder = RunFolder.open(resume) if resume else RunFolder.create(out or Path("reports") / loaded.name, loaded.text)
@@ -131,7 +131,7 @@ def predict(
     from refta_profiler import run as running
     from refta_profiler import scenario as scenarios
 
-    loaded = scenarios.load(scenario, overrides or [], code=own_code.look_up if allow_code else own_code.refuse)
+    loaded = scenarios.load(scenario, overrides or [], code=own_code.permission(allow_code))
     points = plan.points(loaded)
     found: dict[str, list] = {}
     with _progress() as progress:

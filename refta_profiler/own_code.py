@@ -71,6 +71,11 @@ def default_label(own: Mapping[str, Any]) -> str:
 # ---- what may be done with an entry's code when a scenario is loaded
 
 
+def permission(allowed: bool) -> Look:
+    """What `load` is to do about code of the user's own, by whether the command line allows it."""
+    return look_up if allowed else refuse
+
+
 def refuse(place: Place, entry: Mapping[str, Any]) -> list[Fault]:
     """That code of one's own has to be allowed; nothing is imported."""
     return [Fault((*place, "call"), f"runs code of your own; add {OPTION} to allow it")] if "call" in entry else []

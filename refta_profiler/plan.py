@@ -122,9 +122,14 @@ def _id(values: dict[str, Any], architecture: str, *, kind: str | None) -> str:
     E.g. "vit-large-refta-shared-b8-fp32-3f0c1a2b"; text has its tokens ("-t128"), checkpointing is "-ckpt".
     """
     content = {key: value for key, value in values.items() if key not in NOT_IN_THE_HASH}
-    digest = hashlib.sha256(json.dumps([content, architecture], sort_keys=True).encode()).hexdigest()[:8]
+    return readable_id({**values, "seq": None if kind == models.IMAGES else values["seq"]}, [content, architecture])
+
+
+def readable_id(values: dict[str, Any], content: Any) -> str:
+    """The id of what has these values (model, label, batch, seq, precision, checkpointing) and is determined by the content."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
     model = values["model"].rstrip("/").rsplit("/", 1)[-1]
-    tokens = "" if kind == models.IMAGES or values["seq"] is None else f"-t{values['seq']}"
+    tokens = "" if values["seq"] is None else f"-t{values['seq']}"
     checkpointing = "-ckpt" if values["checkpointing"] else ""
     words = f"{model}-{values['label']}-b{values['batch']}{tokens}-{values['precision']}{checkpointing}"
     return f"{re.sub(r'[^A-Za-z0-9.]+', '-', words).strip('-.')[:100]}-{digest}"

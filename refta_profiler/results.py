@@ -127,6 +127,11 @@ class Row:
         unit = METRICS[metric].unit
         return cls(point=point.id, target=target, source=source, metric=metric, unit=unit, value=value, status=status, note=note, **values)
 
+    @property
+    def cell(self) -> tuple[Any, ...]:
+        """What it is a number of, whatever run it is from."""
+        return self.model, self.label, self.batch, self.seq, self.precision, self.checkpointing, self.target, self.source, self.metric
+
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, as JSON takes them."""
         return {name: getattr(self, name) for name in FIELDS}

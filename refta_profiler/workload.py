@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from refta.adapter import Adapted, adapt
-from refta_profiler import models, own_adapter, own_code
+from refta_profiler import models, optimizers, own_adapter, own_code
 from refta_profiler.plan import Point
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def make_optimizer(model: nn.Module, point: Point, *, foreach: bool) -> torch.op
     """The point's optimizer over what is trained; `foreach` as torch chooses for a CUDA device and not for the CPU."""
     trained = [one for one in model.parameters() if one.requires_grad]
     if point.optimizer == "sgd":
-        return torch.optim.SGD(trained, lr=1e-3, foreach=foreach)
-    return torch.optim.AdamW(trained, lr=1e-4, foreach=foreach)
+        return torch.optim.SGD(trained, lr=optimizers.LEARNING_RATES["sgd"], foreach=foreach)
+    return torch.optim.AdamW(trained, lr=optimizers.LEARNING_RATES["adamw"], foreach=foreach)
 
 
 def build(point: Point, device: torch.device) -> Workload:

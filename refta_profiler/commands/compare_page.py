@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
+from refta_profiler.commands.run_differences import Difference
 from refta_profiler.report.parts import Card, Cell, Column, Document, Figure, Panel, Section, Series, Table, Text
 from refta_profiler.report.record import flat
 from refta_profiler.report.tables import ABSENT, bytes_cell, count_cell, difference_cell, gigaflop_cell, seconds_cell, text_cell
@@ -17,27 +17,6 @@ from refta_profiler.units import format_percent
 CELLS = {"B": bytes_cell, "s": seconds_cell, "FLOP": gigaflop_cell, "count": count_cell}
 UNITS = {"B": "MiB", "FLOP": "GFLOP"}
 DRAWN = {"peak_allocated_bytes": (2**30, "peak memory (GiB)"), "step_seconds": (1e-3, "step time (ms)")}
-
-
-class Difference(Protocol):
-    """One metric of one point in two runs; `fraction` is of the first."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def target(self) -> str: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def metric(self) -> str: ...
-    @property
-    def first(self) -> float: ...
-    @property
-    def second(self) -> float: ...
-    @property
-    def fraction(self) -> float: ...
-    @property
-    def told_apart(self) -> bool: ...
 
 
 @dataclass(frozen=True)

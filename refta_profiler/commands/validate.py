@@ -36,7 +36,7 @@ def command(
     """The errors of a run's predictions, or of a scenario's against published peaks."""
     limit = None if max_error is None else share(max_error)
     if published is not None and scenario_ is not None and run is None:
-        rows = predicted(scenario_, own_code.look_up if allow_code else own_code.refuse)
+        rows = predicted(scenario_, own_code.permission(allow_code))
         found = [validation.from_published(rows, published, less=parse_bytes(less))]
     elif run is not None and published is None and scenario_ is None:
         found = validation.from_rows(RunFolder.open(run).rows())

@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from refta_profiler.workload import Workload
 
 MARK = "refta_profiler: end of "  # and a phase: the name of the events that stand where phases end
+ROUNDING = 512  # bytes that every block of the CUDA caching allocator is a multiple of
 MarkedStep = Callable[[Callable[[str], Any]], Any]
 
 

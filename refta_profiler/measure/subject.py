@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from refta_profiler import plan
 from refta_profiler.errors import ScenarioError
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
@@ -35,11 +33,7 @@ class Subject:
     @property
     def id(self) -> str:
         """Words a person can read in a file name, then eight hex digits of a hash of all of it, as a scenario's points have."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
-        tokens = "" if self.seq is None else f"-t{self.seq}"
-        name = self.model.rstrip("/").rsplit("/", 1)[-1]
-        words = f"{name}-{self.label}-b{self.batch}{tokens}-{self.precision}{'-ckpt' if self.checkpointing else ''}"
-        return f"{re.sub(r'[^A-Za-z0-9.]+', '-', words).strip('-.')[:100]}-{digest}"
+        return plan.readable_id(asdict(self), asdict(self))
 
 
 def base_of(model: nn.Module) -> nn.Module:

@@ -14,11 +14,10 @@ from torch.utils._pytree import tree_leaves
 
 from refta_profiler.categories import CATEGORIES, category_of, rebuilt_shapes
 from refta_profiler.measure.events import MADE, Block, Made, Recording, record
-from refta_profiler.measure.memory import MarkedStep
+from refta_profiler.measure.memory import ROUNDING, MarkedStep
 from refta_profiler.workload import Workload
 
 SAMPLES = 400
-ROUNDING = 512  # bytes that every block of the CUDA caching allocator is a multiple of
 
 
 def timeline(work: Workload, step: MarkedStep, *, samples: int = SAMPLES) -> dict[str, Any]:

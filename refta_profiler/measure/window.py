@@ -17,10 +17,9 @@ import torch
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from refta_profiler.measure.memory import _silent, highest_sum
+from refta_profiler.measure.memory import ROUNDING, _silent, highest_sum
 
 FREED = "refta_profiler: freed bytes "  # the mark's name, before the bytes
-ROUNDING = 512  # the caching allocator's
 
 
 class CpuWindow:

@@ -4,12 +4,12 @@ from refta_profiler import devices
 from refta_profiler.errors import ScenarioError
 from refta_profiler.evidence import LargestBatch, largest_batch
 from refta_profiler.report.material import Material
+from refta_profiler.report.memory import SURENESS
 from refta_profiler.report.parts import Column, Section, Table, Text
 from refta_profiler.report.tables import ABSENT, count_cell, text_cell
 from refta_profiler.units import format_bytes
 
 ACROSS = 7  # cards side by side in one table
-SIGNS = {"tried": "", "between": "≥ ", "beyond": "≈ "}
 
 
 def cards_section(material: Material) -> Section | None:
@@ -50,7 +50,7 @@ def card_table(key: str, place: str, cards: list[devices.Device], fits: dict[str
     rows = []
     for label, found in fits.items():
         cells = [count_cell(found[card.name].batch) if card.name in found else ABSENT for card in cards]
-        signs = [SIGNS[found[card.name].certainty] if card.name in found else "" for card in cards]
+        signs = [SURENESS[found[card.name].certainty] if card.name in found else "" for card in cards]
         rows.append([text_cell(label), *(type(cell)(sign + cell.text, cell.value) for cell, sign in zip(cells, signs, strict=True))])
     smallest = cards[0].name
     most = max(fits, key=lambda label: fits[label][smallest].batch if smallest in fits[label] else 0)

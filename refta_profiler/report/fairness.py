@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from refta_profiler.evidence import Candidate
+from refta_profiler.evidence import Candidate, Setting
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Cell, Column, Items, Section, Table
 from refta_profiler.report.tables import ABSENT, bytes_cell, count_cell, difference_cell, gigaflop_cell, text_cell
@@ -68,10 +68,5 @@ def pair_row(material: Material, verdict: Verdict, name: str) -> list[Cell]:
 
 def candidate(material: Material, verdict: Verdict, label: str) -> Candidate:
     """What is known of a label under the verdict's setting."""
-    same = (verdict.model, verdict.seq or 0, verdict.precision, verdict.checkpointing, verdict.batch)
-    return next(
-        one
-        for one in material.candidates(verdict.target)
-        if one.label == label
-        and (one.setting.model, one.setting.seq, one.setting.precision, one.setting.checkpointing, one.setting.batch) == same
-    )
+    setting = Setting(verdict.model, verdict.seq or 0, verdict.precision, verdict.checkpointing, verdict.batch)
+    return next(one for one in material.candidates(verdict.target) if (one.label, one.setting) == (label, setting))

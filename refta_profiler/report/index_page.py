@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from refta_profiler.errors import ScenarioError
 from refta_profiler.headline import head
 from refta_profiler.report.material import Material
 from refta_profiler.report.palette import colour_variables
+from refta_profiler.report.templates import environment
 from refta_profiler.run_folder import RunFolder, write_whole
 
-TEMPLATES = Path(__file__).parent / "templates"
 MARKS = ("scenario.yaml", "results.csv", "points")  # what a run's folder holds; one of them alone is a broken run
 REPORT = "report.html"
 
@@ -95,7 +93,7 @@ def readable(where: str, run: RunFolder) -> Entry:
 
 def render(folder: Path, entries: Sequence[Entry]) -> str:
     """The page."""
-    page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment()
     broken = [one for one in entries if one.broken]
     whole = [one for one in entries if not one.broken]
     title = folder.resolve().name

@@ -40,11 +40,6 @@ def named(runs: Sequence[RunFolder]) -> list[Named]:
     return [Named(name, one) for name, one in zip(twice, found, strict=True)]
 
 
-def cell(row: Row) -> tuple[Any, ...]:
-    """What a row is a number of, whatever run it is from."""
-    return row.model, row.label, row.batch, row.seq, row.precision, row.checkpointing, row.target, row.source, row.metric
-
-
 def merged(runs: Sequence[Named]) -> list[Row]:
     """The rows of all runs, a cell that says the same in several kept once; where it does not, the label is followed by the run's name."""
     disputed = {label for label in {row.label for run in runs for row in run.material.rows} if differs(runs, label)}
@@ -52,7 +47,7 @@ def merged(runs: Sequence[Named]) -> list[Row]:
     for number, run in enumerate(runs, start=1):
         for row in run.material.rows:
             own = replace(row, label=f"{row.label} ({run.name})", point=f"{row.point}.{number}") if row.label in disputed else row
-            found.setdefault(cell(own), own)
+            found.setdefault(own.cell, own)
     return list(found.values())
 
 
@@ -60,7 +55,7 @@ def differs(runs: Sequence[Named], label: str) -> bool:
     """Whether two runs have different numbers for one thing under that label."""
     seen: dict[tuple[Any, ...], tuple[int | float | None, str]] = {}
     return any(
-        seen.setdefault(cell(row), (row.value, row.status)) != (row.value, row.status)
+        seen.setdefault(row.cell, (row.value, row.status)) != (row.value, row.status)
         for run in runs
         for row in run.material.rows
         if row.label == label

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from refta_profiler import method_entries
+from refta_profiler import method_entries, optimizers
 from refta_profiler.method_entries import Variant
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Column, Section, Table
@@ -11,7 +11,6 @@ from refta_profiler.report.tables import count_cell, text_cell
 from refta_profiler.units import format_count
 
 FIRST = ("alpha", "dropout")  # settings with a column of their own
-RATES = {"adamw": "AdamW, learning rate 1e-4", "sgd": "SGD, learning rate 1e-3"}  # workload.make_optimizer's; torch's defaults beside
 SHARED = {
     "model": "model",
     "task": "task",
@@ -75,7 +74,7 @@ def rest(settings: Mapping[str, Any]) -> dict[str, Any]:
 def shared_table(material: Material) -> Table:
     """A row a setting of the scenario."""
     rows = [
-        [text_cell(words), text_cell(RATES.get(str(value), shown(value)) if key == "optimizer" else shown(value))]
+        [text_cell(words), text_cell(optimizers.words(str(value)) if key == "optimizer" else shown(value))]
         for key, words in SHARED.items()
         if (value := material.scenario.get(key)) is not None
     ]
@@ -90,7 +89,7 @@ def protocol(material: Material) -> str:
     settings = material.scenario.get("measure") or {}
     settings = settings if any(target != "cpu" for target in material.measured_targets) else settings.get("on_cpu") or {}
     known = {name: settings[name] for name in ("warmup", "steps", "repeats") if name in settings}
-    return ", ".join(f"{name} {value}" for name, value in known.items()) + ", a fresh process a point" if known else ""
+    return ", ".join(f"{name} {value}" for name, value in known.items()) + ", fresh processes that take turns" if known else ""
 
 
 def shown(value: Any) -> str:

@@ -5,17 +5,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from refta_profiler.report.figure_data import address
 from refta_profiler.report.figures import to_svg
 from refta_profiler.report.palette import SHAPES, Style, category_index, colour_variables, css_colour, style
 from refta_profiler.report.parts import Areas, Bars, Document, Figure, Map
+from refta_profiler.report.templates import environment
 from refta_profiler.run_folder import RunFolder, write_whole
 
 MOST_PANELS = 12  # of one figure: a run of a hundred settings has as many panels a figure, each of 20 KB, that nobody compares by eye
-TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
 def write(run: RunFolder, document: Document) -> list[Path]:
@@ -25,7 +24,7 @@ def write(run: RunFolder, document: Document) -> list[Path]:
 
 def render(document: Document) -> str:
     """The page."""
-    page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment()
     page.filters |= {"ticks": ticks, "breaks": breaks}
     kinds = {
         "kind": lambda block: type(block).__name__,
