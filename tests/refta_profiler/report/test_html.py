@@ -9,7 +9,8 @@ import pytest
 from refta_profiler.report.document import document_of
 from refta_profiler.report.material import Material
 from refta_profiler.report.palette import colour_variables
-from refta_profiler.report.writers.html import TEMPLATES, render
+from refta_profiler.report.templates import TEMPLATES
+from refta_profiler.report.writers.html import render
 from refta_profiler.results import Row
 
 VOID = {"wbr", "meta", "link", "br", "img", "input", "hr"}
