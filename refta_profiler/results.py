@@ -66,6 +66,8 @@ METRICS: dict[str, Metric] = {
     "launch_bound_seconds": Metric("s", "of the step, in launches and waiting for the host (roofline)", PREDICTED),
     "setup_seconds": Metric("s", "time to attach the adapter, paid once (for ReFTA the slice-wise SVDs)", MEASURED),
     "setup_peak_bytes": Metric("B", "most bytes live at once while the adapter is attached, the model included", MEASURED),
+    "merge_seconds": Metric("s", "time to fold the adapter into the frozen weights, once", MEASURED),
+    "adapter_file_bytes": Metric("B", "size of the file that the trained adapter is kept in, a trained head included", MEASURED),
     "tokens": Metric("count", "tokens of one step: batch times sequence", SOURCES),
     "noise_fraction": Metric(
         "1", "how much two runs of the same setting differ in step time: less than this cannot be told apart", MEASURED

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from refta_profiler import results
 from refta_profiler.errors import ScenarioError
 from refta_profiler.measure import loop_rows, subject
 from refta_profiler.measure.loop_instruments import Found, Instruments
@@ -130,10 +131,8 @@ class profile(Asked):
             error.add_note(f"refta_profiler: what was measured before could not be written either: {fault}")
 
     def to_pandas(self) -> pandas.DataFrame:
-        """The rows as a table."""
-        import pandas
-
-        return pandas.DataFrame([row.to_dict() for row in self.rows], dtype=object)  # bytes stay integers beside an unknown
+        """The rows as a data frame, as a run's are."""
+        return results.to_pandas(self.rows)
 
     def __str__(self) -> str:
         return loop_rows.summary(self.rows) if self.rows else f"{self.label}: nothing was measured yet"

@@ -27,7 +27,8 @@ def of_processes(point: Point, key: str, processes: Mapping[int, dict[str, Any]]
     timed = [one for one in processes.values() if "failure" not in one]
     values = {**timing.summary([one["samples"] for one in timed]), **first["values"], "setup_seconds": setup_seconds(timed)}
     notes = {"step_seconds": time_note(processes), "setup_seconds": setup_note(timed)}
-    return [_row(point, key, metric, value, note=notes.get(metric, "")) for metric, value in values.items()]
+    made = [_row(point, key, metric, value, note=notes.get(metric, "")) for metric, value in values.items()]
+    return made + [_row(point, key, metric, **found) for metric, found in first.get("afterwards", {}).items()]
 
 
 def setup_seconds(timed: Sequence[dict[str, Any]]) -> float:

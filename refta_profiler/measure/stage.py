@@ -23,7 +23,8 @@ from refta_profiler.statistics import medians, noise_by_setting
 GPU_LIMIT_S = 900.0  # for one process
 LEAST_S = 60.0  # that a process gets on a CPU however little of the budget is left
 OOMS = 2  # of one method, after which its larger batches are not tried
-RAW = ("values", "samples", "loads", "bare", "gpu", "gpu_others", "setup_seconds", "setup_watched", "failure")  # what rows are made of
+TIMED = ("samples", "loads", "bare", "gpu", "gpu_others", "setup_seconds", "setup_watched")
+RAW = ("values", "afterwards", "failure", *TIMED)  # what rows are made of
 FILES = {"kernels": ("trace", ".json.gz"), "history": ("history", ".memory.pickle")}  # by instrument: what it is called, how it ends
 
 

@@ -77,7 +77,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from refta_profiler import models
-    from refta_profiler.measure import timing
+    from refta_profiler.measure import afterwards, timing
     from refta_profiler.plan import Point
 
     point, passes = Point.from_json(json.dumps(request["point"])), request["passes"]
@@ -92,6 +92,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         if whole:
             found = _instruments(work, times, request)
             answer = {**answer, **found, "values": {**answer["values"], **found["values"]}}
+            answer["afterwards"] = afterwards.measure(work)  # last: it leaves the model without its adapter
     return answer
 
 

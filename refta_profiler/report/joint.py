@@ -9,7 +9,8 @@ import yaml
 
 from refta_profiler import results
 from refta_profiler.errors import ScenarioError
-from refta_profiler.report import accuracy, cost, memory, record, time, tokens
+from refta_profiler.report import accuracy, cost, fairness, memory, recipe, record, time, tokens
+from refta_profiler.report.cards import cards_section
 from refta_profiler.report.document import cards, facts, styles
 from refta_profiler.report.look import Look
 from refta_profiler.report.material import Material
@@ -19,7 +20,14 @@ from refta_profiler.report.tables import ABSENT, count_cell, text_cell
 from refta_profiler.results import Row
 from refta_profiler.run_folder import RunFolder, write_whole
 
-OF_A_DEVICE = (memory.peaks_section, tokens.tokens_section, memory.categories_section, time.time_section)
+OF_A_DEVICE = (
+    memory.peaks_section,
+    tokens.tokens_section,
+    memory.categories_section,
+    cards_section,
+    fairness.fairness_section,
+    time.time_section,
+)
 OF_ALL = (accuracy.accuracy_section, cost.parameters_section, record.failures_section, record.notes_section)
 
 
@@ -68,7 +76,7 @@ def document(runs: Sequence[Named], look: Look | None = None) -> Document:
     rows = merged(runs)
     whole = Material(rows, yaml.safe_dump({"target": runs[0].material.target}))
     sections = [runs_section(runs), *device_sections(rows), *(section for make in OF_ALL if (section := make(whole)))]
-    sections += [environments_section(runs), scenarios_section(runs)]
+    sections += [*recipe_sections(runs), environments_section(runs), scenarios_section(runs)]
     found = [replace(card, key=f"{card.key}-{number}") for number, run in enumerate(runs, start=1) for card in own_cards(run)]
     title = ", ".join(run.name for run in runs)
     shown = [("runs", str(len(runs))), *(fact for fact in facts(whole) if fact[0] in ("model", "batches", "points"))]
@@ -88,12 +96,22 @@ def device_sections(rows: Sequence[Row]) -> Iterator[Section]:
         material = Material([row for row in rows if row.target == target], yaml.safe_dump({"target": target}))
         for make in OF_A_DEVICE:
             if section := make(material):
-                yield replace(section, key=f"{section.key}-d{number}", title=f"{section.title} on {target}", blocks=keyed(section, number))
+                yield set_apart(section, f"d{number}", f"on {target}")
 
 
-def keyed(section: Section, number: int) -> list[Block]:
-    """The blocks with keys that no other device's have."""
-    return [replace(block, key=f"{block.key}-d{number}") if isinstance(block, Figure | Table) else block for block in section.blocks]
+def recipe_sections(runs: Sequence[Named]) -> Iterator[Section]:
+    """Every run's recipe."""
+    for number, run in enumerate(runs, start=1):
+        if section := recipe.recipe_section(run.material):
+            yield set_apart(section, f"r{number}", f"of {run.name}")
+
+
+def set_apart(section: Section, mark: str, words: str) -> Section:
+    """The section, its tables and figures with keys that no other device's or run's have, and a title that says whose it is."""
+    blocks: list[Block] = [
+        replace(block, key=f"{block.key}-{mark}") if isinstance(block, Figure | Table) else block for block in section.blocks
+    ]
+    return replace(section, key=f"{section.key}-{mark}", title=f"{section.title} {words}", blocks=blocks)
 
 
 def runs_section(runs: Sequence[Named]) -> Section:

@@ -20,7 +20,7 @@ from refta_profiler import models, workload
 from refta_profiler.errors import ScenarioError
 from refta_profiler.measure import window
 from refta_profiler.report import write as write_report
-from refta_profiler.results import from_csv
+from refta_profiler.results import from_csv, to_pandas
 from refta_profiler.run_folder import RunFolder
 
 torch.set_num_threads(1)
@@ -424,7 +424,7 @@ def test_labels_of_one_folder_are_compared(tmp_path):
     report = write_report(run, ("md",))[0].read_text()
     assert "`refta/shared`" in report and "best other order" in report
     assert "predicted for" not in report and "run --resume" not in report and "scenario.yaml      #" not in report
-    assert p.to_pandas()["value"].tolist() == [row.value for row in p.rows]
+    assert p.to_pandas().equals(to_pandas(p.rows))
 
 
 @pytest.mark.parametrize("content", ["scenario.yaml", "thesis.docx"])

@@ -65,3 +65,10 @@ def test_it_is_written_into_its_own_folder(run, tmp_path):
 def test_runs_of_one_name_are_told_apart(run):
     assert [one.name for one in named([run])] == ["vit_l"]
     assert len({one.name for one in named([run, run])}) == 2
+
+
+def test_cards_fairness_and_recipes_stand_apart_too(pair):
+    titles = [section.title for section in document(pair).sections]
+    assert "The largest batch by card on h100" in titles
+    assert "Three kinds of a fair comparison on h100" in titles
+    assert titles.count("Recipe of cpu") == titles.count("Recipe of gpu") == 1

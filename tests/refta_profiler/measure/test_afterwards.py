@@ -1,0 +1,63 @@
+"""The adapter's file and merging, after the steps."""
+
+import struct
+
+import pytest
+import torch
+from real_steps import tiny
+from worker_answers import answer
+
+from refta.errors import SettingError
+from refta_profiler import workload
+from refta_profiler.measure import afterwards, rows
+
+
+def built(label: str) -> workload.Workload:
+    return workload.build(tiny("vit-tiny", label), torch.device("cpu"))
+
+
+def test_the_file_of_a_library_method_is_its_trained_tensors_and_a_header(tmp_path):
+    work = built("lora")
+    path = tmp_path / "adapter.safetensors"
+    afterwards.save_trained(work.model, path)
+    trained = sum(one.nbytes for one in work.model.parameters() if one.requires_grad)
+    header = struct.unpack("<Q", path.read_bytes()[:8])[0]
+    assert afterwards.file_bytes(work) == path.stat().st_size == 8 + header + trained
+
+
+def test_a_refta_file_is_larger_by_what_defines_its_residual():
+    work = built("refta/shared")
+    trained = sum(one.nbytes for one in work.model.parameters() if one.requires_grad)
+    own = 4 * work.adapted.trainable_parameters
+    assert trained + own < afterwards.file_bytes(work) < 2 * (trained + own)
+
+
+@pytest.mark.parametrize("label", ["lora", "refta/fused"])
+def test_merging_is_timed_and_leaves_a_plain_model_with_the_same_output(label):
+    work = built(label)
+    workload.training_step(work)
+    work.model.eval()
+    with torch.no_grad():
+        before = work.model(**work.batch).logits
+        found = afterwards.measure(work)
+        after = work.model(**work.batch).logits
+    assert found["merge_seconds"]["value"] > 0 and found["adapter_file_bytes"]["value"] > 0
+    assert work.adapted.attached is None
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("label", ["head", "full"])
+def test_without_an_adapter_there_is_no_file_and_nothing_to_merge(label):
+    assert afterwards.measure(built(label)) == {}
+
+
+def test_what_cannot_be_merged_is_a_row_with_its_reason(monkeypatch):
+    def refuse(adapted):
+        raise SettingError("lora: this layer cannot be merged\nfor a long reason")
+
+    monkeypatch.setattr("refta.adapter.merge", refuse)
+    found = afterwards.measure(built("lora"))
+    (row,) = [
+        row for row in rows.of_processes(tiny("vit-tiny", "lora"), "cpu", {1: answer(afterwards=found)}) if row.metric == "merge_seconds"
+    ]
+    assert (row.value, row.status, row.note) == (None, "error", "SettingError: lora: this layer cannot be merged")
