@@ -13,10 +13,11 @@ from refta.errors import SettingError
 PUBLISHED = DATA / "published" / "peft_trainable_parameters.csv"
 
 
-def published() -> list[tuple[str, dict, int]]:
-    """Type, configuration and trainable parameters of each row."""
+def published() -> list:
+    """Type, configuration and trainable parameters of each row; FourierFT draws its frequencies from all places of every weight."""
     with PUBLISHED.open() as file:
-        return [(row["peft_type"], configuration(row["config"]), int(row["trainable"])) for row in csv.DictReader(file)]
+        rows = [(row["peft_type"], configuration(row["config"]), int(row["trainable"])) for row in csv.DictReader(file)]
+    return [pytest.param(*row, marks=pytest.mark.slow if row[0] == "FOURIERFT" else ()) for row in rows]
 
 
 def configuration(text: str) -> dict:

@@ -17,6 +17,7 @@ from refta.network import count_trainable
 from refta.shapes import StackShape
 
 PUBLISHED = Path(__file__).parents[1] / "data" / "published"
+REBUILT_OR_NOT = ("features", "reconstruct", "reconstruct_recompute")
 OWN = [name for name in NETWORKS if registry.orders(name) and name != "refta"]
 
 
@@ -130,7 +131,7 @@ def test_parameters_and_their_values_do_not_depend_on_the_order(name):
 
 
 @pytest.mark.parametrize("name", OWN)
-@pytest.mark.parametrize("order", ["published", "features", "reconstruct", "reconstruct_recompute", "auto"])
+@pytest.mark.parametrize("order", ["published", "auto", *(pytest.param(one, marks=pytest.mark.slow) for one in REBUILT_OR_NOT)])
 def test_a_step_runs_on_fake_tensors(name, order):
     with torch.device("meta"):
         model = Encoder()

@@ -22,6 +22,17 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(chromium.found() is None, 
 HERE = Path(__file__).parent
 STEP = {"sizes": [[2**30, 2**21]], "initial": [0], "events": [0, -1], "products": [0, 0], "step_flops": [0, 10**9], "operations": []}
 HOSTILE = ["</script><script>window.harmed = 1</script>", "\"'><img src=x onerror='window.harmed = 1'>", "\u202eabc שלום", "n" * 10_000]
+NAMES = [  # all at once, and each by itself
+    pytest.param("".join(HOSTILE[:3]), id="together"),
+    *(
+        pytest.param(one, id=words, marks=pytest.mark.slow)
+        for one, words in zip(HOSTILE, ["script", "quotes", "right-to-left"], strict=False)
+    ),
+    pytest.param(HOSTILE[3], id="long"),
+]
+
+
+VIEWS = [(1200, "light"), (390, "dark"), *(pytest.param(*one, marks=pytest.mark.slow) for one in [(1200, "dark"), (390, "light")])]
 
 
 def steps(labels):
@@ -123,8 +134,7 @@ def test_the_data_of_a_figure_is_behind_its_link(page):
     assert all(name.endswith(".csv") and address.startswith("data:text/csv") for name, address in links)
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 390])
+@pytest.mark.parametrize(("width", "scheme"), VIEWS)
 def test_nothing_serious_keeps_readers_out(connection, path, scheme, width):
     page = chromium.Page(connection, path, width=width, scheme=scheme)
     page.until("!document.querySelector('.control').hidden")
@@ -179,7 +189,7 @@ def axe(folder):
         return package.extractfile("package/axe.min.js").read().decode()
 
 
-@pytest.mark.parametrize("name", HOSTILE, ids=["script", "quotes", "right-to-left", "long"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_name_is_text_wherever_it_comes_from(connection, run, tmp_path, name):
     """In rows, in the scenario, in errors, and in what the control computes from."""
     entries = [entry | {"label": f"{name}/{entry['order']}"} for entry in steps(["x/a", "x/b"])] + [
