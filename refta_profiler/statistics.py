@@ -86,9 +86,11 @@ def noise_by_setting(runs: Sequence[Mapping[Any, Mapping[int, float]]], settings
     """
     own: dict[Hashable, list[Noise]] = {setting: [] for setting in settings.values()}
     for run in runs:
-        for setting, found in own.items():
-            members = {str(point): rounds for point, rounds in run.items() if settings[point] == setting}
-            found += [one for one in [noise(members)] if one]
+        members: dict[Hashable, dict[str, Mapping[int, float]]] = {}
+        for point, rounds in run.items():
+            members.setdefault(settings[point], {})[str(point)] = rounds
+        for setting, found in members.items():
+            own[setting] += [one for one in [noise(found)] if one]
     whole = pooled([one for found in own.values() for one in found])
     return {setting: one if (one := pooled(found)) and one.degrees >= FEW else whole for setting, found in own.items()}
 
