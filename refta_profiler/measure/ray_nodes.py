@@ -48,8 +48,11 @@ class Nodes:
         self.refresh()
 
     def refresh(self) -> None:
-        """Who is there now; a node not seen before is asked what it is."""
-        alive = {one["NodeID"]: one for one in self.ray.nodes() if one["Alive"]}
+        """Who is there now; a node not seen before is asked what it is.
+
+        Ray takes half a minute to notice that a node is gone and goes on sending tasks there: whether its port answers tells at once.
+        """
+        alive = {one["NodeID"]: one for one in self.ray.nodes() if one["Alive"] and answers(one)}
         self.known |= self.asked([one for name, one in alive.items() if name not in self.known])
         self.all = [self.known[name] for name in alive]
 
@@ -63,8 +66,8 @@ class Nodes:
         return "; ".join(f"node {node.name} has {node.words()}" for node in self.all) or "it has no nodes"
 
     def selector(self, nodes: Sequence[Node]) -> dict[str, str]:
-        """What Ray is told so that a task goes to one of the nodes."""
-        return {"ray.io/node-id": f"in({', '.join(node.id for node in nodes)})"}
+        """What Ray is told so that a task goes to one of the nodes (without spaces: 2.60 ends the driver over one in a node's id)."""
+        return {"ray.io/node-id": f"in({','.join(node.id for node in nodes)})"}
 
     def asked(self, found: Sequence[dict[str, Any]]) -> dict[str, Node]:
         """What the nodes say they are, all asked at once; of one that does not answer in time, that."""
@@ -86,6 +89,11 @@ class Nodes:
             return Node(found["NodeID"], name, counts, {}, f"it cannot run the driver's code: {str(error).strip().splitlines()[-1]}")
         unlike = versions.unlike(versions.here(), said["versions"])
         return Node(found["NodeID"], name, counts, {kind: said[kind] for kind in RESOURCES if said[kind]}, unlike)
+
+
+def answers(found: dict[str, Any]) -> bool:
+    """Whether the node of an entry of Ray's list answers."""
+    return reachable(f"{found['NodeManagerAddress']}:{found['NodeManagerPort']}")
 
 
 def reachable(address: str) -> bool:

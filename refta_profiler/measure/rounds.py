@@ -20,6 +20,7 @@ from refta_profiler.measure.executors import Answer, Place, Process
 from refta_profiler.plan import Point
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario import Measure
+from refta_profiler.statistics import alike
 
 GPU_LIMIT_S = 900.0  # for one process
 LEAST_S = 60.0  # that a process gets on a CPU however little of the budget is left
@@ -160,11 +161,9 @@ def sweep(point: Point) -> tuple:
 
 
 def answers(stage: Stage, point: Point) -> dict[int, Answer]:
-    """What the point's processes answered, by round; those alone that are from the first one's device, where both are known."""
-    given = {number: answer(stage, point, number) for number in range(1, stage.settings.repeats + 1)}
-    found = {number: one for number, one in given.items() if one is not None}
-    first = device_of(found[1]) if 1 in found else UNKNOWN
-    return {number: one for number, one in found.items() if UNKNOWN in (first, device_of(one)) or device_of(one) == first}
+    """What the point's processes answered, by round; those alone that are from the first one's device."""
+    found = {number: answer(stage, point, number) for number in range(1, stage.settings.repeats + 1)}
+    return alike({number: one for number, one in found.items() if one is not None})
 
 
 def setting(point: Point) -> tuple:
