@@ -14,11 +14,6 @@ ROOT = Path(__file__).parents[2]  # where both packages lie
 MODEL_FILES = "*.json"  # of a model's folder: what it is, not its weights
 
 
-def packages() -> list[str]:
-    """The folders of both packages."""
-    return [str(ROOT / name) for name in PACKAGES]
-
-
 def own_files(modules: Sequence[str]) -> dict[Path, Path]:
     """The source files of the modules, by the path that each has under the folder that its outermost package lies in.
 
@@ -44,11 +39,14 @@ def model_files(model: str) -> dict[Path, Path]:
     return {path: path for path in sorted(folder.glob(MODEL_FILES))}
 
 
-def stage(modules: Sequence[str], model: str, folder: Path) -> bool:
-    """Whether there was anything to put into the folder, in which a node then works: own code and a model's description."""
-    wanted = {**model_files(model), **own_files(modules)}
-    for inside, path in wanted.items():
+def stage(modules: Sequence[str], model: str, folder: Path) -> None:
+    """Put into the folder, in which a node then works, both packages, own code and a model's description.
+
+    A measuring process takes modules from the folder it works in before all others, as it does on the driver's machine.
+    """
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for inside, path in {**model_files(model), **own_files(modules)}.items():
         place = folder / inside
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, place)
-    return bool(wanted)

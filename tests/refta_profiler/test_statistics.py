@@ -3,6 +3,7 @@
 import math
 import random
 
+import numpy
 import pytest
 
 from refta_profiler import statistics
