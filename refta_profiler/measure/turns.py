@@ -7,13 +7,14 @@ each other go to devices that are alike.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from refta_profiler.errors import HardwareError
 from refta_profiler.measure import rounds, rows
-from refta_profiler.measure.executors import Executor, Place
+from refta_profiler.measure.executors import Executor, Place, Process
 from refta_profiler.measure.rounds import Stage
 from refta_profiler.plan import Point
 
@@ -64,8 +65,26 @@ def take(stage: Stage, waiting: Sequence[Job], executor: Executor) -> None:
             note = rounds.keep(stage, ended, answer, place)
             turns.settled(ended.point)
             stage.progress.done(ended.point.id, note)
+            stop(turns, executor, ended, place)
     if left := [point.id for queue in (turns.rest, *turns.chosen.values()) for point, _ in queue]:
         raise HardwareError(f"{len(left)} processes were not run: no node is left with the device that their comparisons were measured on")
+
+
+def stop(turns: Turns, executor: Executor, ended: Process, place: Place) -> None:
+    """Take back what has not begun of a sweep that ran out of memory with this process, and write why it is not run."""
+    stage = turns.stage
+    if ended.number > 1 or not (why := rounds.refused(stage, ended.point, math.inf, place)):
+        return
+    for process in executor.withdraw(lambda one: one.number == 1 and rounds.sweep(one.point) == rounds.sweep(ended.point)):
+        turns.running -= 1
+        refuse(turns, process.point, place, why)
+
+
+def refuse(turns: Turns, point: Point, place: Place, why: tuple[str, str]) -> None:
+    """Write why the point is not run."""
+    turns.stage.folder.write_point(point.id, "measured", rows.failed(point, place.key or turns.stage.key, *why))
+    turns.settled(point)
+    turns.stage.progress.done(point.id, why[1])
 
 
 def assigned(stage: Stage, waiting: Sequence[Job], there: Collection[str]) -> dict[tuple, str]:
@@ -91,9 +110,7 @@ def begin(turns: Turns, executor: Executor, job: Job, place: Place) -> None:
     (point, number), stage = job, turns.stage
     left = stage.left_s
     if number == 1 and (found := rounds.refused(stage, point, left, place)):
-        stage.folder.write_point(point.id, "measured", rows.failed(point, place.key or stage.key, *found))
-        turns.settled(point)
-        stage.progress.done(point.id, found[1])
+        refuse(turns, point, place, found)
         return
     first = rounds.answer(stage, point, 1) if number > 1 else None
     if number > 1 and (left <= 0 or first is None or "failure" in first):

@@ -60,7 +60,12 @@ def start(code, *arguments, **more):
 
 
 def finish(process, seconds=300):
-    out, errors = process.communicate(timeout=seconds)
+    try:
+        out, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, errors = process.communicate()
+        pytest.fail(f"not within {seconds} s: {errors}")
     return process.returncode, out, errors
 
 
@@ -174,5 +179,5 @@ def test_what_cannot_be_is_said_before_a_folder_is_made(tmp_path, code, cluster,
     assert "has 1 × cpu: " in errors
     status, _, errors = finish(start(code, str(path), *more, "--address", "127.0.0.1:1"))
     assert status == 3
-    assert "no Ray cluster that can be used at 127.0.0.1:1" in errors
+    assert "no Ray cluster answers at 127.0.0.1:1" in errors
     assert not (tmp_path / "ray").exists()

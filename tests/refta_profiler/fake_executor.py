@@ -19,12 +19,14 @@ class Fake:
         *,
         respond: Callable[[Any, Place], dict[str, Any]] = lambda process, place: answer(),
         pick: Callable[[list], int] = lambda running: 0,
+        begun: int = 0,
     ) -> None:
         self.devices, self.respond, self.pick = devices, respond, pick
         self.places = [Place(name) for name in devices]
         self.running: list[tuple[Any, Place]] = []
         self.started: list[tuple[str, int, str]] = []  # label, batch and place, as they started
         self.most = 0
+        self.begun = begun  # how many of those handed over are under way; 0: all
         self.closed = False
 
     def kind(self, wanted):
@@ -46,6 +48,12 @@ class Fake:
         found = self.respond(process, place)
         where = {"node": "a", "device": f"{place.name}, 1 thread", "place": place.name, "cluster_node": f"{place.name} 1"}
         yield process, place, {"where": where, **found}
+
+    def withdraw(self, unwanted):
+        """Of those handed over, `devices` says how many run: the rest had not begun."""
+        taken = [one for one in self.running[self.begun :] if unwanted(one[0])] if self.begun else []
+        self.running = [one for one in self.running if one not in taken]
+        return [process for process, _ in taken]
 
     def spread(self, call, groups):
         return None

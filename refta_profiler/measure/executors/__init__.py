@@ -81,6 +81,10 @@ class Executor(Protocol):
         """What has ended, each once; waits until something has."""
         ...
 
+    def withdraw(self, unwanted: Callable[[Process], bool]) -> list[Process]:
+        """The unwanted processes that had not begun, which are taken back and never end."""
+        ...
+
     def spread(self, call: Callable[[Any], Any], groups: Sequence[Any]) -> Iterator[tuple[Any, Any]] | None:
         """Every group with what the call answers of it, as they are ready; None where this machine's cores are to do it."""
         ...

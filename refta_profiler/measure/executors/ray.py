@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import tempfile
 import time
 from collections import Counter
@@ -25,7 +26,7 @@ from refta_profiler.measure.ray_nodes import Nodes, reachable
 
 LOST = 3  # times that a process may be lost before its point is a row that says so
 LOOK_S = 1.0  # how long to wait for an answer before the nodes are looked at
-GONE_S = 10.0  # how long a cluster may not answer before it counts as gone; Ray itself ends the driver after a minute, without a word
+GONE_S = 10.0  # how long a cluster may not answer before it counts as gone
 
 
 def make(settings: Settings) -> Ray:
@@ -51,7 +52,6 @@ class Ray:
         self.task: Any = None  # made when the device is known
         self.waiting: dict[Any, tuple[Process, Place]] = {}  # by the reference that its answer will have
         self.lost: Counter[tuple[str, int]] = Counter()
-        self.answered = time.monotonic()
 
     def kind(self, wanted: str) -> str:
         """'cuda' where a node has a GPU and none else is wanted; HardwareError says what each node has."""
@@ -93,7 +93,6 @@ class Ray:
             if not ready:
                 self.look()
                 continue
-            self.answered = time.monotonic()
             found = [one for reference in ready for one in [self.collect(reference)] if one]
             if found:
                 yield from found
@@ -119,7 +118,7 @@ class Ray:
 
     def again(self, process: Process, place: Place, error: Exception) -> tuple[Process, Place, Answer] | None:
         """None, the process submitted anew; after a few times an answer that says that it is lost again and again."""
-        self.nodes.refresh()
+        self.refresh()
         self.lost[process.point.id, process.number] += 1
         if self.lost[process.point.id, process.number] < LOST:
             self.submit(process, place)
@@ -129,15 +128,23 @@ class Ray:
 
     def look(self) -> None:
         """The nodes that there are now; HardwareError where the cluster, or the last node that a process waits for, is gone."""
-        if not reachable(self.gcs):
-            if time.monotonic() - self.answered > GONE_S:
-                raise HardwareError(f"the Ray cluster at {self.gcs} has not answered for {GONE_S:.0f} s")
-            return
-        self.answered = time.monotonic()
-        self.nodes.refresh()
+        self.refresh()
         for place in {where.name for _, where in self.waiting.values()}:
             if not self.nodes.of(self.device, place):
                 raise HardwareError(f"the last node with {place} is gone: {self.nodes.words()}")
+
+    def refresh(self) -> None:
+        """The nodes asked anew, of a cluster that answers: Ray itself waits a minute for one that does not and then ends the driver."""
+        deadline = time.monotonic() + GONE_S
+        while not reachable(self.gcs):
+            if time.monotonic() > deadline:
+                raise HardwareError(f"the Ray cluster at {self.gcs} has not answered for {GONE_S:.0f} s")
+            time.sleep(LOOK_S)
+        self.nodes.refresh()
+
+    def withdraw(self, unwanted: Callable[[Process], bool]) -> list[Process]:
+        """None: hardly more are handed over than run."""
+        return []
 
     def spread(self, call: Callable[[Any], Any], groups: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
         """Every group with what the call answers, a task with one CPU each; so many at once that no node waits and no answer piles up."""
@@ -156,7 +163,6 @@ class Ray:
             if not ready:
                 self.look()
             for reference in ready:
-                self.answered = time.monotonic()
                 yield waiting.pop(reference), self.ray.get(reference)
 
     def describe(self) -> dict[str, Any]:
@@ -190,13 +196,16 @@ def take_priority() -> None:
 
 def connect(ray: Any, settings: Settings) -> None:
     """Ray initialised, the code for its tasks handed over; HardwareError where no cluster answers."""
+    named = settings.address or os.environ.get("RAY_ADDRESS") or ""
+    if re.fullmatch(r"[^/]+:\d+", named) and not reachable(named):  # Ray itself would try for minutes
+        raise HardwareError(f"--executor ray: no Ray cluster answers at {named}")
     with tempfile.TemporaryDirectory(prefix="refta-profiler-") as folder:
         staging.stage(settings.own_modules, settings.model, Path(folder))
         try:
             ray.init(address=settings.address, runtime_env={"working_dir": folder}, log_to_driver=False, logging_level=logging.CRITICAL)
         except (ConnectionError, RuntimeError, OSError, ValueError) as error:
-            where = settings.address or "RAY_ADDRESS"
-            raise HardwareError(f"--executor ray: no Ray cluster that can be used at {where}: {first_line(error)}") from error
+            where = f"at {named}" if named else "could be started here"
+            raise HardwareError(f"--executor ray: no Ray cluster that can be used {where}: {first_line(error)}") from error
 
 
 def key_of(name: str, *, first: str) -> str:

@@ -128,8 +128,8 @@ class Slurm:
         if now - self.asked < ASK_S:
             return set()
         self.asked = now
-        queued = set(said(["squeue", "-h", "-r", "--me", "-o", "%F_%K %A"]).split())
-        self.waiting = {job: (one, now if job.job_id in queued else seen) for job, (one, seen) in self.waiting.items()}
+        there = queued()
+        self.waiting = {job: (one, now if job.job_id in there else seen) for job, (one, seen) in self.waiting.items()}
         return {job for job, (_, seen) in self.waiting.items() if now - seen > GRACE_S}
 
     def collect(self, job: Any) -> Answer:
@@ -138,9 +138,19 @@ class Slurm:
             answer = job.result()
         except Exception as error:  # submitit's own, or whatever the job raised: both are the point's failure
             return carried.located({"failure": {"status": status(job), "note": died(job, error)}}, self.place.name, "")
-        for path in (job.paths.result_pickle, job.paths.submitted_pickle, job.paths.stdout, job.paths.stderr):
-            path.unlink(missing_ok=True)
+        paths = job.paths
+        for path in (paths.result_pickle, paths.submitted_pickle, paths.submission_file, paths.stdout, paths.stderr):
+            path.unlink(missing_ok=True)  # of a job that gave an answer nothing more is of use
         return answer
+
+    def withdraw(self, unwanted: Callable[[Process], bool]) -> list[Process]:
+        """The unwanted jobs that SLURM had not started: they are cancelled, if still they have not."""
+        found = {job.job_id: job for job, (process, _) in self.waiting.items() if unwanted(process)}
+        if self.cluster == HERE or not found:
+            return []
+        said(["scancel", "--state=PENDING", *found])
+        left = queued() | {name for name, job in found.items() if job.paths.result_pickle.exists()}
+        return [self.waiting.pop(job)[0] for name, job in found.items() if name not in left]
 
     def spread(self, call: Callable[[Any], Any], groups: Sequence[Any]) -> None:
         """None: predictions are made on the cores of this machine."""
@@ -182,6 +192,11 @@ def said(command: Sequence[str]) -> str:
         raise HardwareError(f"SLURM does not answer: {command[0]}: {' '.join(error.stderr.split())}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise HardwareError(f"SLURM does not answer: {command[0]}: {error}") from error
+
+
+def queued() -> set[str]:
+    """The ids of all jobs of this user that wait or run: 123, and 123_4 in an array."""
+    return set(said(["squeue", "-h", "-r", "--me", "-o", "%F_%K %A"]).split())
 
 
 def status(job: Any) -> str:

@@ -102,6 +102,18 @@ def test_a_sweep_that_ran_out_of_memory_starts_nothing_more(scenario, folder):
     assert Counter(label for label, _, _ in fake.started) == {"head": 4, "lora": 8, "refta/shared": 8, "refta/reconstruct": 8}
 
 
+def test_what_a_queue_holds_of_such_a_sweep_is_taken_back(scenario, folder):
+    fake = Fake(
+        {"partition": 100}, respond=lambda process, place: failure("oom", "no") if process.point.label == "head" else answer(), begun=3
+    )
+    told, _ = measure(scenario, folder, fake)
+    found = peaks(folder)
+    assert [found["head", batch].status for batch in (1, 2, 4, 8)] == ["oom", "oom", "skipped", "skipped"]
+    assert found["head", 8].note == "two smaller batches of head ran out of memory"
+    assert told.total == len(told.notes) == 32
+    assert {found["lora", batch].status for batch in (1, 2, 4, 8)} == {"ok"}
+
+
 def test_an_interruption_leaves_a_folder_to_resume_from(scenario, folder):
     calls = []
 
