@@ -19,7 +19,7 @@ from refta_profiler.rates import Rates
 def measure(process: Process, wanted: Mapping[str, str], place: str, node: str) -> Answer:
     """The answer of a fresh process on this node, with `where` it was measured and the `files` that instruments wrote, as bytes by name.
 
-    place: the place's name. node: the cluster's own name of this node.
+    place: the place's name. node: the cluster's own name of this node; '' where it is the machine's.
     """
     if words := versions.unlike(wanted, versions.here()):
         reason = f"node {platform.node()} has other versions than the driver: {words}"
@@ -33,7 +33,8 @@ def measure(process: Process, wanted: Mapping[str, str], place: str, node: str) 
 def located(answer: Answer, place: str, node: str) -> Answer:
     """The answer with the node and device that it is from; a processor's threads are known from the measuring process alone."""
     known = {"device": place} if place.startswith("cuda: ") else {}
-    return {**answer, "where": {"node": platform.node(), **known, **answer.get("where", {}), "place": place, "cluster_node": node}}
+    here = platform.node()
+    return {**answer, "where": {"node": here, **known, **answer.get("where", {}), "place": place, "cluster_node": node or here}}
 
 
 def predict(call: Callable[[Any], Any], group: Sequence[Any], calibrations: Mapping[str, Rates | None]) -> Any:

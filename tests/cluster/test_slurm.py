@@ -182,7 +182,7 @@ def test_a_real_slurm_runs_an_array_a_method_and_takes_back_what_a_sweep_cannot_
     assert of_lora[:3] == ["ok", "oom", "oom"]
     assert of_lora[-1] == "skipped"
     assert {answer["where"]["place"] for answer in answers(folder)} == {"partition debug"}
-    assert said(["squeue", "-h"], slurm) == ""
+    wait_for(lambda: not said(["squeue", "-h"], slurm), 40, "an empty queue")
 
 
 def test_ctrl_c_empties_the_queue_and_the_folder_is_gone_on_with(tmp_path, code, slurm):

@@ -175,9 +175,9 @@ def whole(text: str, name: str) -> int:
 
 def minutes(text: str) -> int:
     """SLURM's minutes, [days-]hours:minutes[:seconds] or minutes:seconds in whole minutes: '1:30:00' is 90, '1-0:0' a day, '0:90' two."""
-    days, _, rest = text.rpartition("-")
+    days, dash, rest = text.rpartition("-")
     parts = rest.split(":")
-    if not all(part.isdigit() for part in parts) or (days and not days.isdigit()) or len(parts) > 3:
+    if not all(part.isdigit() for part in parts) or (dash and not days.isdigit()) or len(parts) > 3:
         raise ScenarioError(f"--time {text}: write minutes, or hours:minutes:seconds, e.g. --time 90 or --time 1:30:00")
     numbers = [int(part) for part in parts]
     hours, minute, second = [*numbers, 0, 0][:3] if days or len(numbers) == 3 else [0, *numbers, 0][:3]

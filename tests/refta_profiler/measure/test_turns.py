@@ -146,6 +146,19 @@ def test_what_is_compared_with_each_other_is_measured_on_devices_that_are_alike(
             assert {row.target for row in candidate.rows.values()} == {target}
 
 
+def test_a_report_compares_within_a_device_and_shows_the_others_as_series(scenario, folder):
+    fake = Fake({"cpu: x": 1, "cpu: y": 1}, respond=lambda process, place: answer((1.0 if place.name == "cpu: x" else 3.0,)))
+    run.run(scenario, folder, run.Options(only="measure", formats=("md",), executor=fake), Silent())
+    report = (folder.path / "report.md").read_text()
+    assert "measured on: cpu, cpu: y, 1 thread" in report
+    assert "Times measured on cpu." in report
+    assert "Times measured on cpu: y, 1 thread." in report
+    assert "*Measured on cpu: y, 1 thread.* " in report  # its verdicts are its own
+    found = {row.batch: (row.target, row.value) for row in folder.rows() if row.metric == "step_seconds"}
+    assert {target: round(value) for target, value in found.values()} == {"cpu": 1, "cpu: y, 1 thread": 3}
+    assert folder.environment()["devices"] == {"cpu: x, 1 thread": "cpu", "cpu: y, 1 thread": "cpu: y, 1 thread"}
+
+
 def test_a_resumed_run_goes_on_where_a_comparison_was_begun(scenario, folder):
     first = Fake({"cpu: x": 1, "cpu: y": 1})
     measure(scenario.model_copy(update={"measure": repeats(scenario, 1)}), folder, first)
