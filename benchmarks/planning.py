@@ -96,7 +96,7 @@ def predicted(point: Point) -> tuple[list[Row], list[Row]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Each size in a process of its own, since memory once taken is not given back; 4 where what must hold does not."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.planning", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.planning", description=str(__doc__).split("\n")[0])
     parser.add_argument("--points", type=lambda text: [int(one) for one in text.split(",")], default=list(SIZES))
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
