@@ -8,7 +8,7 @@ import subprocess
 from collections import Counter
 
 import pytest
-from two_nodes import command, copy_with_fake_worker, environment, kill, wait_for
+from two_nodes import ROOT, command, copy_with_fake_worker, environment, kill, wait_for
 
 pytest.importorskip("ray", reason="the package ray is not installed: pip install 'refta-profiler[ray]'")
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore")]
@@ -181,3 +181,87 @@ def test_what_cannot_be_is_said_before_a_folder_is_made(tmp_path, code, cluster,
     assert status == 3
     assert "no Ray cluster answers at 127.0.0.1:1" in errors
     assert not (tmp_path / "ray").exists()
+
+
+OWN = """
+import torch
+from torch import nn
+from scaling_of_mine import SCALE
+
+
+class Scaled(nn.Module):
+    def __init__(self, base):
+        super().__init__()
+        self.base, self.scale = base, nn.Parameter(torch.full((base.weight.shape[0],), SCALE))
+
+    def forward(self, x):
+        return self.base(x) * self.scale
+
+
+def scaled(model):
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, nn.Linear) and name in ("query", "value"):
+                setattr(module, name, Scaled(child))
+"""
+REAL = """
+name: real
+model: roberta-tiny
+task: {num_labels: 3}
+seq: [8]
+target: h100
+methods:
+  - {name: python, call: "method_of_mine:scaled"}
+  - {name: refta, rank: 5, order: [shared, reconstruct]}
+batch: [1, 2]
+measure: {on_cpu: {batch: [1, 2], warmup: 0, steps: 2, repeats: 2, budget_s: 3000}}
+"""
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A folder of a user's, with a method of their own, that the nodes do not work in."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "method_of_mine.py").write_text(OWN)
+    (folder / "scaling_of_mine.py").write_text("SCALE = 1.0\n")
+    (folder / "real.yaml").write_text(REAL)
+    return folder
+
+
+def test_real_processes_and_code_of_ones_own_on_two_nodes(tmp_path, cluster, mine):
+    arguments = ("real.yaml", "--allow-code", "--device", "cpu", "--out", str(tmp_path / "ray"))
+    run = subprocess.Popen(
+        command(*arguments, "--executor", "ray", "--address", cluster.address),
+        **{"cwd": mine, "env": environment(ROOT), "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
+    )
+    status, out, errors = finish(run, 400)
+    assert status == 0, errors
+    folder = folder_of(tmp_path / "ray")
+    with open(folder / "results.csv", newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    peaks = {
+        (row["label"], row["batch"], row["source"]): row
+        for row in table
+        if row["metric"] == "peak_allocated_bytes" and row["target"] == "cpu"
+    }
+    assert {row["status"] for row in peaks.values()} == {"ok"}
+    for label in ("python/scaled", "refta/shared", "refta/reconstruct"):
+        for batch in ("1", "2"):
+            predicted, measured = (int(peaks[label, batch, source]["value"]) for source in ("dryrun", "measured"))
+            assert measured == pytest.approx(predicted, rel=0.005)
+    environments = json.loads((folder / "environment.json").read_text())
+    assert environments["executor"] == "ray"
+    assert len(environments["nodes"]) == 2
+    assert {one["answer"]["where"]["nice"] for one in processes(folder)} == {0}
+    assert "report: " in out
+
+
+def test_predictions_over_nodes_are_those_of_this_machine(cluster, mine):
+    def predicted(*more):
+        arguments = [*command(), "real.yaml", "--allow-code", "--json", *more]
+        arguments[arguments.index("run")] = "predict"
+        done = subprocess.run(arguments, cwd=mine, env=environment(ROOT), capture_output=True, text=True, check=True, timeout=300)
+        return json.loads(done.stdout)
+
+    assert predicted("--executor", "ray", "--address", cluster.address) == predicted()
