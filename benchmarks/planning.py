@@ -159,8 +159,8 @@ def taken(part: Callable[[], Any]) -> float:
 
 
 def sweep(folder: Path, size: int) -> Scenario:
-    """A scenario of that many points: ranks and orders of ReFTA, by batches."""
-    text = SCENARIO.format(ranks=list(range(1, size // BATCHES // 5 + 1)), batches=list(range(1, BATCHES + 1)))
+    """A scenario of that many points (500 at least): ranks and orders of ReFTA, by batches."""
+    text = SCENARIO.format(ranks=list(range(1, max(1, size // BATCHES // 5) + 1)), batches=list(range(1, BATCHES + 1)))
     path = folder / "sweep.yaml"
     path.write_text(text, encoding="utf-8")
     return scenarios.load(path, [])
