@@ -113,7 +113,7 @@ def to_measure(scenario: Scenario, points: Sequence[Point], device: str) -> list
     if scenario.measure.when == "never":
         return []
     chosen = [point for point in points if device == "cuda" or point.measure_on_cpu]
-    return sorted(chosen, key=lambda point: (point.batch, point.seq or 0, point.precision, point.checkpointing))
+    return sorted(chosen, key=lambda point: (point.batch, point.seq or 0, point.precision, point.checkpointing, point.parallel))
 
 
 def predict_all(points: Sequence[Point], measured: Sequence[Point], folder: RunFolder, device: str, progress: Progress) -> None:
@@ -160,7 +160,7 @@ def by_variant(jobs: Sequence[tuple[Point, str, str]]) -> list[list[tuple[Point,
     """The jobs in groups that differ in their batch alone, which one process predicts together since they share most of the work."""
     groups: dict[tuple, list[tuple[Point, str, str]]] = {}
     for point, target, place in jobs:
-        key = (point.label, point.seq, point.precision, point.checkpointing, target)
+        key = (point.label, point.seq, point.precision, point.checkpointing, point.parallel, target)
         groups.setdefault(key, []).append((point, target, place))
     return list(groups.values())
 

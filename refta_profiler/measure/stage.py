@@ -124,7 +124,7 @@ def refused(stage: Stage, point: Point, left: float) -> tuple[str, str] | None:
 
 def sweep(point: Point) -> tuple:
     """What points share that differ in their batch alone."""
-    return point.label, point.seq, point.precision, point.checkpointing
+    return point.label, point.seq, point.precision, point.checkpointing, point.parallel
 
 
 def run_process(stage: Stage, point: Point, number: int, *, limit_s: float) -> dict[str, Any]:
@@ -164,4 +164,4 @@ def settle(stage: Stage, points: Sequence[Point]) -> None:
 
 def setting(point: Point) -> tuple:
     """What points share that are compared with each other."""
-    return point.model, point.seq, point.precision, point.checkpointing, point.batch
+    return point.model, point.seq, point.precision, point.checkpointing, point.batch, point.parallel

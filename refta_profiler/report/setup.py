@@ -29,7 +29,9 @@ def timed(material: Material, target: str) -> list[Candidate]:
     found: dict[tuple, Candidate] = {}
     for one in material.candidates(target):
         if one.value("setup_seconds", "measured") is not None:
-            found[one.label, one.setting.model, one.setting.seq, one.setting.precision, one.setting.checkpointing] = one
+            found[one.label, one.setting.model, one.setting.seq, one.setting.precision, one.setting.checkpointing, one.setting.parallel] = (
+                one
+            )
     return list(found.values())
 
 
