@@ -132,7 +132,7 @@ class Row:
     def of(cls, point: Any, target: str, source: str, metric: str, value: float | None, *, status: str = "ok", note: str = "") -> "Row":
         """The row of one metric of a point (a plan.Point) from one source; its unit is the metric's."""
         same = ("model", "label", "method", "order", "rank", "batch", "seq", "precision", "checkpointing")
-        values = {name: getattr(point, name) for name in same} | {"parallel": getattr(point, "parallel", "")}
+        values: dict[str, Any] = {name: getattr(point, name) for name in same} | {"parallel": getattr(point, "parallel", "")}
         unit = METRICS[metric].unit
         return cls(point=point.id, target=target, source=source, metric=metric, unit=unit, value=value, status=status, note=note, **values)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from refta_profiler.errors import HardwareError
-from refta_profiler.measure import gpu, isolate, rows
+from refta_profiler.measure import cluster, gpu, isolate, rows
 from refta_profiler.plan import Point
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario import Measure, Scenario
@@ -24,7 +24,7 @@ GPU_LIMIT_S = 900.0  # for one process
 LEAST_S = 60.0  # that a process gets on a CPU however little of the budget is left
 OOMS = 2  # of one method, after which its larger batches are not tried
 TIMED = ("samples", "loads", "bare", "gpu", "gpu_others", "setup_seconds", "setup_watched")
-RAW = ("values", "afterwards", "failure", *TIMED)  # what rows are made of
+RAW = ("values", "afterwards", "ranks", "failure", *TIMED)  # what rows are made of
 FILES = {"kernels": ("trace", ".json.gz"), "history": ("history", ".memory.pickle")}  # by instrument: what it is called, how it ends
 
 
@@ -115,6 +115,8 @@ def refused(stage: Stage, point: Point, left: float) -> tuple[str, str] | None:
     """Status and reason of a point that is not run; None of one that is."""
     if point.unsupported:
         return "unsupported", point.unsupported
+    if found := cluster.refusal(point, stage.device):
+        return "skipped", found
     if stage.ooms[sweep(point)] >= OOMS:
         return "skipped", f"two smaller batches of {point.label} ran out of memory"
     if left <= 0:
@@ -138,7 +140,10 @@ def run_process(stage: Stage, point: Point, number: int, *, limit_s: float) -> d
     files = {
         name: stage.folder.trace_path(point.id, end) for instrument, (name, end) in FILES.items() if instrument in asked["instruments"]
     }
-    found = isolate.measure(point, stage.device, limit_s=limit_s, files=files, **asked)
+    if point.parallel:
+        found = cluster.measure(point, stage.device, limit_s=limit_s, asked=asked)
+    else:
+        found = isolate.measure(point, stage.device, limit_s=limit_s, files=files, **asked)
     return {**found, "gpu_others": words} if words else found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from refta_profiler.predict.storage import Block, LiveStorages
+from refta_profiler.predict.storage import Block, LiveStorages, unfollowed
 
 NUMBER_BYTES = {bool: 1, int: 8, float: 8, complex: 16}
 KEEPING = ("mul", "div")  # whose derivative needs the number
@@ -40,6 +40,8 @@ class CpuStorages(LiveStorages):
         self._kept: tuple[Any, list[Block]] | None = None  # an operation's result and the numbers that its node will keep
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if self.own_mode is not None and (waits := unfollowed(self.own_mode, func, types, args, kwargs or {})):
+            return waits[0]
         if func.namespace == "prim":  # asked of a fake tensor's device while an operation is still under way
             return super().__torch_dispatch__(func, types, args, kwargs)
         self._bind()
