@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from refta.shapes import StackShape
-from refta_profiler import models, scenario_yaml
+from refta_profiler import models, parallel, scenario_yaml
 from refta_profiler.errors import ScenarioError
 
 TEXT_TOKENS = 128  # tokens of a text example where none are given, as in a scenario
@@ -22,6 +22,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="the answer as one JSON
 PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32, bf16 or amp-bf16")]
 CheckpointingOption = Annotated[bool, typer.Option("--checkpointing", help="with gradient checkpointing")]
 
+ParallelOption = Annotated[str | None, typer.Option("--parallel", help="one rank of several: ddp:2, fsdp:4; the batch is a rank's")]
+
 
 def method_settings(rank: int | None, given: Sequence[str] | None) -> dict[str, Any]:
     """The method's settings as they were given: `--rank` and every `--set key=value`, a value read as a scenario's YAML."""
@@ -32,6 +34,14 @@ def method_settings(rank: int | None, given: Sequence[str] | None) -> dict[str, 
             raise ScenarioError(f"--set {one}: write KEY=VALUE, e.g. --set alpha=16")
         found[key.strip()] = scenario_yaml.parse(value, f"--set {key.strip()}")
     return found
+
+
+def ranks(given: str | None) -> str:
+    """How `--parallel` spreads a step over ranks, as points have it; '' for one process."""
+    try:
+        return parallel.checked(given)
+    except ScenarioError as error:
+        raise ScenarioError(f"--parallel {given}: {error}") from None
 
 
 def roles(model: str, targets: str | None) -> list[str]:

@@ -42,9 +42,8 @@ def refusal(point: Point, device: str) -> str:
     there = places(device)
     if found.world <= there:
         return ""
-    return (
-        f"{parallel.words(point.parallel)} needs {found.world} {'GPUs' if device == 'cuda' else 'processes'}; {there_words(device, there)}"
-    )
+    needed = f"{found.world} {'GPUs' if device == 'cuda' else 'processes'}"
+    return f"{parallel.words(point.parallel)} needs {needed}; {there_words(device, there)}"
 
 
 def places(device: str) -> int:

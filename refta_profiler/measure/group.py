@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
 
 WAIT_S = 1.0  # at most, for gloo's thread to let go of a buffer
 CALLS = ("all_gather_single", "reduce_scatter_single", "all_gather_into_tensor", "reduce_scatter_tensor")  # by version of torch
+BROADCAST = "_broadcast_coalesced"  # of DDP's buffers, whose flat copy only C++ holds
 
 
 @contextlib.contextmanager
@@ -39,14 +41,14 @@ def joined(request: dict[str, Any]) -> Iterator[torch.device]:
 
 @contextlib.contextmanager
 def given_back() -> Iterator[None]:
-    """Within it a collective of FSDP returns once gloo's thread holds its tensors no more.
+    """Within it a collective of FSDP, and DDP's broadcast of buffers, returns once gloo's thread holds its tensors no more.
 
     That thread drops its references shortly after the collective is done. Where it is the last to do so, the memory is freed on a thread
     that the CPU profiler does not watch, and would be counted as live for the rest of the step.
     """
-    kept = {name: getattr(dist, name) for name in CALLS if hasattr(dist, name)}
+    kept = {name: getattr(dist, name) for name in (*CALLS, BROADCAST) if hasattr(dist, name)}
     for name, call in kept.items():
-        setattr(dist, name, _waiting(call))
+        setattr(dist, name, (_holding if name == BROADCAST else _waiting)(call))
     try:
         yield
     finally:
@@ -64,6 +66,35 @@ def _waiting(call: Callable[..., Any]) -> Callable[..., Any]:
         while work is None and holders(tensors) > before and time.monotonic() < ends:
             time.sleep(0.0002)
         return work
+
+    return wrapped
+
+
+class _Held(TorchDispatchMode):
+    """Keeps the tensors that collectives are called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tensors: list[torch.Tensor] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "c10d":
+            self.tensors += [one for part in args if isinstance(part, list) for one in part if isinstance(one, torch.Tensor)]
+        return func(*args, **(kwargs or {}))
+
+
+def _holding(call: Callable[..., Any]) -> Callable[..., Any]:
+    """The call, with its own tensors kept until nobody else has them."""
+
+    @functools.wraps(call)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        with _Held() as held:
+            done = call(*args, **kwargs)
+        each: Any = torch.Tensor
+        ends = time.monotonic() + WAIT_S
+        while any(each._use_count(one) > 1 for one in held.tensors) and time.monotonic() < ends:
+            time.sleep(0.0002)
+        return done
 
     return wrapped
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -80,7 +81,9 @@ def spread(work: Workload, live: LiveStorages, mode: Any, *, foreach: bool) -> N
             mesh = distributed.mesh_of(work, how.world)
         distributed.shard(work, mesh)
         live.own_mode = mode if isinstance(mode, FakeTensorMode) else None
-        _warm_up(work)
+        # with an optimizer that is dropped: it has DTensor work out its shapes, which it does on tensors of whole size, once
+        workload.training_step(replace(work, optimizer=workload.make_optimizer(work.model, work.point, foreach=foreach)))
+        work.optimizer.zero_grad(set_to_none=True)
         return
     distributed.check_trained(work.model)
     ready = _in_order_of_gradients(work)

@@ -15,6 +15,7 @@
     ["seq", "sequence", (one) => one.seq],
     ["precision", "precision", (one) => one.precision],
     ["checkpointing", "checkpointing", (one) => (one.checkpointing ? "on" : "off")],
+    ["parallel", "ranks", (one) => one.parallel || "none"],
     ["method", "method", (one) => one.method],
     ["rank", "rank", (one) => one.rank ?? "none"],
     ["stem", "settings", (one) => one.stem],
@@ -176,6 +177,7 @@
     words.push("--targets", one.targets.join(","), "--target", data.target);
     if (one.precision !== "fp32") words.push("--precision", one.precision);
     if (one.checkpointing) words.push("--checkpointing");
+    if (one.parallel) words.push("--parallel", one.parallel);
     const rest = data.noOption.length ? ` (for ${data.noOption.join(", ")}, which this scenario sets, it takes the defaults)` : "";
     return [`The same from the command line${rest}: `, make("code", {}, ...unbroken(["python", "-m", "refta_profiler", ...words.map(quoted)]))];
   }
