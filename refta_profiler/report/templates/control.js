@@ -11,6 +11,7 @@
   const known = new Map(); // what was replayed, by variant and batch
   const answer = document.getElementById("control-answer"), table = document.getElementById("control-table");
 
+  const SETTINGS = 4; // how many of the choices are the setting, under which all are compared
   const CHOICES = [ // the settings first, then the function among what there is under them
     ["seq", "sequence", (one) => one.seq],
     ["precision", "precision", (one) => one.precision],
@@ -73,7 +74,7 @@
       table.hidden = true;
       return;
     }
-    const setting = left(3), candidates = setting.filter((one) => !one.reason).map((one) => at(one, batch));
+    const setting = left(SETTINGS), candidates = setting.filter((one) => !one.reason).map((one) => at(one, batch));
     const reserved = candidates.every((one) => one.reserved !== null);
     const rows = candidates.map((one) => ({ ...one, peak: reserved ? one.reserved : one.allocated }));
     const members = rows.filter((one) => one.method === chosen.method && String(one.rank ?? "none") === chosen.rank && one.stem === chosen.stem);
