@@ -73,10 +73,10 @@ def measure(point: Point, device: str, *, limit_s: float, asked: dict[str, Any])
                 ranks.append(start(place, point, {**asked, "device": device, "instruments": [], "group": group}, rank))
             late = wait(ranks, limit_s)
         finally:
-            end(ranks)
+            ended = end(ranks)
         if late:
             return isolate.failure("error", f"took longer than {limit_s:.0f} s ({late})")
-        return together({one.rank: one.outcome() for one in ranks})
+        return together({one.rank: one.outcome() for one in ranks if one.rank not in ended}, found.world)
 
 
 def start(place: Path, point: Point, content: dict[str, Any], rank: int) -> RankProcess:
@@ -109,19 +109,21 @@ def numbered(ranks: Sequence[int]) -> str:
     return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
 
 
-def end(ranks: Sequence[RankProcess]) -> None:
-    """Kill what still runs."""
+def end(ranks: Sequence[RankProcess]) -> list[int]:
+    """Kill what still runs; which ranks that were. They waited for one that had failed, and are not to blame."""
+    running = [one for one in ranks if one.child.poll() is None]
+    for one in running:
+        one.child.kill()
     for one in ranks:
-        if one.child.poll() is None:
-            one.child.kill()
         one.child.wait()
+    return [one.rank for one in running]
 
 
-def together(answers: dict[int, dict[str, Any]]) -> dict[str, Any]:
+def together(answers: dict[int, dict[str, Any]], world: int) -> dict[str, Any]:
     """One answer of all ranks: of every value the largest rank's, of every step the slowest rank's, and `ranks`, what each had."""
     broken = {rank: one["failure"] for rank, one in answers.items() if "failure" in one}
     if broken:
-        return first_failure(broken, len(answers))
+        return first_failure(broken, world)
     first, ranks = answers[0], [answers[rank] for rank in sorted(answers)]
     values = {name: max(one["values"][name] for one in ranks) for name in first["values"]}
     samples = [max(steps, key=lambda step: sum(step.values())) for steps in zip(*(one["samples"] for one in ranks), strict=True)]

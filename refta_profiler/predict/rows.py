@@ -129,9 +129,9 @@ def _closed(point: Point, target: str, found: DryRun, note: str) -> list[Row]:
         "kept_bytes": sum(one.cost.kept_bytes.at(tokens) for one in costs) + kept_inputs.at(tokens),
     }
     how = parallel.read(point.parallel)
-    if how is not None and how.kind == "ddp":  # one reduction of every gradient, a shared factor's once
+    if how is not None and how.kind == "ddp":  # every backward reduces every gradient, a shared factor's once
         size = closed_form.trainable_parameters(costs) * ADAPTER_BYTES[point.adapter_dtype]
-        values["communicated_bytes"] = round(2 * size * (how.world - 1) / how.world)
+        values["communicated_bytes"] = round(2 * point.accumulate * size * (how.world - 1) / how.world)
     return [row(point, "contraction", metric, value, target=target, note=notes) for metric, value in values.items()]
 
 
