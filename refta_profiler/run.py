@@ -53,6 +53,7 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
         found = environment(scenario, device)
         folder.write_environment(found)
         measured = [] if options.only == "predict" else to_measure(scenario, points, device)
+        refuse_ranks(measured, options.device)
         if options.only != "measure":
             predict_all(points, measured, folder, device, progress)
             folder.write_closed_form(closed_form(points))
@@ -90,6 +91,15 @@ def measuring_device(wanted: str) -> str:
     if wanted == "cuda":
         raise HardwareError("--device cuda: no CUDA device is here; leave it out to measure on the CPU, or use --only predict")
     return "cpu"
+
+
+def refuse_ranks(measured: Sequence[Point], wanted: str) -> None:
+    """Nothing; HardwareError where GPUs are asked for by name and a point needs more than there are. Otherwise such points are skipped."""
+    from refta_profiler.measure import cluster
+
+    found = next((words for point in measured if (words := cluster.refusal(point, wanted))), "") if wanted == "cuda" else ""
+    if found:
+        raise HardwareError(f"--device cuda: {found}; leave --device out to skip such points, or write fewer ranks in `parallel`")
 
 
 def environment(scenario: Scenario, device: str) -> dict[str, Any]:

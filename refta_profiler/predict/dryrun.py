@@ -124,7 +124,7 @@ def _follow(
         rebuilt=rebuilt_shapes(work),
         sent_bytes=live.sent.bytes(ranks.world(point)),
         branches=live.branches,
-        note="; ".join([*work.adapted.notes, *ranks.notes(point), *_branches(live), *(_coverage(live) if cuda else [])]),
+        note="; ".join([*work.adapted.notes, *ranks.notes(point, kind=device.kind), *_branches(live), *(_coverage(live) if cuda else [])]),
     )
 
 

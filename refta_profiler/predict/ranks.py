@@ -31,9 +31,12 @@ def needs_fake(point: Point) -> bool:
     return found is not None and found.kind == "fsdp"
 
 
-def notes(point: Point) -> list[str]:
-    """What is to be said of a step on several ranks."""
-    return [f"of one rank: {parallel.words(point.parallel)}"] if point.parallel else []
+def notes(point: Point, *, kind: str) -> list[str]:
+    """What is to be said of a step on several ranks, on that kind of device."""
+    if not point.parallel:
+        return []
+    streams = "; its four streams reserve memory each for itself, which is counted as one stream's"
+    return [f"of one rank: {parallel.words(point.parallel)}{streams if needs_fake(point) and kind == 'cuda' else ''}"]
 
 
 @contextlib.contextmanager

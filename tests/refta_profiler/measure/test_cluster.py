@@ -2,14 +2,17 @@
 
 import gc
 import time
+from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from real_steps import tiny
 
-from refta_profiler import collectives, distributed, models, workload
-from refta_profiler.measure import cluster, group, isolate, memory
+from refta_profiler import collectives, distributed, models, run, workload
+from refta_profiler.errors import HardwareError
+from refta_profiler.measure import cluster, group, isolate, memory, stage
 from refta_profiler.measure.rows import rank_notes
 from refta_profiler.predict.dryrun import dry_run
 
@@ -71,6 +74,12 @@ def test_more_ranks_than_there_are_places_are_refused(monkeypatch):
     assert cluster.refusal(POINT, "cuda") == "DDP over 2 ranks needs 2 GPUs; 1 GPU is here"
     assert cluster.refusal(POINT, "cpu") == cluster.refusal(replace(POINT, parallel=""), "cuda") == ""
     assert "needs 4000 processes" in cluster.refusal(replace(POINT, parallel="fsdp:4000"), "cpu")
+    there = SimpleNamespace(device="cuda", ooms=Counter(), measure=None)
+    assert stage.refused(there, POINT, 1.0) == ("skipped", "DDP over 2 ranks needs 2 GPUs; 1 GPU is here")
+    with pytest.raises(HardwareError, match="needs 2 GPUs; 1 GPU is here; leave --device out") as error:
+        run.refuse_ranks([POINT], "cuda")
+    assert error.value.exit_code == 3
+    assert run.refuse_ranks([POINT], "auto") is None
 
 
 @pytest.mark.parametrize("how", ["ddp:1", "ddp:1:view", "fsdp:1"])

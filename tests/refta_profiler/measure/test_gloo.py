@@ -24,7 +24,9 @@ def test_each_rank_needs_and_sends_what_is_predicted(how, model, label):
     one = replace(tiny(model, label), parallel=how)
     found, predicted = answered(one), dry_run(one, "cpu")
     assert "failure" not in found, found
-    assert [rank["peak_allocated_bytes"] for rank in found["ranks"]] == 2 * [predicted.peak_allocated_bytes]
+    peaks = [rank["peak_allocated_bytes"] for rank in found["ranks"]]
+    assert peaks[0] == max(peaks) == predicted.peak_allocated_bytes
+    assert peaks[1] == peaks[0] or how == "fsdp:2"  # three labels are shards of two and of one
     values = found["values"]
     assert values["static_bytes"] == predicted.static_bytes
     assert values["communicated_bytes"] == predicted.sent_bytes
