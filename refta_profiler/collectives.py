@@ -18,7 +18,7 @@ OF_FIRST = ("_allgather_base_", "broadcast_", "broadcast")  # the first operand 
 OF_SECOND = ("_reduce_scatter_base_",)  # the second is
 OF_INPUT = ("reduce_scatter_tensor",)
 TIMES_WORLD = ("all_gather_into_tensor",)  # the first operand is one rank's part
-SILENT = ("barrier", "wait_tensor", "monitored_barrier_")
+SILENT = ("barrier", "wait_tensor", "monitored_barrier_", "_wrap_tensor_autograd")
 NAMESPACES = ("c10d", "_c10d_functional")
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from refta_profiler.predict import gloo
 from refta_profiler.predict.storage import Block, LiveStorages, unfollowed
 
 NUMBER_BYTES = {bool: 1, int: 8, float: 8, complex: 16}
@@ -45,6 +46,8 @@ class CpuStorages(LiveStorages):
         if func.namespace == "prim":  # asked of a fake tensor's device while an operation is still under way
             return super().__torch_dispatch__(func, types, args, kwargs)
         self._bind()
+        if func.namespace in ("c10d", "fsdp"):
+            return self._communicate(func, types, args, kwargs or {})
         if torch.Tag.pointwise not in func.tags:
             return super().__torch_dispatch__(func, types, args, kwargs)
         numbers = [self.allocate(NUMBER_BYTES[type(one)], f"number of {func}") for one in numbers_of(func, args)]
@@ -57,6 +60,14 @@ class CpuStorages(LiveStorages):
         else:
             for block in numbers:
                 self.release(block)
+        return out
+
+    def _communicate(self, func, types, args, kwargs) -> Any:
+        """A collective's result; what gloo takes meanwhile is there when the operation has ended and goes at once."""
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        blocks = [self.allocate(nbytes, f"scratch of {func}") for nbytes in gloo.scratch(func, args, kwargs)]
+        for block in blocks:
+            self.release(block)
         return out
 
     def _bind(self) -> None:
