@@ -18,6 +18,11 @@ def _listed(value: Any) -> Any:
     return value if value is None or isinstance(value, list | dict) else [value]
 
 
+def _entries(value: Any) -> Any:
+    """A list of one for a single entry: `parallel: {kind: ddp, world: 2}`."""
+    return value if value is None or isinstance(value, list) else [value]
+
+
 Count = Annotated[int, Field(ge=1)]
 Counts = Annotated[list[Count], Field(min_length=1), BeforeValidator(_listed)]
 Precisions = Annotated[list[Literal["fp32", "bf16", "amp-bf16"]], Field(min_length=1), BeforeValidator(_listed)]
@@ -85,6 +90,7 @@ class Scenario(Settings):
     seq: Counts | None = None  # text by default 128; images have none
     precision: Precisions = ["fp32"]
     checkpointing: Switches = [False]
+    parallel: Annotated[list[Any], Field(min_length=1), BeforeValidator(_entries)] | None = None  # see parallel.py; one process
     optimizer: Literal["adamw", "sgd"] = "adamw"
     adapter_dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     attention: Literal["sdpa", "eager"] = "sdpa"
