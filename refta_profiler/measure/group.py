@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
 WAIT_S = 1.0  # at most, for gloo's thread to let go of a buffer
+SETTLE_S = 0.003  # after that, for the same thread to free its own copies, to which there is no reference to wait for
 CALLS = ("all_gather_single", "reduce_scatter_single", "all_gather_into_tensor", "reduce_scatter_tensor")  # by version of torch
 BROADCAST = "_broadcast_coalesced"  # of DDP's buffers, whose flat copy only C++ holds
 
@@ -65,6 +66,7 @@ def _waiting(call: Callable[..., Any]) -> Callable[..., Any]:
         ends = time.monotonic() + WAIT_S
         while work is None and holders(tensors) > before and time.monotonic() < ends:
             time.sleep(0.0002)
+        time.sleep(SETTLE_S)
         return work
 
     return wrapped
