@@ -6,7 +6,6 @@ the weights themselves, as the paper claims.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,20 +14,16 @@ import torch
 from refta import tensor_svd
 from refta.sites import Stack, find_stacks, stack_tensors
 from refta_profiler import models, plan
-from refta_profiler.run_folder import RunFolder, write_whole
+from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario import Scenario
 from refta_profiler.task.quantisation import QUANTISERS, squared_error
-
-FILE = "residuals.json"
-
 
 def look(scenario: Scenario, folder: RunFolder, progress: Any) -> None:
     """residuals.json in the folder, where the scenario asks for it and it is not there with these settings."""
     if scenario.residuals is None:
         return
     settings = {"model": scenario.model, "targets": scenario.targets, **scenario.residuals.model_dump()}
-    path = folder.path / FILE
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("settings") == settings:
+    if folder.residuals().get("settings") == settings:
         return
     model = models.build(plan.points(scenario)[0], "cpu")
     stacks = find_stacks(model, scenario.targets or [])
@@ -37,7 +32,7 @@ def look(scenario: Scenario, folder: RunFolder, progress: Any) -> None:
     for stack in stacks:
         entries += of_stack(stack, scenario.residuals.ranks, scenario.residuals.transforms)
         progress.done(stack.name)
-    write_whole(path, json.dumps({"version": 1, "settings": settings, "entries": entries}, indent=1))
+    folder.write_residuals({"version": 1, "settings": settings, "entries": entries})
 
 
 def of_stack(stack: Stack, ranks: Sequence[int], transforms: Sequence[str]) -> list[dict[str, Any]]:
