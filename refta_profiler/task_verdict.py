@@ -11,7 +11,13 @@ from refta_profiler.task.bootstrap import Interval
 from refta_profiler.task.words import points_words, score_words
 from refta_profiler.units import format_percent
 
-OUTCOMES = {bootstrap.BETTER: "pays", bootstrap.SAME: "same", bootstrap.NOT_WORSE: "same", bootstrap.WORSE: "costs", bootstrap.OPEN: "unknown"}
+OUTCOMES = {
+    bootstrap.BETTER: "pays",
+    bootstrap.SAME: "same",
+    bootstrap.NOT_WORSE: "same",
+    bootstrap.WORSE: "costs",
+    bootstrap.OPEN: "unknown",
+}
 SETTLED = ("lora", "pissa", "full", "head")  # what others are compared with
 EQUAL = "(equal parameters)"
 PEAKS = ("peak_reserved_bytes", "peak_allocated_bytes")
@@ -19,7 +25,7 @@ UNKNOWN = "Accuracy was not measured, so whether it is the better choice for a t
 
 
 def task_verdicts(rows: Sequence[Row], target: str) -> list[Verdict]:
-    """A verdict on every method that was compared at equal parameters, or on all where none was; one that says so where nothing was tested."""
+    """A verdict on every method compared at equal parameters, or on all where none was; one that says so where nothing was tested."""
     compared = [row for row in rows if row.metric == "score_difference" and row.method not in SETTLED]
     chosen = [row for row in compared if EQUAL in row.note] or compared
     if not chosen:
@@ -47,7 +53,9 @@ def cost_words(row: Row, against: str, rows: Sequence[Row]) -> str:
     """' Its peak is 3% lower.' where both peaks are known from one source; accuracy comes first, then cost."""
     for metric in PEAKS:
         for source in ("measured", "dryrun"):
-            peaks = {one.label: one.value for one in rows if _alike(one, row) and (one.metric, one.source) == (metric, source) and one.value}
+            peaks = {
+                one.label: one.value for one in rows if _alike(one, row) and (one.metric, one.source) == (metric, source) and one.value
+            }
             if row.label in peaks and against in peaks:
                 fraction = (peaks[row.label] or 0) / (peaks[against] or 1) - 1
                 size = format_percent(abs(fraction))

@@ -70,6 +70,7 @@ QUESTIONS = {
     "task": ("Task", "Is it as accurate?"),
 }
 BADGES = OUTCOMES | {"pays": "pays off", "small": "small gain", "costs": "does not pay off", "unknown": "not known"}
+TASK_BADGES = {"pays": "better", "same": "not worse", "costs": "worse", "unknown": "not told apart"}
 BEST_FIRST = ("pays", "small", "same", "costs", "unknown")
 
 
@@ -122,7 +123,8 @@ def card(material: Material, kind: str, lines: Sequence[tuple[str, str]]) -> Car
     """One verdict: the outcome of its decisive comparisons, and its lines; then what was measured where that is another device."""
     decisive = [verdict for verdict in material.verdicts if verdict.kind == kind and verdict.decisive]
     outcomes = sorted({verdict.outcome for verdict in decisive} or {"unknown"}, key=BEST_FIRST.index)
-    words = " to ".join([BADGES[outcomes[0]], BADGES[outcomes[-1]]] if len(outcomes) > 1 else [BADGES[outcomes[0]]])
+    badges = TASK_BADGES if kind == "task" and any(verdict.subject for verdict in decisive) else BADGES
+    words = " to ".join([badges[outcomes[0]], badges[outcomes[-1]]] if len(outcomes) > 1 else [badges[outcomes[0]]])
     alone = kind != "task" and decisive and all(verdict.time_difference_fraction is None for verdict in decisive)
     words += " (memory alone)" if alone and outcomes != ["unknown"] else ""
     title, question = QUESTIONS[kind]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from refta_profiler.report.material import Material
@@ -31,6 +32,11 @@ def change(entry: Entry, quantiser: str) -> float:
     return entry["residual_error"][quantiser] / entry["weights_error"][quantiser] - 1
 
 
+def percent_change(quantiser: str, entry: Entry) -> float:
+    """The same in per cent."""
+    return 100 * change(entry, quantiser)
+
+
 def mean(entries: Iterable[float]) -> float:
     """The mean over the stacks."""
     return statistics.fmean(entries)
@@ -50,14 +56,16 @@ def energy_words(entries: Sequence[Entry]) -> str:
         ordered = sorted(captured, key=lambda name: -captured[name])
         best.append(ordered[0])
         shown.append(f"R = {rank}: {listing([f'`{name}` {100 * captured[name]:.2f}%' for name in ordered])}")
+    where = f"these {entries[0]['layers']}-layer stacks (mean over {listing(by(entries, 'stack'))})"
     winners = list(dict.fromkeys(best))
-    choice = f"Choose `{winners[0]}`" if len(winners) == 1 else f"No transform is first throughout ({listing([f'`{name}`' for name in winners])})"
-    where = "at every rank" if len(winners) == 1 else "by rank"
-    layers = entries[0]["layers"]
-    return (
-        f"{choice}: it captures most of the energy of these {layers}-layer stacks {where}, as the mean over {listing(by(entries, 'stack'))}. "
-        f"{'; '.join(shown)}. How much is captured says what the adapter starts from, not how well it learns."
-    )
+    if len(winners) == 1:
+        lead = f"Choose `{winners[0]}` by energy: at every rank it captures the most of {where}."
+    else:
+        first = [
+            f"`{name}` at R = {listing([str(rank) for rank, one in zip(ranks, best, strict=True) if one == name])}" for name in winners
+        ]
+        lead = f"Which transform captures the most of {where} depends on the rank: {listing(first)}."
+    return f"{lead} {'; '.join(shown)}. How much is captured says what the adapter starts from, not how well it learns."
 
 
 def quantisation_words(entries: Sequence[Entry]) -> list[str]:
@@ -82,9 +90,9 @@ def figure(entries: Sequence[Entry]) -> Figure:
     """Captured energy, and the change of the quantisation error, against R; means over the stacks."""
     panels = [panel(entries, "captured energy", "energy captured (%)", lambda one: 100 * one["energy"])]
     for quantiser in QUANTISERS:
-        panels.append(panel(entries, f"{quantiser}: residual against weights", "squared error (%)", lambda one, q=quantiser: 100 * change(one, q)))
+        panels.append(panel(entries, f"{quantiser}: residual against weights", "squared error (%)", partial(percent_change, quantiser)))
     caption = "Energy that R components capture, and the squared quantisation error of the residual less that of the weights. "
-    caption += energy_words(entries).split(":")[0] + " by energy; " + listing([short(entries, one) for one in QUANTISERS]) + "."
+    caption += f"{energy_words(entries).split('. ')[0]}; {listing([short(entries, one) for one in QUANTISERS])}."
     return Figure("residuals", caption, caption, panels)
 
 
@@ -109,7 +117,10 @@ def table(entries: Sequence[Entry]) -> Table:
     """Every stack, transform and rank."""
     columns = [Column("stack"), Column("transform"), Column("R", "", "rank", True), Column("energy captured", "", "energy", True)]
     for quantiser in QUANTISERS:
-        columns += [Column(f"{quantiser}: weights", "", f"{quantiser}_weights", True), Column("residual", "", f"{quantiser}_residual", True)]
+        columns += [
+            Column(f"{quantiser}: weights", "", f"{quantiser}_weights", True),
+            Column("residual", "", f"{quantiser}_residual", True),
+        ]
         columns += [Column("change", "", f"{quantiser}_change", True)]
     rows = []
     for entry in entries:
@@ -120,5 +131,7 @@ def table(entries: Sequence[Entry]) -> Table:
             cells += [*(Cell(f"{error:.4g}", error) for error in errors), difference_cell(change(entry, quantiser))]
         rows.append(cells)
     caption = "Squared quantisation error ‖T − Q(T)‖² of the weights and ‖T_res − Q(T_res)‖² of the residual: "
-    caption += f"{listing([short(entries, one) for one in QUANTISERS])}. int8 has a scale a row, int4 and nf4 one a block of 64; ours, symmetric."
+    caption += (
+        f"{listing([short(entries, one) for one in QUANTISERS])}. int8 has a scale a row, int4 and nf4 one a block of 64; ours, symmetric."
+    )
     return Table("residuals", caption, columns, rows, folded=True)

@@ -43,17 +43,18 @@ def setting_words(summary: Summary) -> str:
     """What was trained on what, and how the learning rate was chosen."""
     sizes, shared = summary.shared["items"], summary.shared
     seeds = f"{len(shared['seeds'])} seeds, which say which examples are seen in which order, the head's first values and dropout"
+    train, validation, test = (format_count(sizes[name]) for name in ("train", "validation", "test"))
     parts = [
-        f"Every method was trained for {format_count(shared['steps'])} steps of {shared['batch']} of {format_count(sizes['train'])} examples "
-        f"from {seeds}: the same for all methods. Tested once on {format_count(sizes['test'])} items.",
-        f"The learning rate is the one with the best {summary.metric} on {format_count(sizes['validation'])} validation items "
-        f"({shared['lr_seeds']} of the seeds), for each method by itself; the test split had no part in it.",
+        f"Every method was trained for {format_count(shared['steps'])} steps of {shared['batch']} of {train} examples from {seeds}: the "
+        f"same for all methods. Tested on {test} items.",
+        f"The learning rate is the one with the best {summary.metric} on {validation} validation items ({shared['lr_seeds']} of the "
+        "seeds), for each method by itself; the test split had no part in it.",
     ]
     if shared.get("majority") is not None:
         parts.append(f"Always saying what is most common in train gives {score_words('accuracy', shared['majority'])}.")
     parts.append(
-        "Intervals are 95% ones of a paired bootstrap over test items and seeds. “Not worse” means that at most half a point is lost, “the same” "
-        "that neither gains more."
+        "Intervals are 95% ones of a paired bootstrap over test items and seeds. “Not worse” means that at most half a point is lost, "
+        "“the same” that neither gains more."
     )
     return " ".join(parts)
 
@@ -150,7 +151,9 @@ def cost_figure(material: Material, summary: Summary) -> Figure:
         series = [score_mark(summary, one, x) for one in summary.methods if one.label in summary.scored and (x := value(one))]
         panels += [Panel(title, label, y_words(summary), series, x_scale=scale)] if series else []
     few = min((one for one in summary.methods if one.label in summary.scored), key=lambda one: one.parameters or 0)
-    caption = f"Test {summary.metric} against what it costs, with 95% intervals over seeds and items ({sure(summary)}). {best_words(summary)}"
+    caption = (
+        f"Test {summary.metric} against what it costs, with 95% intervals over seeds and items ({sure(summary)}). {best_words(summary)}"
+    )
     caption += f" `{few.label}` trains the fewest numbers."
     return Figure("task-cost", caption, caption, panels)
 
@@ -199,7 +202,9 @@ def losses_figure(summary: Summary) -> Figure:
         panels += [Panel(title, "step", "training loss", series, x_scale="linear")] if series else []
     ends = {one.label: one.losses[-1] for one in summary.methods if one.label in summary.scored}
     low, high = (choose(ends, key=lambda label: ends[label]) for choose in (min, max))
-    caption = f"Training loss, the mean over the last {WINDOW} steps and {len(summary.shared['seeds'])} seeds: in the end {ends[low]:.3f} for "
+    caption = (
+        f"Training loss, the mean over the last {WINDOW} steps and {len(summary.shared['seeds'])} seeds: in the end {ends[low]:.3f} for "
+    )
     caption += f"`{low}`, the lowest, and {ends[high]:.3f} for `{high}`, the highest."
     return Figure("task-losses", caption, caption, panels)
 
@@ -212,9 +217,11 @@ def scores_table(material: Material, summary: Summary) -> Table:
     columns += [Column("tried"), Column("trained numbers", "", "trained", True), Column("peak of a step", "MiB", "peak_bytes", True)]
     columns += [Column("step in training", "", "training_step_seconds", True), Column("training", "", "training_seconds", True)]
     limit = summary.shared["to_loss"]
-    columns += [Column(f"steps to loss {limit:g}", "", "steps_to_loss", True), Column("time to it", "", "seconds_to_loss", True)] if limit else []
+    columns += (
+        [Column(f"steps to loss {limit:g}", "", "steps_to_loss", True), Column("time to it", "", "seconds_to_loss", True)] if limit else []
+    )
     rows = [score_row(material, summary, one) for one in summary.methods if one.label in summary.scored]
-    caption = f"Test {score} of every method, mean over {len(summary.shared['seeds'])} seeds, on {format_count(summary.items)} items. {best_words(summary)}"
+    caption = f"Test {score} of every method, the mean over seeds ({sure(summary)}). {best_words(summary)}"
     return Table("task", caption, columns, rows)
 
 
@@ -253,5 +260,8 @@ def differences_table(summary: Summary) -> Table:
         rows.append([text_cell(one.subject), text_cell(one.against), text_cell(one.comparison), *numbers, outcome])
     counts = Counter(one.outcome for one in summary.differences)
     told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in ORDER if counts[outcome])
-    caption = f"All {len(rows)} comparisons ({sure(summary)}): {told}. Each interval holds at 95% by itself; of so many, some would exclude 0 by chance."
+    caption = (
+        f"All {len(rows)} comparisons ({sure(summary)}): {told}. Each interval holds at 95% by itself; of so many, some would exclude 0 "
+    )
+    caption += "by chance."
     return Table("task-differences", caption, columns, rows, folded=True)

@@ -11,6 +11,7 @@ from refta_profiler.model_families import CAUSAL, IMAGES
 from refta_profiler.scenario_messages import Fault, shown
 from refta_profiler.suggest import closest
 from refta_profiler.task import data as examples
+from refta_profiler.task.data_files import DataFault
 from refta_profiler.task.settings import Data, Train
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def check(draft: Scenario, spoilt: set[str | int], folder: Path, variants: Seque
         return
     try:
         splits = examples.read(found, task.num_labels or 2, seed=draft.seed)
-    except examples.DataFault as error:
+    except DataFault as error:
         findings.faults.append(Fault(("data", error.key), str(error)))
         return
     if splits.images != (task.kind == IMAGES):

@@ -18,6 +18,7 @@ from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario import Scenario
 from refta_profiler.task.quantisation import QUANTISERS, squared_error
 
+
 def look(scenario: Scenario, folder: RunFolder, progress: Any) -> None:
     """residuals.json in the folder, where the scenario asks for it and it is not there with these settings."""
     if scenario.residuals is None:

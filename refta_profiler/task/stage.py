@@ -100,6 +100,7 @@ def shared(grid: Grid) -> dict[str, Any]:
     return {
         "version": store.VERSION,
         "metric": "accuracy" if splits.classes else "correlation",
+        "images": splits.images,
         "classes": list(splits.classes),
         "truth": None if splits.classes else list(splits.test.targets),
         "items": sizes,

@@ -107,9 +107,9 @@ def build(rated: list[dict[str, str]]) -> None:
     for name, size in (("train", TRAIN), ("test", TEST)):
         chosen = sorted(sides[name], key=lambda row: draw(f"order {row['source']} {row['text']}"))[:size]
         text = io.StringIO()
-        table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(chosen)
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(COLUMNS)
+        table.writerows([row[column] for column in COLUMNS] for row in chosen)
         write_whole(HERE / f"{name}.csv", text.getvalue())
         print(f"{name}.csv: {len(chosen)} of {len(sides[name])} sentences; {dict(Counter((r['source'], r['label']) for r in chosen))}")
 
