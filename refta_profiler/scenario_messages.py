@@ -62,7 +62,7 @@ def _written(location: Place, values: Mapping[Any, Any]) -> Place:
     """The part of pydantic's location that a person wrote: a single value that was read as a list has no index."""
     at: Any = values
     for depth, part in enumerate(location):
-        if isinstance(part, int) and not isinstance(at, list):
+        if isinstance(part, int) != isinstance(at, list) and not isinstance(at, dict):
             return location[:depth]
         inside: Any = dict(enumerate(at)) if isinstance(at, list) else at if isinstance(at, dict) else {}
         if part not in inside:

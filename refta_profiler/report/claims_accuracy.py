@@ -42,7 +42,7 @@ def claim_words(summary: Summary, found: list[Difference]) -> str:
     holding = [one for one in found if one.interval.low > POINTS]
     status = "reproduced" if len(holding) == len(found) else "reproduced only in part" if holding else "not reproduced"
     parts = [
-        f"`{one.subject}` trains {100 * fewer(summary, one):.1f}% fewer than `{one.against}` and is {one.outcome}, {points_words(one.interval)}"
+        f"`{one.subject}`, {100 * fewer(summary, one):.1f}% fewer than `{one.against}`, is {one.outcome}, {points_words(one.interval)}"
         for one in found
     ]
     return f"{CLAIM}: {status} here, {len(holding)} of {len(found)} comparisons are above 5 points ({sure(summary)}). {'; '.join(parts)}."

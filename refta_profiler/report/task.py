@@ -70,7 +70,8 @@ def sure(summary: Summary) -> str:
 def verdict_words(summary: Summary) -> list[str]:
     """The findings in sentences, whatever they are: at equal parameters first, then against the bounds, then the best of all."""
     equal = [one for one in summary.differences if one.comparison == "equal parameters" and is_subject(summary, one)]
-    found = [sentence(summary, one) for one in equal]
+    nearest = [summary.decisive(one.label) for one in summary.methods if one.method not in (*REFERENCES, *BOUNDS)] if not equal else []
+    found = [sentence(summary, one) for one in [*equal, *nearest] if one]
     found += equal_budget(summary, equal)
     found += [bound_words(summary, name) for name in ("full", "head") if against(summary, name)]
     return [*found, best_words(summary), *edge_words(summary)]
@@ -100,11 +101,10 @@ def equal_budget(summary: Summary, equal: Sequence[Difference]) -> list[str]:
     if not found:
         return []
     better = [f"`{one.subject}`" for one in found if one.outcome == bootstrap.BETTER]
-    if len(better) == len(found):
-        return [f"ReFTA beats PiSSA at equal budget here, under every transform tried ({sure(summary)})."]
+    tried = f"of {len(found)} settings tried ({sure(summary)})"
     if better:
-        return [f"ReFTA beats PiSSA at equal budget here with {listing(better)} alone, of {len(found)} tried ({sure(summary)})."]
-    return [f"ReFTA does not beat PiSSA at equal budget here, under none of {len(found)} transforms tried ({sure(summary)})."]
+        return [f"ReFTA beats PiSSA at equal budget here in {len(better)} {tried}: {listing(better)}."]
+    return [f"ReFTA does not beat PiSSA at equal budget here: it is better in 0 {tried}."]
 
 
 def against(summary: Summary, method: str) -> list[Difference]:
@@ -117,7 +117,7 @@ def bound_words(summary: Summary, method: str) -> str:
     found = against(summary, method)
     counts = Counter(one.outcome for one in found)
     parts = [f"{counts[outcome]} {outcome}" for outcome in ORDER if counts[outcome]]
-    return f"Of {len(found)} methods that are no reference, against `{found[0].against}`: {', '.join(parts)} ({sure(summary)})."
+    return f"Of {len(found)} methods beside LoRA and PiSSA, against `{found[0].against}`: {', '.join(parts)} ({sure(summary)})."
 
 
 ORDER = (bootstrap.BETTER, bootstrap.SAME, bootstrap.NOT_WORSE, bootstrap.OPEN, bootstrap.WORSE)

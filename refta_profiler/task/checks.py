@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from refta import registry
 from refta_profiler.model_families import CAUSAL, IMAGES
+from refta_profiler.model_source import TOKENIZER_FILES
 from refta_profiler.scenario_messages import Fault, shown
 from refta_profiler.suggest import closest
 from refta_profiler.task import data as examples
@@ -45,9 +46,17 @@ def check(draft: Scenario, spoilt: set[str | int], folder: Path, variants: Seque
     except DataFault as error:
         findings.faults.append(Fault(("data", error.key), str(error)))
         return
+    if not splits.images and lacks_tokenizer(model := str(findings.filled.get("model", draft.model))):
+        hint = "save its tokenizer there too (tokenizer.save_pretrained)"
+        findings.faults.append(Fault(("model",), f"the folder '{model}' holds no tokenizer, so texts cannot be read; {hint}"))
     if splits.images != (task.kind == IMAGES):
         what = ("images", "reads text") if splits.images else ("text", "reads images")
         findings.faults.append(Fault(("data",), f"the data are {what[0]} and {draft.model} {what[1]}"))
+
+
+def lacks_tokenizer(model: str) -> bool:
+    """Whether it is a folder without one: the transformers library would make up an empty one, to which every word is unknown."""
+    return Path(model).is_dir() and not any((Path(model) / name).is_file() for name in TOKENIZER_FILES)
 
 
 def _located(data: Data, folder: Path) -> Data:

@@ -154,7 +154,8 @@ def _useful(key: str, examples: Examples, classes: Sequence[str]) -> None:
         raise DataFault(key, f"{len(examples)} examples are too few; there must be at least 2")
     if len(set(examples.targets)) < 2:
         what = f"the label {shown(classes[int(examples.targets[0])])}" if classes else f"the number {examples.targets[0]:g}"
-        raise DataFault(key, f"every example of {key} has {what}; it needs at least two different ones")
+        more = "; write a larger validation_share, or a file of its own" if key == "validation" else ""
+        raise DataFault(key, f"every example of {key} has {what}; it needs at least two different ones{more}")
 
 
 def set_aside(examples: Examples, share: float, *, seed: int) -> tuple[Examples, Examples]:
