@@ -194,10 +194,10 @@ def peak(material: Material, label: str) -> float | None:
 
 def losses_figure(summary: Summary) -> Figure:
     """Training loss by step: references and bounds in one panel, the others in the next."""
-    groups = {"references and bounds": (*REFERENCES, *BOUNDS), "the others": ()}
+    done = [one for one in summary.methods if one.label in summary.scored]
+    known = [one for one in done if one.method in (*REFERENCES, *BOUNDS)]
     panels = []
-    for title, names in groups.items():
-        members = [one for one in summary.methods if one.label in summary.scored and (one.method in names) == bool(names)]
+    for title, members in (("references and bounds", known), ("the others", [one for one in done if one not in known])):
         series = [Series(one.label, [(step + 1.0, loss) for step, loss in enumerate(one.losses)]) for one in members]
         panels += [Panel(title, "step", "training loss", series, x_scale="linear")] if series else []
     ends = {one.label: one.losses[-1] for one in summary.methods if one.label in summary.scored}

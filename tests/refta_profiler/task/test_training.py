@@ -143,6 +143,8 @@ def test_the_report_says_what_came_out(made):
     document = build(made[1])
     section = next(one for one in document.sections if one.key == "task")
     assert [one.key for one in section.blocks if hasattr(one, "key")] == ["task-cost", "task", "task-losses", "task-differences"]
+    losses = next(one for one in section.blocks if getattr(one, "key", "") == "task-losses")
+    assert [[series.name for series in panel.series] for panel in losses.panels] == [["head", "lora", "copy", "broken"], ["ours"]]
     words = " ".join(verdict_words(Summary.of(made[1])))
     assert words.count("2 seeds, 120 items") >= 3
     card = next(one for one in document.cards if one.key == "task")
