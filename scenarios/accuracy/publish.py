@@ -19,7 +19,6 @@ from refta_profiler.run_folder import RunFolder, write_whole
 from refta_profiler.task.summary import Summary
 
 KEPT = ("scenario.yaml", "results.csv", "environment.json", "closed_form.json", "plan.json", "training.json", "residuals.json")
-FOLDERS = ("training",)
 HERE = "scenarios/accuracy"
 
 
@@ -30,14 +29,16 @@ def publish(run: Path, out: Path) -> None:
     if summary is None or not all(one.chosen or one.failure for one in summary.methods) or not (run / "results.csv").is_file():
         raise ScenarioError(f"{run}: is not finished; go on with --resume {run}")
     place = str(Path(yaml.safe_load(folder.scenario_text())["model"]).parents[1])
+    root = f"{Path(place).parents[1]}/"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
     files = [run / name for name in KEPT if (run / name).exists()]
-    files += [path for name in FOLDERS for path in sorted((run / name).glob("*.json"))]
+    names = [name for one in summary.shared["methods"] for name in one["files"]]
+    files += [path for name in names if (path := run / "training" / name).exists()]
     for path in files:
         target = out / path.relative_to(run)
         target.parent.mkdir(exist_ok=True)
-        write_whole(target, path.read_text(encoding="utf-8").replace(place, HERE))
+        write_whole(target, path.read_text(encoding="utf-8").replace(place, HERE).replace(root, ""))
     report.write(RunFolder(out), ("html",))
     print(f"{out}: {sum(path.stat().st_size for path in out.rglob('*') if path.is_file()) / 1e6:.2f} MB")
 
