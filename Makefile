@@ -4,13 +4,13 @@ VENV := .venv
 PY := $(VENV)/bin/python
 MARK := $(VENV)/.installed
 
-.PHONY: demo test check slow drills gpu bench sample accuracy accuracy-data accuracy-smoke format clean
+.PHONY: demo test check slow drills cluster gpu bench sample accuracy accuracy-data accuracy-smoke format clean
 
 demo: $(MARK)
 	$(PY) -m refta_profiler run scenarios/quickstart.yaml
 
 test: $(MARK)
-	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not gpu and not drills" -q -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(PY) -m pytest -m "not slow and not gpu and not drills and not cluster" -q -n 2 --dist loadfile
 
 check: $(MARK)
 	$(VENV)/bin/ruff check .
@@ -23,6 +23,11 @@ slow: $(MARK)
 
 drills: $(MARK)
 	$(PY) -m pytest -m drills -q
+
+# A Ray cluster of two nodes and, where it can be installed, a SLURM of one, on this machine: what is not there is skipped and said.
+cluster: $(MARK)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray,slurm]'
+	$(PY) -m pytest -m cluster -q -rs
 
 # On a machine with a GPU: its tests, then the scenarios; run folders that are ready to commit lie under reports/published/.
 gpu: $(MARK)

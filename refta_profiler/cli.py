@@ -7,6 +7,7 @@ import functools
 import importlib
 import json
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ import typer
 
 from refta.errors import ReftaError
 from refta_profiler import commands
-from refta_profiler.errors import GateError, ProfilerError, ScenarioError
+from refta_profiler.commands import options
+from refta_profiler.errors import GateError, HardwareError, ProfilerError, ScenarioError
 
 app = typer.Typer(
     name="refta_profiler",
@@ -73,6 +75,12 @@ def run(
     formats: Annotated[str, typer.Option("--format", help="report formats, e.g. html,md,latex")] = "html",
     overrides: SetOption = None,
     allow_code: CodeOption = False,
+    executor: options.ExecutorOption = "local",
+    address: options.AddressOption = None,
+    partition: options.PartitionOption = None,
+    time: options.TimeOption = None,
+    account: options.AccountOption = None,
+    slurm: options.SlurmOption = None,
 ) -> int:
     """Predict, measure, report."""
     from refta_profiler import own_code
@@ -84,18 +92,46 @@ def run(
     _one_of("--device", device, ("auto", "cpu", "cuda"))
     loaded = scenarios.load(scenario, overrides or [], code=own_code.permission(allow_code))
     chosen = _formats(formats)
-    running.measuring_device(device)  # a GPU that is not there is found out before a folder is made
-    folder = RunFolder.open(resume) if resume else RunFolder.create(out or Path("reports") / loaded.name, loaded.text)
-    try:
-        with _progress() as progress:
-            rows = running.run(loaded, folder, running.Options(only, device, chosen), progress)
-    except KeyboardInterrupt:
-        again = f"python -m refta_profiler run {folder.path / 'scenario.yaml'} --resume {folder.path}"
-        again += f" {own_code.OPTION}" if allow_code else ""
-        return _complain(f"interrupted; finished points are kept. Go on with: {again}", 130)
+    asked = options.slurm_settings(partition, time, account, slurm)
+    with _executor(executor, loaded, address, asked) as chosen_executor:
+        chosen_executor.kind(device)  # a GPU that is not there is found out before a folder is made
+        folder = RunFolder.open(resume) if resume else RunFolder.create(out or Path("reports") / loaded.name, loaded.text)
+        again = f"finished points are kept. Go on with: {_again(folder.path, allow_code, executor, address, asked)}"
+        try:
+            with _progress() as progress:
+                rows = running.run(loaded, folder, running.Options(only, device, chosen, chosen_executor), progress)
+        except KeyboardInterrupt:
+            return _complain(f"interrupted; {again}", 130)
+        except HardwareError as error:  # a cluster that went away, a GPU that others use
+            raise HardwareError(f"{error}; {again}") from error
     _say_verdict(rows, loaded)
     print(f"report: {folder.path / 'report.html'}")
     return int(any(row.status == "error" for row in rows))
+
+
+@contextlib.contextmanager
+def _executor(name: str, loaded: Any, address: str | None, slurm: dict[str, str]) -> Iterator[Any]:
+    """The executor of that name for a scenario, which ends what it still runs when it is left; ScenarioError for another's options."""
+    from refta_profiler import own_code
+    from refta_profiler.measure import executors
+
+    _one_of("--executor", name, tuple(executors.names()))
+    for option, given, owner in (("--address", address, "ray"), ("--partition, --time, --account and --slurm", slurm, "slurm")):
+        if given and name != owner:
+            raise ScenarioError(f"{option}: of use with --executor {owner} alone")
+    made = executors.make(name, executors.Settings(address, slurm, own_code.modules(loaded.methods), loaded.model))
+    with contextlib.closing(made):
+        yield made
+
+
+def _again(folder: Path, allow_code: bool, executor: str, address: str | None, slurm: dict[str, str]) -> str:
+    """The command line that goes on with a run."""
+    from refta_profiler import own_code
+
+    parts = [f"python -m refta_profiler run {folder / 'scenario.yaml'} --resume {folder}", *([own_code.OPTION] if allow_code else [])]
+    parts += [f"--executor {executor}"] if executor != "local" else []
+    parts += [f"--address {address}"] if address else []
+    return " ".join([*parts, *(f"--slurm {shlex.quote(f'{key}={value}')}" for key, value in slurm.items())])
 
 
 def _say_verdict(rows: list, loaded: Any) -> None:
@@ -125,6 +161,8 @@ def predict(
     json_: Annotated[bool, typer.Option("--json", help="print the rows as one JSON array")] = False,
     overrides: SetOption = None,
     allow_code: CodeOption = False,
+    executor: options.ExecutorOption = "local",
+    address: options.AddressOption = None,
 ) -> int:
     """The predictions alone."""
     from refta_profiler import own_code, plan
@@ -134,9 +172,10 @@ def predict(
     loaded = scenarios.load(scenario, overrides or [], code=own_code.permission(allow_code))
     points = plan.points(loaded)
     found: dict[str, list] = {}
-    with _progress() as progress:
+    jobs = [(point, point.target, "dryrun") for point in points]
+    with _executor(executor, loaded, address, {}) as chosen, _progress() as progress:
         progress.start("predict", len(points))
-        for (point, _, _), (closed, dry) in running.in_processes([(point, point.target, "dryrun") for point in points]):
+        for (point, _, _), (closed, dry) in running.spread(jobs, chosen):
             found[point.id] = [*closed, *dry]
             progress.done(point.id, next((row.note for row in dry if row.status != "ok"), ""))
     rows = [row for point in points for row in found[point.id]]
@@ -189,9 +228,9 @@ def _register(name: str) -> None:
     answer: Callable[..., Any] = module.command
 
     @functools.wraps(answer)
-    def answered(**options: Any) -> int:
-        found = answer(**options)
-        print(json.dumps(found.data, indent=1, allow_nan=False) if options.get("json_") else found.text)
+    def answered(**given: Any) -> int:
+        found = answer(**given)
+        print(json.dumps(found.data, indent=1, allow_nan=False) if given.get("json_") else found.text)
         if found.failed:
             raise GateError(found.failed)
         return 0

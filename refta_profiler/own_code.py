@@ -13,7 +13,7 @@ import pkgutil
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -34,6 +34,11 @@ Look = Callable[[Place, Mapping[str, Any]], list[Fault]]  # what is wrong with t
 def is_own(entry: Any) -> bool:
     """Whether an entry of a scenario's methods is the user's own."""
     return isinstance(entry, Mapping) and entry.get("name") == NAME
+
+
+def modules(entries: Iterable[Any]) -> list[str]:
+    """The modules that a scenario's methods call functions of."""
+    return list(dict.fromkeys(entry["call"].partition(":")[0] for entry in entries if is_own(entry)))
 
 
 def form_faults(place: Place, entry: Mapping[Any, Any]) -> Iterator[Fault]:

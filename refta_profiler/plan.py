@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from typing import Any
 
@@ -84,7 +84,7 @@ def points(scenario: Scenario) -> list[Point]:
     lengths = scenario.seq or [models.tokens_per_sequence(scenario.model, None)]
     axes = {"precision": scenario.precision, "checkpointing": scenario.checkpointing, "seq": lengths, "batch": scenario.batch}
     cells = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
-    return [_point(scenario, variant, cell, architecture) for variant in variants for cell in cells]
+    return [_point(scenario, variant, cell, architecture) for variant in map(_with_sources, variants) for cell in cells]
 
 
 def variants(points: Sequence[Point]) -> list[Point]:
@@ -95,15 +95,20 @@ def variants(points: Sequence[Point]) -> list[Point]:
     return list(found.values())
 
 
+def _with_sources(variant: Variant) -> Variant:
+    """The variant, code of the user's own with a hash of its sources in the settings: code that was changed makes other points."""
+    if variant.method != own_code.NAME:
+        return variant
+    return replace(variant, settings=variant.settings | {"sources": own_code.fingerprint(variant.settings)})
+
+
 def _point(scenario: Scenario, variant: Variant, cell: dict[str, Any], architecture: str) -> Point:
     """The point of a variant in one cell (precision, checkpointing, seq, batch); its id is made from all of it but its label."""
     same = ("model", "target", "weights", "seed", "optimizer", "adapter_dtype", "attention", "allocator", "accumulate", "clip")
-    # code that was changed makes another point
-    sources = {"sources": own_code.fingerprint(variant.settings)} if variant.method == own_code.NAME else {}
     values: dict[str, Any] = {
         "label": variant.label,
         "method": variant.method,
-        "settings": json.loads(json.dumps(variant.settings)) | sources,
+        "settings": json.loads(json.dumps(variant.settings)),
         "order": variant.order,
         "rank": variant.rank,
         **cell,

@@ -66,7 +66,7 @@ def repeats(first: RunFolder, second: RunFolder, places: Mapping[tuple, tuple[Ro
     pairs = {place: pair for place, pair in pairs.items() if all(pair)}
     if not pairs:
         return None
-    settings = {place: setting_of(places[place][0]) for place in pairs}
+    settings = {place: (setting_of(places[place][0]), places[place][0].target) for place in pairs}
     found = {place: level(other) - level(one) for place, (one, other) in pairs.items()}
     middle = statistics.median(found.values()) if len(found) >= FEWEST else 0.0
     runs = [{place: pair[run] for place, pair in pairs.items()} for run in (0, 1)]

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -105,7 +106,7 @@ METRICS: dict[str, Metric] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One metric of one point from one source. `value` is None exactly where `status` is not 'ok', and `note` then says why."""
 
@@ -165,20 +166,25 @@ class Row:
         missing = [name for name in FIELDS if name not in values and name not in ("status", "note")]
         if missing:
             raise ProfilerError(f"a row has no {', '.join(missing)}; its fields are {', '.join(FIELDS)}")
-        return cls(**{name: READERS.get(name, str)(values[name]) for name in FIELDS if name in values})
+        return cls(**{name: READERS.get(name, read_name)(values[name]) for name in FIELDS if name in values})
 
 
 FIELDS = tuple(field.name for field in fields(Row))
 
 
+def read_name(value: Any) -> str:
+    """The text, one object for all rows that have it: a large run's rows are mostly the same few hundred names."""
+    return sys.intern(str(value))
+
+
 def read_text(value: Any) -> str:
     """The text, empty for None."""
-    return "" if value is None else str(value)
+    return "" if value is None else read_name(value)
 
 
 def read_optional_text(value: Any) -> str | None:
     """The text, None where it is empty."""
-    return None if value in (None, "") else str(value)
+    return None if value in (None, "") else read_name(value)
 
 
 def read_optional_integer(value: Any) -> int | None:

@@ -9,18 +9,25 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from refta_profiler import devices, own_code, plan, report
 from refta_profiler.devices import device_key
-from refta_profiler.errors import HardwareError, ScenarioError
+from refta_profiler.errors import ScenarioError
 from refta_profiler.plan import Point
 from refta_profiler.processes import interruptions_held, one_thread
 from refta_profiler.results import Row
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario import Scenario
 
+if TYPE_CHECKING:
+    from refta_profiler.measure.executors import Executor
+
+Job = tuple[Point, str, str]  # a prediction: of what, for which device, and the place that its rows have in the folder
 STEPS = "steps"  # the place of the job that hands a variant's step to the report's page
+
+FEW = 4  # jobs that are done where they are: a second process takes seconds to start
+KEPT = {"devices"}  # of an earlier environment.json of the folder: what rows call the devices of a cluster
 
 
 class Progress(Protocol):
@@ -43,32 +50,43 @@ class Options:
     only: str | None = None  # predict or measure
     device: str = "auto"
     formats: Sequence[str] = ("html",)
+    executor: Executor | None = None  # what runs the measuring processes, closed by who made it; this machine where none is given
 
 
 def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progress) -> list[Row]:
     """Predict, measure, report; what is finished in the folder is not done again. The rows of the run."""
     from refta_profiler.measure import stage
+    from refta_profiler.measure.executors.local import Local
     from refta_profiler.task import residuals
     from refta_profiler.task import stage as task
 
     points = plan.points(scenario)
-    device = measuring_device(options.device)
+    executor = options.executor or Local()
+    device = executor.kind(options.device)
     with folder.lock():
+        executor.open(folder.path, device)
         take_up(folder, [point.id for point in points], scenario.text)
-        found = environment(scenario, device)
+        found = environment(scenario, device, executor) | {name: one for name, one in folder.environment().items() if name in KEPT}
         folder.write_environment(found)
         measured = [] if options.only == "predict" else to_measure(scenario, points, device)
         if options.only != "measure":
-            predict_all(points, measured, folder, device, progress)
+            predict_all(points, measured, folder, keys(device, executor), progress, executor)
             folder.write_closed_form(closed_form(points))
-        stage.measure_all(scenario, measured, folder, device, device_key(device), progress)
+        met = stage.measure_all(scenario, measured, folder, device, keys(device, executor)[0], progress, executor)
         if options.only != "predict":
-            task.train_all(scenario, points, folder, device, progress)
+            # trainings run on this machine, whoever measures
+            task.train_all(scenario, points, folder, device if executor.name == "local" else Local().kind("auto"), progress)
             residuals.look(scenario, folder, progress)
-        folder.write_environment({**found, **ended(found)})
+        folder.write_environment({**found, **ended(found), **({"devices": met} if executor.name != "local" or len(met) > 1 else {})})
         folder.write_table()
         report.write(folder, tuple(options.formats))
     return folder.rows()
+
+
+def keys(device: str, executor: Executor) -> list[str]:
+    """What rows call the devices that the executor measures on, as far as that is known before: the target of another prediction each."""
+    executor_keys = [place.key for place in executor.places if place.key]
+    return list(dict.fromkeys(executor_keys)) or [device_key(device)]
 
 
 def take_up(folder: RunFolder, point_ids: list[str], scenario_text: str) -> None:
@@ -88,25 +106,21 @@ def take_up(folder: RunFolder, point_ids: list[str], scenario_text: str) -> None
 
 
 def measuring_device(wanted: str) -> str:
-    """'cuda' or 'cpu'; HardwareError where a GPU is asked for and there is none."""
-    if wanted == "cpu":
-        return "cpu"
-    import torch
+    """'cuda' or 'cpu' of this machine; HardwareError where a GPU is asked for and there is none."""
+    from refta_profiler.measure.executors.local import Local
 
-    if torch.cuda.is_available():
-        return "cuda"
-    if wanted == "cuda":
-        raise HardwareError("--device cuda: no CUDA device is here; leave it out to measure on the CPU, or use --only predict")
-    return "cpu"
+    return Local().kind(wanted)
 
 
-def environment(scenario: Scenario, device: str) -> dict[str, Any]:
-    """What the run runs on and with, and the card that it predicts for."""
+def environment(scenario: Scenario, device: str, executor: Executor) -> dict[str, Any]:
+    """What the run runs on and with, the card that it predicts for, and the cluster that it measures on where there is one."""
     from refta_profiler.measure import environment as found
 
     target = devices.get(scenario.target)
     card = {"key": scenario.target, "name": target.title, "memory_bytes": target.memory_bytes, "context_bytes": target.context_bytes}
-    return {**found.describe(device), "target_device": card}
+    elsewhere = executor.describe()
+    machine = found.describe("cpu" if elsewhere else device) | elsewhere
+    return {**machine, "target_device": card}
 
 
 def ended(environment: dict[str, Any]) -> dict[str, Any]:
@@ -124,16 +138,17 @@ def to_measure(scenario: Scenario, points: Sequence[Point], device: str) -> list
     return sorted(chosen, key=lambda point: (point.batch, point.seq or 0, point.precision, point.checkpointing))
 
 
-def predict_all(points: Sequence[Point], measured: Sequence[Point], folder: RunFolder, device: str, progress: Progress) -> None:
-    """Every point's predictions for its target; for points measured on another device, for that device as well."""
+def predict_all(
+    points: Sequence[Point], measured: Sequence[Point], folder: RunFolder, keys: Sequence[str], progress: Progress, executor: Executor
+) -> None:
+    """Every point's predictions for its target; for points measured on other devices, for these as well."""
     jobs = [(point, point.target, "dryrun") for point in points]
-    key = device_key(device)
-    if key in devices.names():
+    for key in (key for key in keys if key in devices.names()):
         jobs += [(point, key, f"dryrun-{key}") for point in measured if point.target != key]
     jobs = [job for job in jobs if not folder.finished(job[0].id, job[2])]
     progress.start("predict", len(jobs))
     jobs += [(point, point.target, STEPS) for point in plan.variants(points) if not folder.has_steps(point.id)]
-    for (point, _, place), (closed, dry) in in_processes(jobs):
+    for (point, _, place), (closed, dry) in spread(jobs, executor):
         if place == STEPS:
             folder.write_steps(point.id, closed)
             continue
@@ -143,42 +158,52 @@ def predict_all(points: Sequence[Point], measured: Sequence[Point], folder: RunF
         progress.done(point.id, next((row.note for row in dry if row.status != "ok"), ""))
 
 
-def in_processes(jobs: Sequence[tuple[Point, str, str]]) -> Iterator[tuple[tuple[Point, str, str], tuple[list[Any], list[Row]]]]:
+def spread(jobs: Sequence[Job], executor: Executor) -> Iterator[tuple[Job, tuple[list[Any], list[Row]]]]:
+    """The predictions of all jobs, as they are ready: over a cluster's nodes where the executor has some, otherwise over these cores."""
+    found = executor.spread(predict_jobs, by_variant(jobs)) if len(jobs) > FEW else None
+    if found is None:
+        yield from in_processes(jobs)
+        return
+    for group, answers in found:
+        yield from zip(group, answers, strict=True)
+
+
+def in_processes(jobs: Sequence[Job]) -> Iterator[tuple[Job, tuple[list[Any], list[Row]]]]:
     """The predictions of all jobs, as they are ready, over the cores of this machine; points of one method stay together."""
     import multiprocessing
 
     jobs = sorted(jobs, key=lambda job: job[0].method == own_code.NAME)  # what that changes beyond its model, no other method sees
     groups = by_variant(jobs)
     workers = min(os.cpu_count() or 1, len(groups))
-    if workers <= 1 or len(jobs) <= 4:  # a second process takes seconds to start
+    if workers <= 1 or len(jobs) <= FEW:  # a second process takes seconds to start
         yield from ((job, predict_job(job)) for job in jobs)
         return
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=one_thread) as pool:
         try:
             with interruptions_held():
                 waiting = {pool.submit(predict_jobs, group): group for group in groups}
-            for future in as_completed(waiting):
-                yield from zip(waiting[future], future.result(), strict=True)
+            for future in as_completed(list(waiting)):
+                yield from zip(waiting.pop(future), future.result(), strict=True)  # popped: what was taken up is not held
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def by_variant(jobs: Sequence[tuple[Point, str, str]]) -> list[list[tuple[Point, str, str]]]:
+def by_variant(jobs: Sequence[Job]) -> list[list[Job]]:
     """The jobs in groups that differ in their batch alone, which one process predicts together since they share most of the work."""
-    groups: dict[tuple, list[tuple[Point, str, str]]] = {}
+    groups: dict[tuple, list[Job]] = {}
     for point, target, place in jobs:
         key = (point.label, point.seq, point.precision, point.checkpointing, target)
         groups.setdefault(key, []).append((point, target, place))
     return list(groups.values())
 
 
-def predict_jobs(jobs: Sequence[tuple[Point, str, str]]) -> list[tuple[list[Any], list[Row]]]:
+def predict_jobs(jobs: Sequence[Job]) -> list[tuple[list[Any], list[Row]]]:
     """The predictions of several points, in order."""
     return [predict_job(job) for job in jobs]
 
 
-def predict_job(job: tuple[Point, str, str]) -> tuple[list[Any], list[Row]]:
+def predict_job(job: Job) -> tuple[list[Any], list[Row]]:
     """The closed form's rows and the dry run's of one point on one target; or its variant's step as data, alone."""
     from refta_profiler.predict import rows, steps
 

@@ -11,9 +11,11 @@ import math
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy
+
+Answer = TypeVar("Answer", bound=Mapping[str, Any])
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -33,14 +35,28 @@ def interval_of_median(processes: Sequence[Sequence[float]]) -> tuple[float, flo
 
     The draws are the same every time (seed 0), so that one set of samples has one interval. A single sample is its own interval.
     """
-    draw = numpy.random.default_rng(0)
     samples = [numpy.asarray(one, dtype=float) for one in processes if len(one)]
-    medians = []
-    for _ in range(RESAMPLES):
-        chosen = [samples[index] for index in draw.integers(len(samples), size=len(samples))]
-        medians.append(numpy.median(numpy.concatenate([one[draw.integers(len(one), size=len(one))] for one in chosen])))
+    medians = drawn_medians(numpy.stack(samples)) if len({len(one) for one in samples}) == 1 else unequal_medians(samples)
     low, high = numpy.quantile(medians, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
+
+
+def unequal_medians(samples: Sequence[numpy.ndarray]) -> list[float]:
+    """The medians of RESAMPLES draws of processes with unlike numbers of steps, one draw after the other."""
+    draw, medians = numpy.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        chosen = [samples[index] for index in draw.integers(len(samples), size=len(samples))]
+        medians.append(float(numpy.median(numpy.concatenate([one[draw.integers(len(one), size=len(one))] for one in chosen]))))
+    return medians
+
+
+def drawn_medians(samples: numpy.ndarray) -> numpy.ndarray:
+    """The same medians of samples (processes, steps), all drawn at once: of thousands of points these draws are the driver's work."""
+    processes, steps = samples.shape
+    bounds = [processes] * processes + [steps] * (processes * steps)
+    drawn = numpy.random.default_rng(0).integers(numpy.tile(bounds, (RESAMPLES, 1)))
+    chosen, places = drawn[:, :processes, None], drawn[:, processes:].reshape(RESAMPLES, processes, steps)
+    return numpy.median(samples[chosen, places].reshape(RESAMPLES, -1), axis=1)
 
 
 @dataclass(frozen=True)
@@ -86,16 +102,25 @@ def noise_by_setting(runs: Sequence[Mapping[Any, Mapping[int, float]]], settings
     """
     own: dict[Hashable, list[Noise]] = {setting: [] for setting in settings.values()}
     for run in runs:
-        for setting, found in own.items():
-            members = {str(point): rounds for point, rounds in run.items() if settings[point] == setting}
-            found += [one for one in [noise(members)] if one]
+        members: dict[Hashable, dict[str, Mapping[int, float]]] = {}
+        for point, rounds in run.items():
+            members.setdefault(settings[point], {})[str(point)] = rounds
+        for setting, found in members.items():
+            own[setting] += [one for one in [noise(found)] if one]
     whole = pooled([one for found in own.values() for one in found])
     return {setting: one if (one := pooled(found)) and one.degrees >= FEW else whole for setting, found in own.items()}
 
 
+def alike(answers: Mapping[int, Answer]) -> dict[int, Answer]:
+    """Of a point's answers those that are from the first one's device, where both say which it was: no figure is of two devices."""
+    devices = {number: one.get("where", {}).get("device") for number, one in sorted(answers.items())}
+    first = next(iter(devices.values()), None)
+    return {number: one for number, one in answers.items() if None in (first, devices[number]) or devices[number] == first}
+
+
 def medians(answers: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
-    """The median step of each measuring process that was timed, by its number; an answer holds its steps' seconds by phase."""
-    timed = {number: one["samples"] for number, one in answers.items() if one.get("samples")}
+    """The median step of each measuring process that was timed on the first one's device, by its number; steps are seconds by phase."""
+    timed = {number: one["samples"] for number, one in alike(answers).items() if one.get("samples")}
     return {number: statistics.median(sum(sample.values()) for sample in samples) for number, samples in timed.items()}
 
 

@@ -20,6 +20,12 @@ SeqOption = Annotated[int | None, typer.Option("--seq", help="tokens of a text (
 SettingOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting of the method, e.g. alpha=16")]
 JsonOption = Annotated[bool, typer.Option("--json", help="the answer as one JSON array")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32, bf16 or amp-bf16")]
+ExecutorOption = Annotated[str, typer.Option("--executor", help="what runs the processes: local, ray or slurm")]
+AddressOption = Annotated[str | None, typer.Option("--address", help="of a Ray cluster (default RAY_ADDRESS, or one started here)")]
+PartitionOption = Annotated[str | None, typer.Option("--partition", help="of SLURM, that the jobs go to")]
+TimeOption = Annotated[str | None, typer.Option("--time", help="of a SLURM job, at most: minutes or hours:minutes:seconds")]
+AccountOption = Annotated[str | None, typer.Option("--account", help="of SLURM, that the jobs are charged to")]
+SlurmOption = Annotated[list[str] | None, typer.Option("--slurm", metavar="KEY=VALUE", help="more of SLURM's, e.g. constraint=h100")]
 CheckpointingOption = Annotated[bool, typer.Option("--checkpointing", help="with gradient checkpointing")]
 
 
@@ -31,6 +37,17 @@ def method_settings(rank: int | None, given: Sequence[str] | None) -> dict[str, 
         if not equals or not key.strip():
             raise ScenarioError(f"--set {one}: write KEY=VALUE, e.g. --set alpha=16")
         found[key.strip()] = scenario_yaml.parse(value, f"--set {key.strip()}")
+    return found
+
+
+def slurm_settings(partition: str | None, time: str | None, account: str | None, given: Sequence[str] | None) -> dict[str, str]:
+    """What SLURM jobs ask for, by name: the three options and every `--slurm key=value`."""
+    found = {name: text for name, text in (("partition", partition), ("time", time), ("account", account)) if text is not None}
+    for one in given or []:
+        key, equals, value = one.partition("=")
+        if not equals or not key.strip():
+            raise ScenarioError(f"--slurm {one}: write KEY=VALUE, e.g. --slurm constraint=h100")
+        found[key.strip()] = value.strip()
     return found
 
 

@@ -58,6 +58,15 @@ def device_name(device: str) -> str:
     return f"cpu: {_cpu_model()}"
 
 
+def where(device: str) -> dict[str, Any]:
+    """The node and the device that this process measures on, a processor with its threads, and at which priority (`nice`, 0 is usual)."""
+    import torch
+
+    threads = torch.get_num_threads()
+    used = "" if device == "cuda" else f", {threads} thread{'' if threads == 1 else 's'}"
+    return {"node": platform.node(), "device": device_name(device) + used, "nice": os.getpriority(os.PRIO_PROCESS, 0)}
+
+
 def _version(name: str) -> str:
     try:
         return importlib.metadata.version(name)

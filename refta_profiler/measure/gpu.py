@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,12 +37,12 @@ def nvml() -> Iterator[Any]:
         library.nvmlShutdown()
 
 
-def conditions(index: int = 0) -> dict[str, Any]:
+def conditions() -> dict[str, Any]:
     """Clocks (MHz), temperature (°C), power (W) and reasons for throttling, now; {"unknown": reason} where NVML is not there."""
     with nvml() as library:
         if library is None:
             return {"unknown": ABSENT}
-        handle = library.nvmlDeviceGetHandleByIndex(index)
+        handle = first_visible(library)
         return {
             "sm_clock_mhz": ask(library, lambda: library.nvmlDeviceGetClockInfo(handle, library.NVML_CLOCK_SM)),
             "memory_clock_mhz": ask(library, lambda: library.nvmlDeviceGetClockInfo(handle, library.NVML_CLOCK_MEM)),
@@ -48,6 +50,24 @@ def conditions(index: int = 0) -> dict[str, Any]:
             "power_w": ask(library, lambda: library.nvmlDeviceGetPowerUsage(handle) / 1000),
             "throttle_reasons": ask(library, lambda: throttles(library.nvmlDeviceGetCurrentClocksThrottleReasons(handle))),
         }
+
+
+def first_visible(library: Any) -> Any:
+    """NVML's handle of the GPU that this process measures on: it knows nothing of CUDA_VISIBLE_DEVICES, which names the first one."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip()
+    if first.startswith(("GPU-", "MIG-")):
+        return library.nvmlDeviceGetHandleByUUID(first)
+    return library.nvmlDeviceGetHandleByIndex(int(first) if first.isdigit() else 0)
+
+
+def names() -> list[str]:
+    """What the GPUs of this machine call themselves, those hidden from this process too; by nvidia-smi, which every driver brings."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in found.stdout.splitlines() if line.strip()]
 
 
 def ask(library: Any, question: Callable[[], Any]) -> Any:
@@ -69,12 +89,12 @@ def driver() -> str | None:
         return None if library is None else str(ask(library, library.nvmlSystemGetDriverVersion))
 
 
-def others(index: int = 0) -> list[str] | None:
+def others() -> list[str] | None:
     """Processes that compute on the GPU, as 'process 123 (512 MiB)'; asked before ours do. None where NVML is not there."""
     with nvml() as library:
         if library is None:
             return None
-        handle = library.nvmlDeviceGetHandleByIndex(index)
+        handle = first_visible(library)
         found = ask(library, lambda: library.nvmlDeviceGetComputeRunningProcesses(handle))
         return None if found is None else [f"process {one.pid} ({(one.usedGpuMemory or 0) // 2**20} MiB)" for one in found]
 

@@ -49,7 +49,14 @@ def time_note(processes: Mapping[int, dict[str, Any]]) -> str:
     parts += [words for words in [complaint(average([Load(**load) for one in timed for load in one["loads"]]))] if words]
     parts += list(dict.fromkeys(f"the GPU slowed itself: {', '.join(reasons)}" for one in timed if (reasons := throttled(one))))
     parts += list(dict.fromkeys(one["gpu_others"] for one in timed if one.get("gpu_others")))
+    parts += [f"run at a low priority (nice {nice})" for nice in [max(one.get("where", {}).get("nice", 0) for one in timed)] if nice > 0]
+    parts += [f"on {', '.join(nodes)}" for nodes in [nodes_of(timed)] if nodes]
     return "; ".join(parts)
+
+
+def nodes_of(answers: Sequence[dict[str, Any]]) -> list[str]:
+    """The nodes of a cluster that the answers are from; none of answers from the driver's own machine."""
+    return sorted({one["where"]["cluster_node"] for one in answers if "cluster_node" in one.get("where", {})})
 
 
 def counted(count: int, thing: str) -> str:

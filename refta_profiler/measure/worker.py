@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refta_profiler import orphans, own_code
+from refta_profiler.measure import environment
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,7 @@ def main(arguments: list[str]) -> int:
         answer = measure(request)
     except Exception as error:  # every failure of a point is a row: the driver writes it with its reason
         answer = {"failure": describe_failure(error, request["point"]["settings"].get("call"))}
+        answer |= {"where": environment.where(request["device"])} if "torch" in sys.modules else {}
     temporary = Path(arguments[1] + ".part")
     temporary.write_text(json.dumps(answer), encoding="utf-8")
     os.replace(temporary, arguments[1])
@@ -89,6 +91,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         steps = request["steps"]
         times = timing.times(work, warmup=request["warmup"], steps=steps, bare=min(steps, BARE_STEPS) if whole else 0)
         answer |= {"samples": times.samples, "loads": times.loads, "bare": times.bare, "gpu": _gpu(device)}
+        answer["where"] = environment.where(device.type)
         if whole:
             found = _instruments(work, times, request)
             answer = {**answer, **found, "values": {**answer["values"], **found["values"]}}

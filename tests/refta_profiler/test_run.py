@@ -1,6 +1,7 @@
 """The main path in this process: rows in the folder, resuming, failures as rows, what is measured and what is skipped."""
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from worker_answers import answer, failure
 from refta_profiler import plan, run
 from refta_profiler import scenario as scenarios
 from refta_profiler.errors import HardwareError, ScenarioError
-from refta_profiler.measure import isolate, stage
+from refta_profiler.measure import gpu, isolate, stage
 from refta_profiler.run_folder import RunFolder
 
 SCENARIO = """
@@ -221,7 +222,7 @@ def test_a_failed_prediction_is_a_row_and_the_others_go_on(monkeypatch, scenario
 
 def test_what_exceeds_the_budget_is_skipped_and_says_so(monkeypatch, scenario, folder, quick):
     clock = iter([0.0, 10.0, 400.0, 500.0])
-    monkeypatch.setattr(stage.time, "monotonic", lambda: next(clock, 500.0))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock, 500.0))
     rows, _ = go(scenario, folder, only="measure")
     assert len(quick) == 1
     assert quick[0][1]["limit_s"] == 290
@@ -292,7 +293,7 @@ def test_two_batches_out_of_memory_stop_a_methods_sweep(monkeypatch, tmp_path):
 
 def test_a_later_process_beyond_the_budget_is_not_run_and_the_first_stands(monkeypatch, scenario, folder, quick):
     clock = iter([0.0, 10.0, 20.0, 30.0, 400.0])
-    monkeypatch.setattr(stage.time, "monotonic", lambda: next(clock, 500.0))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock, 500.0))
     rows, _ = go(repeated(scenario, 2), folder, only="measure")
     assert len(quick) == 3
     assert {row.status for row in rows if row.metric == "step_seconds"} == {"ok"}
@@ -300,7 +301,7 @@ def test_a_later_process_beyond_the_budget_is_not_run_and_the_first_stands(monke
 
 
 def test_a_gpu_that_others_use_can_be_refused(monkeypatch, scenario, folder):
-    monkeypatch.setattr(stage.gpu, "settle", lambda setting: ("refuse", f"the GPU is used by others ({setting})"))
+    monkeypatch.setattr(gpu, "settle", lambda setting: ("refuse", f"the GPU is used by others ({setting})"))
     refusing = scenario.model_copy(update={"measure": scenario.measure.model_copy(update={"busy_gpu": "refuse"})})
     with pytest.raises(HardwareError, match="used by others"):
         stage.measure_all(refusing, plan.points(scenario)[:1], folder, "cuda", "h100", Told())

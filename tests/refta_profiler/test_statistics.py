@@ -3,6 +3,7 @@
 import math
 import random
 
+import numpy
 import pytest
 
 from refta_profiler import statistics
@@ -96,3 +97,16 @@ def test_processes_that_differ_widen_the_interval():
     """Ten equal steps in each of three processes: between processes the time varies, and steps alone would not show it."""
     low, high = statistics.interval_of_median([[1.0] * 10, [1.1] * 10, [1.2] * 10])
     assert (low, high) == (1.0, 1.2)
+
+
+@pytest.mark.parametrize(("processes", "steps"), [(1, 2), (2, 1), (3, 10), (5, 3)])
+def test_draws_made_at_once_are_those_made_one_after_the_other(processes, steps):
+    samples = numpy.random.default_rng(processes).exponential(size=(processes, steps))
+    assert statistics.drawn_medians(samples).tolist() == statistics.unequal_medians(list(samples))
+
+
+def test_answers_of_another_device_than_the_first_are_left_out():
+    answers = {number: {"where": {"device": device}, "samples": [{"forward": 1.0}]} for number, device in ((1, "a"), (2, "b"), (3, "a"))}
+    assert list(statistics.alike(answers)) == list(statistics.medians(answers)) == [1, 3]
+    assert list(statistics.alike({1: {}, 2: answers[2]})) == [1, 2]  # an answer from before they said it
+    assert statistics.alike({}) == {}

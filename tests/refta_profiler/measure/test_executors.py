@@ -1,0 +1,60 @@
+"""The registry of executors, and what the command line says of one that cannot be had."""
+
+import importlib
+import subprocess
+
+import pytest
+
+from refta_profiler.errors import HardwareError, ScenarioError
+from refta_profiler.measure import executors
+from refta_profiler.measure.executors import Settings, local, slurm
+
+
+def test_the_folder_is_the_registry():
+    assert executors.names() == ["local", "ray", "slurm"]
+    assert isinstance(executors.make("local", Settings()), local.Local)
+
+
+@pytest.mark.parametrize(("name", "package"), [("ray", "ray"), ("slurm", "submitit")])
+def test_a_package_that_is_not_installed_is_named_with_its_extra(monkeypatch, name, package):
+    real = importlib.import_module
+
+    def missing(wanted):
+        if wanted == package:
+            raise ImportError(wanted)
+        return real(wanted)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(ScenarioError, match=rf"pip install 'refta-profiler\[{name}\]'") as caught:
+        executors.make(name, Settings())
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(("text", "minutes"), [("90", 90), ("1:30:00", 90), ("5:00", 5), ("0:90", 2), ("1-0", 1440), ("1-0:30", 1470)])
+def test_slurms_times_in_minutes(text, minutes):
+    assert slurm.minutes(text) == minutes
+
+
+@pytest.mark.parametrize("text", ["soon", "1:2:3:4", "-5", "1:x", ""])
+def test_what_is_no_time(text):
+    with pytest.raises(ScenarioError, match="--time"):
+        slurm.minutes(text)
+
+
+def test_partitions_without_gpus_are_named(monkeypatch):
+    monkeypatch.setattr(slurm, "said", lambda command: "debug* (null)\nlong (null)\n")
+    found = slurm.Slurm(None, "slurm", {"partition": "long"})
+    assert (found.kind("auto"), found.kind("cpu")) == ("cpu", "cpu")
+    with pytest.raises(HardwareError, match=r"no partition .* offers a GPU: debug\* \(null\); long \(null\)"):
+        found.kind("cuda")
+    monkeypatch.setattr(slurm, "said", lambda command: "gpu gpu:h100:8\n")
+    assert found.kind("auto") == found.kind("cuda") == "cuda"
+
+
+def test_slurms_own_words_where_it_does_not_answer(monkeypatch):
+    def fails(command, **options):
+        raise subprocess.CalledProcessError(1, command, stderr="slurm_load_partitions:\n Unable to contact slurm controller")
+
+    monkeypatch.setattr(subprocess, "run", fails)
+    with pytest.raises(HardwareError, match="sinfo: slurm_load_partitions: Unable to contact slurm controller"):
+        slurm.said(["sinfo"])
