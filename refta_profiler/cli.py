@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from refta.errors import ReftaError
-from refta_profiler import commands
+from refta_profiler import commands, parallel
 from refta_profiler.commands import options
 from refta_profiler.errors import GateError, HardwareError, ProfilerError, ScenarioError
 
@@ -210,6 +210,8 @@ def _print_predictions(points: list, rows: list) -> None:
             )
         ]
         table.append((point.label, str(point.batch), str(point.seq or ""), point.precision, "on" if point.checkpointing else "off", *shown))
+        if point.parallel:
+            table.append((f"  {parallel.words(point.parallel)}: each rank's",))
         if peak.status != "ok":
             table.append((f"  {peak.note}",))
     _print_table(table)

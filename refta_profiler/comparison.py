@@ -40,6 +40,7 @@ class Verdict:
     against_bytes: int | None = None
     time_source: str = ""  # measured or dryrun; '' where no time is known
     time_noise_fraction: float = 0.0  # a difference of step times below this is not told apart
+    parallel: str = ""  # the ranks that the step is spread over, each of which needs these bytes
     fits: str = ""  # 'subject' or 'against' where that one alone fits the device, 'neither', or '' where nothing speaks against both
 
 
@@ -136,6 +137,7 @@ def blank(subject: Candidate, kind: str, inputs: Inputs) -> Verdict:
         seq=subject.setting.seq or None,
         precision=subject.setting.precision,
         checkpointing=subject.setting.checkpointing,
+        parallel=subject.setting.parallel,
         subject=subject.label,
         against="",
         memory_difference_fraction=None,

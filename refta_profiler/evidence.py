@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from refta_profiler.results import Row
 
@@ -20,6 +20,7 @@ class Setting:
     precision: str
     checkpointing: bool
     batch: int
+    parallel: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +98,7 @@ def candidates(rows: Iterable[Row], target: str) -> list[Candidate]:
 
 def setting_of(row: Row) -> Setting:
     """What the row's label is compared under."""
-    return Setting(row.model, row.seq or 0, row.precision, row.checkpointing, row.batch)
+    return Setting(row.model, row.seq or 0, row.precision, row.checkpointing, row.batch, row.parallel)
 
 
 def stem(label: str, order: str | None) -> str:
@@ -156,6 +157,7 @@ class LargestBatch:
     batch: int
     certainty: str
     quantity: str
+    parallel: str = ""
 
 
 def largest_batch(rows: Iterable[Row], memory_bytes: int, *, target: str | None = None) -> list[LargestBatch]:
@@ -167,7 +169,7 @@ def largest_batch(rows: Iterable[Row], memory_bytes: int, *, target: str | None 
     rows = list(rows)
     series: dict[tuple[Setting, str], list[Candidate]] = {}
     for candidate in candidates(rows, target or head_target(rows)):
-        alike = Setting(candidate.setting.model, candidate.setting.seq, candidate.setting.precision, candidate.setting.checkpointing, 0)
+        alike = replace(candidate.setting, batch=0)
         series.setdefault((alike, candidate.label), []).append(candidate)
     return [fit for (setting, label), members in series.items() if (fit := largest_of(setting, label, comparable(members), memory_bytes))]
 
@@ -182,7 +184,15 @@ def largest_of(setting: Setting, label: str, family: Family, memory_bytes: int) 
     if broken and batch >= min(broken):
         batch, certainty = max([size for size, _ in peaks if size < min(broken)], default=0), "tried"
     return LargestBatch(
-        label, setting.model, setting.seq or None, setting.precision, setting.checkpointing, batch, certainty, family.quantity
+        label,
+        setting.model,
+        setting.seq or None,
+        setting.precision,
+        setting.checkpointing,
+        batch,
+        certainty,
+        family.quantity,
+        setting.parallel,
     )
 
 

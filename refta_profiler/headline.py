@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from refta_profiler.units import format_bytes, format_percent
-from refta_profiler.verdict_words import listing
+from refta_profiler.verdict_words import listing, ranks_of
 
 if TYPE_CHECKING:
     from refta_profiler.comparison import Verdict
@@ -84,7 +84,7 @@ def in_series(verdicts: Sequence["Verdict"]) -> list[list["Verdict"]]:
     """The verdicts that differ in batch and opponent alone, in the order in which they came."""
     groups: dict[tuple[object, ...], list[Verdict]] = {}
     for verdict in verdicts:
-        key = (verdict.model, verdict.subject, verdict.seq, verdict.precision, verdict.checkpointing)
+        key = (verdict.model, verdict.subject, verdict.seq, verdict.precision, verdict.checkpointing, verdict.parallel)
         groups.setdefault(key, []).append(verdict)
     return list(groups.values())
 
@@ -93,6 +93,7 @@ def series_line(series: Sequence["Verdict"], named: set[str]) -> Line:
     """The verdict over all batches, then in detail at the middle batch and at the largest."""
     first = series[0]
     place = [f"{'With' if first.checkpointing else 'Without'} checkpointing"]
+    place += ranks_of(first)
     place += [first.precision] if "precision" in named else []
     place += [f"sequence {first.seq}"] if "seq" in named else []
     place += [first.model] if "model" in named else []

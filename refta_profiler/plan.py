@@ -4,11 +4,11 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from itertools import product
 from typing import Any
 
-from refta_profiler import method_entries, models, own_code
+from refta_profiler import method_entries, models, own_code, parallel
 from refta_profiler.errors import ScenarioError
 from refta_profiler.method_entries import Variant
 from refta_profiler.scenario import Scenario
@@ -46,6 +46,7 @@ class Point:
     clip: float | None
     loop: dict[str, bool]  # keep_outputs, use_cache, attention_mask
     measure_on_cpu: bool  # whether the scenario asks for it where there is no GPU
+    parallel: str = ""  # over which ranks, e.g. ddp:2 (parallel.py); '' for one process. The batch is a rank's
 
     @property
     def tokens(self) -> int | None:
@@ -72,26 +73,32 @@ class Point:
         """The point that `to_json` wrote; ScenarioError where the text is not one."""
         try:
             values = json.loads(text)
-            return cls(**{field.name: values[field.name] for field in fields(cls)})
+            return cls(**{field.name: values[field.name] for field in fields(cls) if field.name in values or field.default is MISSING})
         except (ValueError, KeyError, TypeError) as error:
             raise ScenarioError(f"not a point's JSON: {type(error).__name__}: {error}") from None
 
 
 def points(scenario: Scenario) -> list[Point]:
-    """Every point of a scenario, by method, precision, checkpointing, sequence and batch (the last varies fastest)."""
+    """Every point of a scenario, by method, precision, checkpointing, parallelism, sequence and batch (the last varies fastest)."""
     variants, _ = method_entries.expand(scenario.methods)
     architecture = models.fingerprint(scenario.model)
     lengths = scenario.seq or [models.tokens_per_sequence(scenario.model, None)]
-    axes = {"precision": scenario.precision, "checkpointing": scenario.checkpointing, "seq": lengths, "batch": scenario.batch}
+    axes = {"precision": scenario.precision, "checkpointing": scenario.checkpointing, "parallel": ranks(scenario)}
+    axes |= {"seq": lengths, "batch": scenario.batch}
     cells = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
     return [_point(scenario, variant, cell, architecture) for variant in map(_with_sources, variants) for cell in cells]
+
+
+def ranks(scenario: Scenario) -> list[str]:
+    """The scenario's ways of spreading a step over ranks, as points have them; [''] where it says none."""
+    return [parallel.checked(one) for one in scenario.parallel or [None]]
 
 
 def variants(points: Sequence[Point]) -> list[Point]:
     """The first of all points that differ in their batch alone."""
     found: dict[tuple, Point] = {}
     for point in points:
-        found.setdefault((point.label, point.seq, point.precision, point.checkpointing), point)
+        found.setdefault((point.label, point.seq, point.precision, point.checkpointing, point.parallel), point)
     return list(found.values())
 
 
@@ -103,7 +110,7 @@ def _with_sources(variant: Variant) -> Variant:
 
 
 def _point(scenario: Scenario, variant: Variant, cell: dict[str, Any], architecture: str) -> Point:
-    """The point of a variant in one cell (precision, checkpointing, seq, batch); its id is made from all of it but its label."""
+    """The point of a variant in one cell (precision, checkpointing, parallel, seq, batch); its id is made from all of it but its label."""
     same = ("model", "target", "weights", "seed", "optimizer", "adapter_dtype", "attention", "allocator", "accumulate", "clip")
     values: dict[str, Any] = {
         "label": variant.label,
@@ -124,9 +131,11 @@ def _point(scenario: Scenario, variant: Variant, cell: dict[str, Any], architect
 def _id(values: dict[str, Any], architecture: str, *, kind: str | None) -> str:
     """A point's id: words a person can read in a file name, then eight hex digits of a hash.
 
-    E.g. "vit-large-refta-shared-b8-fp32-3f0c1a2b"; text has its tokens ("-t128"), checkpointing is "-ckpt".
+    E.g. "vit-large-refta-shared-b8-fp32-3f0c1a2b"; text has its tokens ("-t128"), checkpointing is "-ckpt", ranks are "-ddp2".
     """
     content = {key: value for key, value in values.items() if key not in NOT_IN_THE_HASH}
+    if not content["parallel"]:
+        del content["parallel"]  # one process: the ids of points are what they were before there was another
     return readable_id({**values, "seq": None if kind == models.IMAGES else values["seq"]}, [content, architecture])
 
 
@@ -136,5 +145,6 @@ def readable_id(values: dict[str, Any], content: Any) -> str:
     model = values["model"].rstrip("/").rsplit("/", 1)[-1]
     tokens = "" if values["seq"] is None else f"-t{values['seq']}"
     checkpointing = "-ckpt" if values["checkpointing"] else ""
-    words = f"{model}-{values['label']}-b{values['batch']}{tokens}-{values['precision']}{checkpointing}"
+    ranked = parallel.suffix(values.get("parallel", ""))
+    words = f"{model}-{values['label']}-b{values['batch']}{tokens}-{values['precision']}{checkpointing}{ranked}"
     return f"{re.sub(r'[^A-Za-z0-9.]+', '-', words).strip('-.')[:100]}-{digest}"

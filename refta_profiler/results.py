@@ -33,6 +33,11 @@ MEASURED = ("measured",)
 PREDICTED = ("dryrun",)
 OWN = "from `contraction` the adapters' own, beyond the frozen base; from the other sources the whole step's"
 
+SENT = (
+    "bytes that a rank sends in one step, by ring algorithms: 2(N-1)/N of what is all-reduced, (N-1)/N of what is gathered, scattered or "
+    "broadcast; from `contraction` the adapters' own gradients alone"
+)
+
 METRICS: dict[str, Metric] = {
     "trainable_parameters": Metric("count", "numbers that the optimizer updates, a trained head included", SOURCES),
     "adapter_parameters": Metric("count", "numbers that the optimizer updates in the adapter alone, without the head", SOURCES),
@@ -70,6 +75,7 @@ METRICS: dict[str, Metric] = {
     "merge_seconds": Metric("s", "time to fold the adapter into the frozen weights, once", MEASURED),
     "adapter_file_bytes": Metric("B", "size of the file that the trained adapter is kept in, a trained head included", MEASURED),
     "tokens": Metric("count", "tokens of one step: batch times sequence", SOURCES),
+    "communicated_bytes": Metric("B", SENT, SOURCES),
     "noise_fraction": Metric(
         "1", "how much two runs of the same setting differ in step time: less than this cannot be told apart", MEASURED
     ),
@@ -127,6 +133,7 @@ class Row:
     value: int | float | None
     status: str = "ok"
     note: str = ""
+    parallel: str = ""  # over which ranks, e.g. ddp:2; '' for one process. Every value is a rank's
 
     def __post_init__(self) -> None:
         place = f"row {self.point}, {self.metric}"
@@ -147,14 +154,25 @@ class Row:
     def of(cls, point: Any, target: str, source: str, metric: str, value: float | None, *, status: str = "ok", note: str = "") -> "Row":
         """The row of one metric of a point (a plan.Point) from one source; its unit is the metric's."""
         same = ("model", "label", "method", "order", "rank", "batch", "seq", "precision", "checkpointing")
-        values = {name: getattr(point, name) for name in same}
+        values: dict[str, Any] = {name: getattr(point, name) for name in same} | {"parallel": getattr(point, "parallel", "")}
         unit = METRICS[metric].unit
         return cls(point=point.id, target=target, source=source, metric=metric, unit=unit, value=value, status=status, note=note, **values)
 
     @property
     def cell(self) -> tuple[Any, ...]:
         """What it is a number of, whatever run it is from."""
-        return self.model, self.label, self.batch, self.seq, self.precision, self.checkpointing, self.target, self.source, self.metric
+        return (
+            self.model,
+            self.label,
+            self.batch,
+            self.seq,
+            self.precision,
+            self.checkpointing,
+            self.parallel,
+            self.target,
+            self.source,
+            self.metric,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by name, as JSON takes them."""
@@ -163,7 +181,7 @@ class Row:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Row":
         """The row of such a mapping; also of one read from CSV, where every value is a string and an empty one stands for None."""
-        missing = [name for name in FIELDS if name not in values and name not in ("status", "note")]
+        missing = [name for name in FIELDS if name not in values and name not in ("status", "note", "parallel")]
         if missing:
             raise ProfilerError(f"a row has no {', '.join(missing)}; its fields are {', '.join(FIELDS)}")
         return cls(**{name: READERS.get(name, read_name)(values[name]) for name in FIELDS if name in values})
@@ -212,6 +230,7 @@ READERS = {
     "checkpointing": read_flag,
     "value": read_number,
     "note": read_text,
+    "parallel": read_text,
 }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from refta_profiler import devices, own_code, plan, report
 from refta_profiler.devices import device_key
-from refta_profiler.errors import ScenarioError
+from refta_profiler.errors import HardwareError, ScenarioError
 from refta_profiler.plan import Point
 from refta_profiler.processes import interruptions_held, one_thread
 from refta_profiler.results import Row
@@ -69,6 +69,7 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
         found = environment(scenario, device, executor) | {name: one for name, one in folder.environment().items() if name in KEPT}
         folder.write_environment(found)
         measured = [] if options.only == "predict" else to_measure(scenario, points, device)
+        refuse_ranks(measured, options.device, executor)
         if options.only != "measure":
             predict_all(points, measured, folder, keys(device, executor), progress, executor)
             folder.write_closed_form(closed_form(points))
@@ -112,6 +113,16 @@ def measuring_device(wanted: str) -> str:
     return Local().kind(wanted)
 
 
+def refuse_ranks(measured: Sequence[Point], wanted: str, executor: Executor) -> None:
+    """Nothing; HardwareError where GPUs of this machine are asked for and a point needs more. Otherwise such points are skipped."""
+    from refta_profiler.measure import cluster
+
+    if wanted != "cuda" or executor.name != "local":
+        return
+    if found := next((words for point in measured if (words := cluster.refusal(point, wanted))), ""):
+        raise HardwareError(f"--device cuda: {found}; leave --device out to skip such points, or write fewer ranks in `parallel`")
+
+
 def environment(scenario: Scenario, device: str, executor: Executor) -> dict[str, Any]:
     """What the run runs on and with, the card that it predicts for, and the cluster that it measures on where there is one."""
     from refta_profiler.measure import environment as found
@@ -135,7 +146,7 @@ def to_measure(scenario: Scenario, points: Sequence[Point], device: str) -> list
     if scenario.measure.when == "never":
         return []
     chosen = [point for point in points if device == "cuda" or point.measure_on_cpu]
-    return sorted(chosen, key=lambda point: (point.batch, point.seq or 0, point.precision, point.checkpointing))
+    return sorted(chosen, key=lambda point: (point.batch, point.seq or 0, point.precision, point.checkpointing, point.parallel))
 
 
 def predict_all(
@@ -193,7 +204,7 @@ def by_variant(jobs: Sequence[Job]) -> list[list[Job]]:
     """The jobs in groups that differ in their batch alone, which one process predicts together since they share most of the work."""
     groups: dict[tuple, list[Job]] = {}
     for point, target, place in jobs:
-        key = (point.label, point.seq, point.precision, point.checkpointing, target)
+        key = (point.label, point.seq, point.precision, point.checkpointing, point.parallel, target)
         groups.setdefault(key, []).append((point, target, place))
     return list(groups.values())
 

@@ -19,6 +19,11 @@ Switches = Annotated[list[bool], Field(min_length=1), BeforeValidator(listed)]
 Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1), BeforeValidator(listed)]
 
 
+def _entries(value: Any) -> Any:
+    """A list of one for a single entry: `parallel: {kind: ddp, world: 2}`."""
+    return value if value is None or isinstance(value, list) else [value]
+
+
 class Settings(BaseModel):
     """Settings that take no key they do not know and no value of another type."""
 
@@ -79,6 +84,7 @@ class Scenario(Settings):
     seq: Counts | None = None  # text by default 128; images have none
     precision: Precisions = ["fp32"]
     checkpointing: Switches = [False]
+    parallel: Annotated[list[Any], Field(min_length=1), BeforeValidator(_entries)] | None = None  # see parallel.py; one process
     optimizer: Literal["adamw", "sgd"] = "adamw"
     adapter_dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
     attention: Literal["sdpa", "eager"] = "sdpa"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from refta import registry
 from refta.errors import SettingError
 from refta.shapes import StackShape
-from refta_profiler import devices, method_entries, models, own_code
+from refta_profiler import devices, method_entries, models, own_code, parallel
 from refta_profiler.errors import ScenarioError
 from refta_profiler.method_entries import Variant
 from refta_profiler.model_families import CAUSAL, IMAGES, SEQUENCES, LayerGroup
@@ -70,9 +70,22 @@ def _alone(draft: "Scenario", findings: Findings) -> None:
         values = getattr(draft, key) or []
         twice = dict.fromkeys(value for value in values if values.count(value) > 1)
         findings.faults += [Fault((key,), f"{shown(value)} is there {values.count(value)} times; write it once") for value in twice]
+    _parallel(draft, findings)
     on_cpu = draft.measure.on_cpu
     on_cpu = on_cpu if on_cpu.batch else on_cpu.model_copy(update={"batch": [min(draft.batch)]})
     findings.filled["measure"] = draft.measure.model_copy(update={"on_cpu": on_cpu})
+
+
+def _parallel(draft: "Scenario", findings: Findings) -> None:
+    """The ways of spreading a step over ranks, each written as 'ddp:2' or 'none', and none twice."""
+    if draft.parallel is None:
+        return
+    places = [("parallel", number) if len(draft.parallel) > 1 else ("parallel",) for number in range(len(draft.parallel))]
+    texts = [findings.attempt(place, lambda v=value: parallel.checked(v)) for place, value in zip(places, draft.parallel, strict=True)]
+    names = [text or parallel.NONE for text in texts if text is not None]
+    twice = dict.fromkeys(name for name in names if names.count(name) > 1)
+    findings.faults += [Fault(("parallel",), f"{shown(name)} is there {names.count(name)} times; write it once") for name in twice]
+    findings.filled["parallel"] = names
 
 
 def _methods(draft: "Scenario", findings: Findings, code: own_code.Look) -> list[Variant] | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from refta_profiler import parallel
 from refta_profiler.errors import ScenarioError
 from refta_profiler.results import Row
 
@@ -92,6 +93,7 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
         f"of {row.seq} tokens": {one.seq for one in rows},
         row.precision: {one.precision for one in rows},
         "checkpointing" if row.checkpointing else "": {one.checkpointing for one in rows},
+        parallel.words(row.parallel): {one.parallel for one in rows},
     }
     return ", ".join([row.label, f"batch {row.batch}", *(words for words, kinds in others.items() if len(kinds) > 1 and words)])
 

@@ -1,8 +1,9 @@
 """A comparison in one sentence that can stand alone. Names stand between backticks, for a writer to set in its own way."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from refta_profiler import parallel
 from refta_profiler.evidence import Candidate
 from refta_profiler.units import format_bytes, format_count, format_percent
 
@@ -28,7 +29,14 @@ def listing(parts: Sequence[str]) -> str:
 def setting_words(verdict: "Verdict") -> str:
     """'batch 8, fp32, without checkpointing' and the sequence length where there is one."""
     parts = [f"batch {verdict.batch}", f"sequence {verdict.seq}" if verdict.seq else "", verdict.precision]
-    return ", ".join([part for part in parts if part] + [f"{'with' if verdict.checkpointing else 'without'} checkpointing"])
+    return ", ".join(
+        [part for part in parts if part] + [f"{'with' if verdict.checkpointing else 'without'} checkpointing", *ranks_of(verdict)]
+    )
+
+
+def ranks_of(setting: Any) -> list[str]:
+    """['DDP over 2 ranks'] where a step is spread over ranks, otherwise []."""
+    return [parallel.words(setting.parallel)] if setting.parallel else []
 
 
 def sentence(verdict: "Verdict") -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,26 +24,41 @@ PHASES = ("forward", "backward", "optimizer")
 
 @dataclass
 class Workload:
-    """What a training step needs."""
+    """What a training step needs; of a step that is spread over ranks, one rank's.
+
+    forward: what the step calls in the model's place (DDP's wrapper). buckets: what a rank's gradients are copied to, where that is known
+    as tensors; unseen_bytes tells their size where only C++ holds them.
+    """
 
     point: Point
     model: nn.Module
     adapted: Adapted
     optimizer: torch.optim.Optimizer
     batch: dict[str, torch.Tensor]
+    forward: Callable[..., Any] | None = None
+    buckets: list[torch.Tensor] = field(default_factory=list)
+    unseen_bytes: Callable[[], int] = lambda: 0
 
     def static_tensors(self) -> dict[str, list[torch.Tensor]]:
-        """What is live when a step starts, by category: weights, adapter, optimizer, batch (a storage counts once, where first named)."""
-        trained: list[torch.Tensor] = [one for one in self.model.parameters() if one.requires_grad]
-        frozen = [one for one in self.model.parameters() if not one.requires_grad]
-        state = [one for entry in self.optimizer.state.values() for one in entry.values() if isinstance(one, torch.Tensor)]
+        """What is live when a step starts, by category: weights, adapter, optimizer, batch, and gradients (DDP's buckets).
+
+        A storage counts once, where first named."""
+        trained: list[torch.Tensor] = [local(one) for one in self.model.parameters() if one.requires_grad]
+        frozen = [local(one) for one in self.model.parameters() if not one.requires_grad]
+        state = [local(one) for entry in self.optimizer.state.values() for one in entry.values() if isinstance(one, torch.Tensor)]
         loose = [one for module in self.model.modules() for one in vars(module).values() if isinstance(one, torch.Tensor)]
         return {
             "adapter": trained,
             "weights": [*frozen, *self.model.buffers(), *loose],
             "optimizer": state,
             "batch": list(self.batch.values()),
+            "gradients": self.buckets,
         }
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, of a sharded one (a DTensor) this rank's shard; its storage has FSDP's padding too."""
+    return getattr(tensor, "_local_tensor", tensor)
 
 
 def attach(model: nn.Module, point: Point, slice_ranks: Mapping[str, Sequence[int]] | None = None) -> Adapted:
@@ -101,7 +116,7 @@ def training_step(work: Workload, mark: Callable[[str], Any] = lambda phase: Non
     work.optimizer.zero_grad(set_to_none=True)
     for _ in range(work.point.accumulate):
         with precision(work):
-            outputs = work.model(**work.batch)
+            outputs = (work.forward or work.model)(**work.batch)
         loss = outputs.loss
         penalty = work.adapted.penalty()
         if penalty is not None:

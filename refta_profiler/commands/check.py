@@ -17,6 +17,7 @@ from refta_profiler.commands.options import (
     CheckpointingOption,
     JsonOption,
     ModelOption,
+    ParallelOption,
     PrecisionOption,
     RankOption,
     SeqOption,
@@ -37,6 +38,7 @@ def command(
     targets: TargetsOption = None,
     precision: PrecisionOption = "fp32",
     checkpointing: CheckpointingOption = False,
+    parallel: ParallelOption = None,
     settings: SettingOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="at this batch alone, without the largest batch for which it stays true")] = False,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="exit 4 where it does not pay off")] = False,
@@ -47,7 +49,9 @@ def command(
 
     chosen = options.method_settings(rank, settings)
     roles = options.roles(model, targets)
-    question = check_runs.Question(model, batch, method, chosen, against, order, target, seq, roles, precision, checkpointing)
+    question = check_runs.Question(
+        model, batch, method, chosen, against, order, target, seq, roles, precision, checkpointing, options.ranks(parallel)
+    )
     found = check_answer.of(check_runs.ask(question), with_largest=not quick)
     if isinstance(found, check_closed.ClosedAnswer):
         return Answer(check_closed.entries(found), check_closed.text(found), f"no dry run: {found.reason}" if exit_code else "")

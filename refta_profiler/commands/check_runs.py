@@ -37,6 +37,7 @@ class Question:
     targets: list[str]
     precision: str
     checkpointing: bool
+    parallel: str = ""
 
 
 @dataclass
@@ -128,6 +129,7 @@ def _values(question: Question, entries: list[dict[str, Any]]) -> dict[str, Any]
         "checkpointing": [question.checkpointing],
         "measure": {"when": "never"},
     }
+    values |= {} if not question.parallel else {"parallel": [question.parallel]}
     return values | ({} if question.seq is None else {"seq": [question.seq]})
 
 

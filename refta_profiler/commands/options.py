@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from refta.shapes import StackShape
-from refta_profiler import models, scenario_yaml
+from refta_profiler import models, parallel, scenario_yaml
 from refta_profiler.errors import ScenarioError
 
 TEXT_TOKENS = 128  # tokens of a text example where none are given, as in a scenario
@@ -27,6 +27,8 @@ TimeOption = Annotated[str | None, typer.Option("--time", help="of a SLURM job, 
 AccountOption = Annotated[str | None, typer.Option("--account", help="of SLURM, that the jobs are charged to")]
 SlurmOption = Annotated[list[str] | None, typer.Option("--slurm", metavar="KEY=VALUE", help="more of SLURM's, e.g. constraint=h100")]
 CheckpointingOption = Annotated[bool, typer.Option("--checkpointing", help="with gradient checkpointing")]
+
+ParallelOption = Annotated[str | None, typer.Option("--parallel", help="one rank of several: ddp:2, fsdp:4; the batch is a rank's")]
 
 
 def method_settings(rank: int | None, given: Sequence[str] | None) -> dict[str, Any]:
@@ -49,6 +51,14 @@ def slurm_settings(partition: str | None, time: str | None, account: str | None,
             raise ScenarioError(f"--slurm {one}: write KEY=VALUE, e.g. --slurm constraint=h100")
         found[key.strip()] = value.strip()
     return found
+
+
+def ranks(given: str | None) -> str:
+    """How `--parallel` spreads a step over ranks, as points have it; '' for one process."""
+    try:
+        return parallel.checked(given)
+    except ScenarioError as error:
+        raise ScenarioError(f"--parallel {given}: {error}") from None
 
 
 def roles(model: str, targets: str | None) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from refta_profiler import parallel
 from refta_profiler.commands.validate import percent
 from refta_profiler.repeats import Repeat, Repeats, repeats
 from refta_profiler.results import Row
@@ -50,7 +51,8 @@ def differences(first: Sequence[Row], second: Sequence[Row]) -> list[Difference]
         fraction = other.value / row.value - 1 if row.value else float(other.value != 0)
         timing = row.source == "measured" and row.metric in ("step_seconds", "setup_seconds")
         told = not timing or (row.metric == "step_seconds" and apart(before, after, place))  # a set-up is timed too seldom to be judged
-        name = f"{row.label}, batch {row.batch}" + (f" of {row.seq}" if row.seq else "") + (", checkpointing" if row.checkpointing else "")
+        parts = [f"{row.label}, batch {row.batch}" + (f" of {row.seq}" if row.seq else ""), "checkpointing" if row.checkpointing else ""]
+        name = ", ".join(part for part in [*parts, parallel.words(row.parallel)] if part)
         found.append(Difference(row.point, name, row.target, row.source, row.metric, row.value, other.value, fraction, told))
     return sorted(found, key=lambda one: -abs(one.fraction))
 

@@ -23,6 +23,9 @@ def measure(work: Workload) -> dict[str, dict[str, Any]]:
     """{metric: {value} or {value: None, status, note}} of what the method has: one without an adapter has no file and nothing to merge."""
     if not work.adapted.trainable_parameters or work.adapted.method == WHOLE:
         return {}
+    if work.point.parallel:
+        note = "not measured on several ranks: a single process's file and merging are the same"
+        return {metric: {"value": None, "status": "skipped", "note": note} for metric in (FILE, MERGE)}
     merging = {} if work.adapted.attached is None else {MERGE: lambda: merge_seconds(work)}  # one's own code says nothing of merging
     return {metric: tried(read) for metric, read in {FILE: lambda: file_bytes(work), **merging}.items()}
 

@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from refta_profiler import parallel
 from refta_profiler.plan import Point
 
 ALL = ("setup_memory", "time", "memory")  # a point's first process
@@ -33,42 +34,58 @@ def measure(
     """The worker's answer: {values, samples, operators, …} or {failure: {status, note}}; instruments write what they keep in `files`."""
     with tempfile.TemporaryDirectory(prefix="refta-profiler-") as folder:
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
-        content = {"point": asdict(point), "device": device, "warmup": warmup, "steps": steps, "passes": list(passes)}
+        content: dict[str, Any] = {"device": device, "warmup": warmup, "steps": steps, "passes": list(passes)}
         content |= {"instruments": list(instruments), **{name: str(path.resolve()) for name, path in (files or {}).items()}}
-        request.write_text(json.dumps(content), encoding="utf-8")
-        command = [sys.executable, "-m", "refta_profiler.measure.worker", str(request), str(answer)]
-        child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment(point))
+        child = start(point, content, request, answer, stderr=subprocess.PIPE)
         try:
             _, errors = child.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
             child.kill()
             child.communicate()
-            return _failure("error", f"took longer than {limit_s:.0f} s")
+            return failure("error", f"took longer than {limit_s:.0f} s")
         except BaseException:
             child.kill()
             child.communicate()
             raise
-        if answer.exists():
-            return json.loads(answer.read_text(encoding="utf-8"))
-        return _died(child.returncode, errors)
+        return outcome(child.returncode, answer, errors.decode(errors="replace"))
+
+
+def start(point: Point, content: dict[str, Any], request: Path, answer: Path, *, stderr: Any) -> subprocess.Popen[bytes]:
+    """A process that measures the point as `content` asks, and writes its answer."""
+    request.write_text(json.dumps({"point": asdict(point), **content}), encoding="utf-8")
+    command = [sys.executable, "-m", "refta_profiler.measure.worker", str(request), str(answer)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment(point))
+
+
+def outcome(code: int, answer: Path, errors: str) -> dict[str, Any]:
+    """The answer of a process that has ended, or how it ended."""
+    if answer.exists():
+        return json.loads(answer.read_text(encoding="utf-8"))
+    return _died(code, errors)
 
 
 def environment(point: Point) -> dict[str, str]:
-    """The child's environment: ours, with the allocator that the point asks for (both names: torch renamed the variable in 2.9)."""
-    if point.allocator == "default":
-        return dict(os.environ)
-    asked = "expandable_segments:True"
-    return {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": asked, "PYTORCH_ALLOC_CONF": asked}
+    """The child's environment: ours, with the allocator that the point asks for (both names: torch renamed the variable in 2.9).
+
+    Ranks share the cores, as torchrun has them do, and gloo's talk over the loopback.
+    """
+    found = dict(os.environ)
+    if point.allocator != "default":
+        asked = "expandable_segments:True"
+        found |= {"PYTORCH_CUDA_ALLOC_CONF": asked, "PYTORCH_ALLOC_CONF": asked}
+    if ranks := parallel.read(point.parallel):
+        found = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks.world)), "GLOO_SOCKET_IFNAME": "lo", **found}
+    return found
 
 
 def _died(code: int, errors: str) -> dict[str, Any]:
     if code == -signal.SIGKILL:
-        return _failure("oom", "killed by the system, as happens when memory runs out (signal 9)")
+        return failure("oom", "killed by the system, as happens when memory runs out (signal 9)")
     if code < 0:
-        return _failure("error", f"ended by signal {-code} ({signal.Signals(-code).name})")
+        return failure("error", f"ended by signal {-code} ({signal.Signals(-code).name})")
     last = errors.strip().splitlines()[-1] if errors.strip() else "nothing on its error output"
-    return _failure("error", f"the measuring process ended with code {code}: {last}")
+    return failure("error", f"the measuring process ended with code {code}: {last}")
 
 
-def _failure(status: str, note: str) -> dict[str, Any]:
+def failure(status: str, note: str) -> dict[str, Any]:
     return {"failure": {"status": status, "note": note}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
+from refta_profiler.measure import group
 from refta_profiler.workload import Workload
 
 MARK = "refta_profiler: end of "  # and a phase: the name of the events that stand where phases end
@@ -18,7 +20,7 @@ MarkedStep = Callable[[Callable[[str], Any]], Any]
 
 
 def static_bytes(work: Workload) -> int:
-    """Bytes of weights, buffers, optimizer state and batch, every storage on the model's device once."""
+    """Bytes of weights, buffers, optimizer state and batch, every storage on the model's device once; with DDP its buckets."""
     device = next(work.model.parameters()).device
     storages = {
         one.untyped_storage().data_ptr(): one.untyped_storage().nbytes()
@@ -26,7 +28,7 @@ def static_bytes(work: Workload) -> int:
         for one in tensors
         if one.device == device
     }
-    return sum(storages.values())
+    return sum(storages.values()) + work.unseen_bytes()
 
 
 def cpu_peak(work: Workload, step: Callable[[], None]) -> int:
@@ -45,7 +47,8 @@ def cpu_peaks(work: Workload, step: MarkedStep) -> dict[str, int]:
     work.optimizer.zero_grad(set_to_none=True)
     gc.collect()
     before = static_bytes(work)
-    with _silent(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    watched = group.given_back() if work.point.parallel else contextlib.nullcontext()
+    with watched, _silent(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         step(mark_end)
     changes = marked_events(profiler)
     whole = highest_sum([change for change in changes if isinstance(change, int)])

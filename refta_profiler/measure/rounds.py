@@ -25,19 +25,8 @@ from refta_profiler.statistics import alike
 GPU_LIMIT_S = 900.0  # for one process
 LEAST_S = 60.0  # that a process gets on a CPU however little of the budget is left
 OOMS = 2  # of one method, after which its larger batches are not tried
-RAW = (  # what rows are made of
-    "values",
-    "samples",
-    "loads",
-    "bare",
-    "gpu",
-    "gpu_others",
-    "setup_seconds",
-    "setup_watched",
-    "afterwards",
-    "where",
-    "failure",
-)
+TIMED = ("samples", "loads", "bare", "gpu", "gpu_others", "setup_seconds", "setup_watched")
+RAW = ("values", "afterwards", "ranks", "where", "failure", *TIMED)  # what rows are made of
 FILES = {"kernels": ("trace", ".json.gz"), "history": ("history", ".memory.pickle")}  # by instrument: what it is called, how it ends
 UNKNOWN = ""  # the device of an answer that does not say it: one from before answers did, or of a process that died
 
@@ -157,7 +146,7 @@ def refused(stage: Stage, point: Point, left: float, place: Place) -> tuple[str,
 
 def sweep(point: Point) -> tuple:
     """What points share that differ in their batch alone."""
-    return point.label, point.seq, point.precision, point.checkpointing
+    return point.label, point.seq, point.precision, point.checkpointing, point.parallel
 
 
 def answers(stage: Stage, point: Point) -> dict[int, Answer]:
@@ -168,4 +157,4 @@ def answers(stage: Stage, point: Point) -> dict[int, Answer]:
 
 def setting(point: Point) -> tuple:
     """What points share that are compared with each other."""
-    return point.model, point.seq, point.precision, point.checkpointing, point.batch
+    return point.model, point.seq, point.precision, point.checkpointing, point.batch, point.parallel

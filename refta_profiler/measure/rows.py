@@ -26,9 +26,14 @@ def of_processes(point: Point, key: str, processes: Mapping[int, dict[str, Any]]
         return failed(point, key, first["failure"]["status"], first["failure"]["note"])
     timed = [one for one in processes.values() if "failure" not in one]
     values = {**timing.summary([one["samples"] for one in timed]), **first["values"], "setup_seconds": setup_seconds(timed)}
-    notes = {"step_seconds": time_note(processes), "setup_seconds": setup_note(timed)}
+    notes = {"step_seconds": time_note(processes), "setup_seconds": setup_note(timed), **rank_notes(first.get("ranks", []))}
     made = [_row(point, key, metric, value, note=notes.get(metric, "")) for metric, value in values.items()]
     return made + [_row(point, key, metric, **found) for metric, found in first.get("afterwards", {}).items()]
+
+
+def rank_notes(ranks: Sequence[dict[str, int]]) -> dict[str, str]:
+    """What each rank had of the values that are told rank by rank, the largest of which is the row's; {} for one process."""
+    return {name: f"the largest of {len(ranks)} ranks: {', '.join(f'{one[name]:,}' for one in ranks)}" for name in (ranks or [{}])[0]}
 
 
 def setup_seconds(timed: Sequence[dict[str, Any]]) -> float:

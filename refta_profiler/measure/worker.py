@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
     try:
         answer = measure(request)
     except Exception as error:  # every failure of a point is a row: the driver writes it with its reason
-        answer = {"failure": describe_failure(error, request["point"]["settings"].get("call"))}
+        answer = {"failure": {**describe_failure(error, request["point"]["settings"].get("call")), "at": time.time()}}
         answer |= {"where": environment.where(request["device"])} if "torch" in sys.modules else {}
     temporary = Path(arguments[1] + ".part")
     temporary.write_text(json.dumps(answer), encoding="utf-8")
@@ -76,14 +76,20 @@ def describe_failure(error: BaseException, call: str | None = None) -> dict[str,
 def measure(request: dict[str, Any]) -> dict[str, Any]:
     """The passes that were asked for, each in steps of its own: set-up, time, memory, FLOPs, operators."""
     warnings.simplefilter("ignore")
-    import torch
 
-    from refta_profiler import models
-    from refta_profiler.measure import afterwards, timing
+    from refta_profiler.measure import group
     from refta_profiler.plan import Point
 
-    point, passes = Point.from_json(json.dumps(request["point"])), request["passes"]
-    device = torch.device(request["device"])
+    point = Point.from_json(json.dumps(request["point"]))
+    with group.joined(request) as device:
+        return _measured(point, device, request)
+
+
+def _measured(point: Point, device: torch.device, request: dict[str, Any]) -> dict[str, Any]:
+    from refta_profiler import models
+    from refta_profiler.measure import afterwards, timing
+
+    passes = request["passes"]
     work, answer = _set_up(point, device, memory="setup_memory" in passes)
     gc.collect()
     whole = "memory" in passes
@@ -101,7 +107,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
 def _set_up(point: Point, device: torch.device, *, memory: bool) -> tuple[Workload, dict[str, Any]]:
     """The workload, and what attaching the method took; its peak is measured in a process that is not asked for its time alone."""
-    from refta_profiler import models, workload
+    from refta_profiler import distributed, models, workload
     from refta_profiler.measure import setup
 
     seconds = 0.0
@@ -122,7 +128,7 @@ def _set_up(point: Point, device: torch.device, *, memory: bool) -> tuple[Worklo
         adapted = attach(model)
     model.train()
     optimizer = workload.make_optimizer(model, point, foreach=device.type == "cuda")
-    work = workload.Workload(point, model, adapted, optimizer, models.batch(point, device))
+    work = distributed.spread(workload.Workload(point, model, adapted, optimizer, models.batch(point, device)))
     answer |= {"setup_seconds": seconds, "setup_watched": memory and device.type == "cpu", "notes": adapted.notes}
     return work, answer
 
@@ -139,6 +145,7 @@ def _instruments(work: Workload, times: Times, request: dict[str, Any]) -> dict[
     passes: dict[str, Callable[[], dict[str, Any]]] = {
         "memory": lambda: {"peaks": memory.cuda_peaks(work, step) if cuda else _cpu_peaks(work, step)},
         "flops": lambda: _count(work, counter) or {},
+        **({"communication": lambda: {"sent": _sent(work)}} if work.point.parallel else {}),
         **{name: functools.partial(instruments.details, work, step, names=[name], **files) for name in request["instruments"]},
     }
     found: dict[str, Any] = {}
@@ -150,6 +157,7 @@ def _instruments(work: Workload, times: Times, request: dict[str, Any]) -> dict[
         overhead[name] = (time.perf_counter() - started) / usual
     values = {
         **found.pop("peaks"),
+        **({"communicated_bytes": found.pop("sent")} if "sent" in found else {}),
         **(timeline.peak_values(found["timeline"]) if "at_peak" in found.get("timeline", {}) else {}),
         "forward_flops": counter.by_phase.get("forward", 0),
         "step_flops": counter.total(),
@@ -170,6 +178,18 @@ def _gpu(device: torch.device) -> dict[str, Any] | None:
     from refta_profiler.measure import gpu
 
     return gpu.conditions() if device.type == "cuda" else None
+
+
+def _sent(work: Workload) -> int:
+    """Bytes that the rank sends in a step."""
+    from refta_profiler import collectives, parallel, workload
+
+    found = parallel.read(work.point.parallel)
+    with collectives.Counted() as counted:
+        workload.training_step(work)
+    if counted.sent.unknown:
+        raise RuntimeError(f"collectives that are not counted: {', '.join(counted.sent.unknown)}")
+    return counted.sent.bytes(found.world if found else 1)
 
 
 def _count(work, counter) -> None:

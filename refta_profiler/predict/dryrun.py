@@ -17,7 +17,7 @@ from refta.shapes import StackShape
 from refta_profiler import devices, models, own_code, rates, workload
 from refta_profiler.categories import category_of, rebuilt_shapes
 from refta_profiler.plan import Point
-from refta_profiler.predict import fake
+from refta_profiler.predict import fake, ranks
 from refta_profiler.predict.allocator import CachingAllocator, ExpandableAllocator
 from refta_profiler.predict.kernels import CudaKernels, cublas_workspace_bytes, not_counted
 from refta_profiler.predict.operands import CpuStorages
@@ -47,6 +47,7 @@ class DryRun:
     time: Estimate | None = None
     no_time: str = ""  # why there is no time
     note: str = ""
+    sent_bytes: int | None = None  # by one rank to the others; None for one process
 
 
 def dry_run(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] | None = None) -> DryRun:
@@ -79,7 +80,7 @@ def follow(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] |
     device = devices.get(target)
     if point.method == own_code.NAME:
         own_code.function(point.settings["call"])  # its module is imported here: tensors that it makes must not become fake ones
-    if device.kind == "cuda" and point.precision != "amp-bf16":
+    if device.kind == "cuda" and point.precision != "amp-bf16" and not ranks.needs_fake(point):
         with contextlib.suppress(
             RuntimeError, NotImplementedError
         ):  # what has no meta kernel, or asks for numbers, may run on fake tensors
@@ -94,18 +95,19 @@ def _follow(
 ) -> Trace:
     cuda = device.kind == "cuda"
     live = (LiveStorages if isinstance(mode, FakeTensorMode) else MetaStorages)() if cuda else CpuStorages()
-    with warnings.catch_warnings(), _kernels(device, live), models.without_packing(), _random_state():
+    with warnings.catch_warnings(), _kernels(device, live), models.without_packing(), _random_state(), ranks.group(point, live):
         warnings.simplefilter("ignore")
         if isinstance(mode, FakeTensorMode):
             work = fake.build(point, mode, foreach=cuda, slice_ranks=slice_ranks)
         else:
             work = fake.build_on_meta(point, foreach=cuda, slice_ranks=slice_ranks)
         with mode:
+            ranks.spread(work, live, mode, foreach=cuda)
             initial = _initial(work)
             live.know(one for tensors in work.static_tensors().values() for one in tensors)
             with live:
                 workload.training_step(work, _marker(live, point.accumulate))
-                _mark_gradients(live, {id(one.grad.untyped_storage()) for one in work.model.parameters() if one.grad is not None})
+                _mark_gradients(live, gradients_of(work))
                 work.optimizer.zero_grad(set_to_none=True)
                 live.close()
     return Trace(
@@ -120,8 +122,9 @@ def _follow(
         adapter_parameters=work.adapted.trainable_parameters,
         shapes=work.adapted.shapes(),
         rebuilt=rebuilt_shapes(work),
+        sent_bytes=live.sent.bytes(ranks.world(point)),
         branches=live.branches,
-        note="; ".join([*work.adapted.notes, *_branches(live), *(_coverage(live) if cuda else [])]),
+        note="; ".join([*work.adapted.notes, *ranks.notes(point, kind=device.kind), *_branches(live), *(_coverage(live) if cuda else [])]),
     )
 
 
@@ -170,6 +173,11 @@ def _initial(work: Workload) -> list[tuple[str, int]]:
     return list(seen.values())
 
 
+def gradients_of(work: Workload) -> set[int]:
+    """The identities of the gradients' storages."""
+    return {id(workload.local(one.grad).untyped_storage()) for one in work.model.parameters() if one.grad is not None}
+
+
 def _mark_gradients(live: LiveStorages, gradients: set[int]) -> None:
     for key, block in live.live_blocks():
         block.is_gradient = key in gradients
@@ -207,6 +215,7 @@ def _summary(trace: Trace, device: devices.Device, *, allocator: str = "default"
         time=time,
         no_time=no_time,
         note=trace.note,
+        sent_bytes=trace.sent_bytes,
     )
 
 
@@ -249,4 +258,5 @@ def on_device(trace: Trace) -> Trace:
 
 
 def _category(block: Block, rebuilt: set[tuple[int, ...]]) -> str:
-    return "gradients" if block.is_gradient else category_of(block.shape, (block.phase, block.died_phase), rebuilt)
+    known = "gradients" if block.is_gradient else "weights" if block.is_weight else ""
+    return known or category_of(block.shape, (block.phase, block.died_phase), rebuilt)

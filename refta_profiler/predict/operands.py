@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from refta_profiler.predict.storage import Block, LiveStorages
+from refta_profiler.predict import gloo
+from refta_profiler.predict.storage import Block, LiveStorages, unfollowed
 
 NUMBER_BYTES = {bool: 1, int: 8, float: 8, complex: 16}
 KEEPING = ("mul", "div")  # whose derivative needs the number
@@ -40,9 +41,13 @@ class CpuStorages(LiveStorages):
         self._kept: tuple[Any, list[Block]] | None = None  # an operation's result and the numbers that its node will keep
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if self.own_mode is not None and (waits := unfollowed(self.own_mode, func, types, args, kwargs or {})):
+            return waits[0]
         if func.namespace == "prim":  # asked of a fake tensor's device while an operation is still under way
             return super().__torch_dispatch__(func, types, args, kwargs)
         self._bind()
+        if func.namespace in ("c10d", "fsdp"):
+            return self._communicate(func, types, args, kwargs or {})
         if torch.Tag.pointwise not in func.tags:
             return super().__torch_dispatch__(func, types, args, kwargs)
         numbers = [self.allocate(NUMBER_BYTES[type(one)], f"number of {func}") for one in numbers_of(func, args)]
@@ -55,6 +60,14 @@ class CpuStorages(LiveStorages):
         else:
             for block in numbers:
                 self.release(block)
+        return out
+
+    def _communicate(self, func, types, args, kwargs) -> Any:
+        """A collective's result; what gloo takes meanwhile is there when the operation has ended and goes at once."""
+        out = super().__torch_dispatch__(func, types, args, kwargs)
+        blocks = [self.allocate(nbytes, f"scratch of {func}") for nbytes in gloo.scratch(func, args, kwargs)]
+        for block in blocks:
+            self.release(block)
         return out
 
     def _bind(self) -> None:

@@ -6,7 +6,7 @@ import re
 
 from refta.errors import SettingError
 from refta.operands import AUTOMATIC
-from refta_profiler import devices, own_code
+from refta_profiler import devices, own_code, parallel
 from refta_profiler.errors import OwnCodeError
 from refta_profiler.plan import Point
 from refta_profiler.predict import closed_form, slice_ranks
@@ -19,6 +19,7 @@ from refta_profiler.workload import PHASES
 DRYRUN_METRICS = ("peak_allocated_bytes", "static_bytes", "step_flops", "forward_flops", "trainable_parameters")
 CLOSED_METRICS = ("trainable_parameters", "adapter_parameters", "forward_flops", "step_flops", "kept_bytes")
 NUMBERS = re.compile(r"\bmeta\b|fake ?tensor|tensor subclasses|DataDependent|DynamicOutputShape", re.IGNORECASE)  # in torch's own words
+ADAPTER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 ASSUMED = "slice ranks are assumed: R spread evenly over min(K, R) slices, since the weights are not at hand"
 
 
@@ -75,6 +76,8 @@ def _dry(point: Point, target: str, found: DryRun, note: str) -> list[Row]:
         values["peak_reserved_bytes"] = found.peak_reserved_bytes
     if point.tokens is not None:
         values["tokens"] = point.tokens
+    if point.parallel and found.sent_bytes is not None:
+        values["communicated_bytes"] = found.sent_bytes
     notes = "; ".join(one for one in (found.note, note) if one)
     return [row(point, "dryrun", metric, value, target=target, note=notes) for metric, value in values.items()] + _times(
         point, target, found
@@ -125,6 +128,10 @@ def _closed(point: Point, target: str, found: DryRun, note: str) -> list[Row]:
         "step_flops": sum(one.cost.step_flops.at(tokens) for one in costs),
         "kept_bytes": sum(one.cost.kept_bytes.at(tokens) for one in costs) + kept_inputs.at(tokens),
     }
+    how = parallel.read(point.parallel)
+    if how is not None and how.kind == "ddp":  # every backward reduces every gradient, a shared factor's once
+        size = closed_form.trainable_parameters(costs) * ADAPTER_BYTES[point.adapter_dtype]
+        values["communicated_bytes"] = round(2 * point.accumulate * size * (how.world - 1) / how.world)
     return [row(point, "contraction", metric, value, target=target, note=notes) for metric, value in values.items()]
 
 

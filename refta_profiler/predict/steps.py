@@ -21,7 +21,7 @@ PROVING = (2, 4, 8)  # batches that are followed where the run's own do not prov
 NOT_LINES = "its sizes are not lines in the batch, so only the batches of the run are known"
 AUTO = "the order that `auto` takes changes with the batch, so only the batches of the run are known"
 NO_OPTION = ("task", "weights", "seed", "optimizer", "adapter_dtype", "attention", "allocator", "accumulate", "clip", "loop")
-NAMED = ("model", "label", "method", "order", "rank", "seq", "precision", "checkpointing", "target", "targets")
+NAMED = ("model", "label", "method", "order", "rank", "seq", "precision", "checkpointing", "parallel", "target", "targets")
 
 
 def of(point: Point) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from refta_profiler import flops
+from refta_profiler import collectives, flops
 
 
 @dataclass
@@ -27,6 +27,7 @@ class Block:
     died: int | None = None
     died_phase: str | None = None
     is_gradient: bool = False
+    is_weight: bool = False  # a whole weight that FSDP gathered
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class LiveStorages(TorchDispatchMode):
         self.operations: list[Operation] = []
         self.branches = 0  # on the numbers of a tensor, all taken as true
         self.first_products: dict[str, int] = {}  # by phase: how many events stood before its first matrix product
+        self.own_mode: Any = None  # the fake mode whose tensors are followed; None: all are
+        self.sent = collectives.Sent()
         self._known: dict[int, weakref.ref] = {}
         self._live: dict[int, Block] = {}
 
@@ -81,6 +84,9 @@ class LiveStorages(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
             self.branches += 1  # e.g. LoHa's `torch.rand(1) > module_dropout`: fake tensors have no numbers to decide by
             return True
+        if self.own_mode is not None and (waits := unfollowed(self.own_mode, func, types, args, kwargs or {})):
+            return waits[0]
+        self.sent.see(func, args)
         out = self.run(func, args, kwargs or {})
         work = flops.count(func, args, kwargs or {}, out)
         if work:
@@ -108,17 +114,47 @@ class LiveStorages(TorchDispatchMode):
         key = id(storage)
         if key in self._known or storage.nbytes() == 0:
             return
-        block = Block(len(self.stream.blocks), storage.nbytes(), self.phase, operation, tuple(tensor.shape), len(self.stream.events))
+        self._born(storage, tuple(tensor.shape), operation)
+
+    def _born(self, storage: torch.UntypedStorage, shape: tuple[int, ...], operation: str) -> Block:
+        key = id(storage)
+        block = Block(len(self.stream.blocks), storage.nbytes(), self.phase, operation, shape, len(self.stream.events))
         self.stream.blocks.append(block)
         self.stream.events.append((block.number, 1))
         self._live[key] = block
         self._known[key] = weakref.ref(storage, lambda _, key=key, block=block: self._gone(key, block))
+        return block
+
+    def resized(self, storage: torch.UntypedStorage) -> None:
+        """See a storage that was given other bytes: FSDP frees and takes the memory of a gathered weight so."""
+        key = id(storage)
+        block = self._live.pop(key, None)
+        if block is not None:
+            self._known.pop(key, None)
+            self._dead(block)
+        if storage.nbytes():
+            self._born(storage, (storage.nbytes(),), "resize_").is_weight = True
 
     def _gone(self, key: int, block: Block) -> None:
         self._known.pop(key, None)
         self._live.pop(key, None)
+        self._dead(block)
+
+    def _dead(self, block: Block) -> None:
         block.died, block.died_phase = len(self.stream.events), self.phase
         self.stream.events.append((block.number, -1))
+
+
+def unfollowed(own_mode: Any, func: Any, types: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
+    """What to return for an operation that is not followed, in a list; [] for one that is.
+
+    A sharded tensor (DTensor) first takes itself apart; what it works out about shapes, it does on fake tensors of a mode of its own.
+    """
+    if any(one.__name__ == "DTensor" for one in types):
+        return [NotImplemented]
+    if torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE) is not own_mode:
+        return [func(*args, **kwargs)]
+    return []
 
 
 def tensors_of(value: Any) -> Iterator[torch.Tensor]:

@@ -32,6 +32,7 @@ class Trace:
     adapter_parameters: int
     shapes: list[StackShape]
     rebuilt: set[tuple[int, ...]]
+    sent_bytes: int = 0  # that the rank sends to others (collectives.py); 0 for one process
     branches: int = 0  # on the numbers of a tensor, all taken as true
     note: str = ""
 
@@ -84,6 +85,7 @@ def same_sizes(one: Trace, other: Trace) -> bool:
         and one.initial == other.initial
         and one.flops_by_phase == other.flops_by_phase
         and one.operations == other.operations
+        and one.sent_bytes == other.sent_bytes
     )
 
 

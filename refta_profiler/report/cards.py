@@ -21,7 +21,7 @@ def cards_section(material: Material) -> Section | None:
     found: dict[str, dict[str, dict[str, LargestBatch]]] = {}
     for card in cards:
         for fit in largest_batch(material.rows, card.tensor_bytes or 0, target=material.target):
-            place = ", ".join(material.setting_parts(fit.model, fit.seq, fit.precision, fit.checkpointing))
+            place = ", ".join(material.setting_parts(fit))
             found.setdefault(place, {}).setdefault(fit.label, {})[card.name] = fit
     if not found:
         return None

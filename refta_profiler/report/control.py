@@ -26,6 +26,7 @@ NAMED = (
     "seq",
     "precision",
     "checkpointing",
+    "parallel",
     "targets",
     "adapter_parameters",
     "own_step_flops",

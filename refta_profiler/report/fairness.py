@@ -52,7 +52,7 @@ NOT_RUN = Cell("not in this run", "not in this run", "unknown")
 def pair_row(material: Material, verdict: Verdict, name: str) -> list[Cell]:
     """One pair with what it is equal in and what differs."""
     ours, theirs = (candidate(material, verdict, label) for label in (verdict.subject, verdict.against))
-    place = ", ".join(material.setting_parts(verdict.model, verdict.seq, verdict.precision, verdict.checkpointing))
+    place = ", ".join(material.setting_parts(verdict))
     ranks = f"{ours.rank or '–'} / {theirs.rank or '–'}"
     return [
         *(text_cell(text) for text in (name, verdict.subject, verdict.against, place)),
@@ -68,5 +68,5 @@ def pair_row(material: Material, verdict: Verdict, name: str) -> list[Cell]:
 
 def candidate(material: Material, verdict: Verdict, label: str) -> Candidate:
     """What is known of a label under the verdict's setting."""
-    setting = Setting(verdict.model, verdict.seq or 0, verdict.precision, verdict.checkpointing, verdict.batch)
+    setting = Setting(verdict.model, verdict.seq or 0, verdict.precision, verdict.checkpointing, verdict.batch, verdict.parallel)
     return next(one for one in material.candidates(verdict.target) if (one.label, one.setting) == (label, setting))

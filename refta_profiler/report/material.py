@@ -14,6 +14,7 @@ from refta_profiler.results import Row
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.task.summary import Summary
 from refta_profiler.verdict import Verdict, verdicts
+from refta_profiler.verdict_words import ranks_of
 
 MIB = 2**20
 
@@ -122,13 +123,16 @@ class Material:
 
     def setting_words(self, setting: Setting) -> str:
         """'fp32, without checkpointing', and the model and sequence length where the run has several."""
-        return ", ".join(self.setting_parts(setting.model, setting.seq or None, setting.precision, setting.checkpointing))
+        return ", ".join(self.setting_parts(setting))
 
-    def setting_parts(self, model: str, seq: int | None, precision: str, checkpointing: bool) -> list[str]:
-        """The parts of a setting that must be named: what differs in the run, and always the precision and the checkpointing."""
-        parts = [model] if "model" in self.several else []
-        parts += [f"sequence {seq}"] if "seq" in self.several and seq else []
-        return [*parts, precision, f"{'with' if checkpointing else 'without'} checkpointing"]
+    def setting_parts(self, setting: Any) -> list[str]:
+        """The parts of a setting (or of what has one, a verdict) that must be named.
+
+        That is what differs in the run, always the precision and the checkpointing, and the ranks where there are several.
+        """
+        parts = [setting.model] if "model" in self.several else []
+        parts += [f"sequence {setting.seq}"] if "seq" in self.several and setting.seq else []
+        return [*parts, setting.precision, f"{'with' if setting.checkpointing else 'without'} checkpointing", *ranks_of(setting)]
 
     @cached_property
     def several(self) -> set[str]:

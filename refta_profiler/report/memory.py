@@ -43,7 +43,7 @@ def savings_blocks(material: Material, found: Sequence[Verdict]) -> list[Figure 
 
 def place_of(material: Material, verdict: Verdict) -> str:
     """The verdict's setting but for the batch, in words."""
-    return ", ".join(material.setting_parts(verdict.model, verdict.seq, verdict.precision, verdict.checkpointing))
+    return ", ".join(material.setting_parts(verdict))
 
 
 def savings_panel(title: str, verdicts: Sequence[Verdict]) -> Panel:
@@ -240,7 +240,7 @@ def fits_section(material: Material) -> Section | None:
         return None
     fits: dict[str, dict[str, LargestBatch]] = {}
     for fit in largest_batch(material.rows, material.memory_bytes, target=material.target):
-        place = ", ".join(material.setting_parts(fit.model, fit.seq, fit.precision, fit.checkpointing))
+        place = ", ".join(material.setting_parts(fit))
         fits.setdefault(fit.label, {})[place] = fit
     places = list(dict.fromkeys(place for found in fits.values() for place in found))
     columns = [Column("method"), *(Column(place, "", f"largest batch, {place}", True) for place in places)]

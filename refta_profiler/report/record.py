@@ -63,7 +63,7 @@ def comparisons_table(material: Material) -> Table:
 
 def comparison_row(material: Material, verdict: Verdict) -> list[Cell]:
     """One comparison."""
-    place = ", ".join(material.setting_parts(verdict.model, verdict.seq, verdict.precision, verdict.checkpointing))
+    place = ", ".join(material.setting_parts(verdict))
     evidence = f"{verdict.source}, {verdict.quantity}"
     return [
         *(text_cell(text) for text in (verdict.kind, verdict.comparison, verdict.subject, verdict.against, place)),

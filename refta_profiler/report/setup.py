@@ -1,6 +1,7 @@
 """The section on what is paid once or kept: set-up and how many steps repay it, the bytes of an adapter on disk, and merging."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from refta_profiler.evidence import BY_TRUST, Candidate
 from refta_profiler.report.material import Material
@@ -29,7 +30,7 @@ def timed(material: Material, target: str) -> list[Candidate]:
     found: dict[tuple, Candidate] = {}
     for one in material.candidates(target):
         if one.value("setup_seconds", "measured") is not None:
-            found[one.label, one.setting.model, one.setting.seq, one.setting.precision, one.setting.checkpointing] = one
+            found[one.label, replace(one.setting, batch=0)] = one
     return list(found.values())
 
 

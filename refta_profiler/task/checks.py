@@ -35,6 +35,8 @@ def check(draft: Scenario, spoilt: set[str | int], folder: Path, variants: Seque
     findings.filled["train"] = _train(draft.train or Train(), variants, findings)
     if draft.accumulate > 1:
         findings.faults.append(Fault(("accumulate",), "with data every step is one batch; leave it out and write a larger batch"))
+    if draft.parallel is not None:
+        findings.faults.append(Fault(("parallel",), "with data a training is one process; leave it out"))
     task = findings.filled.get("task")
     if task is None or "data" in spoilt:
         return

@@ -31,7 +31,7 @@ BROKEN = replace(ROW, point="vit-2", order=None, rank=None, seq=None, value=None
 
 
 def test_fields_are_the_agreed_ones():
-    agreed = "point model label method order rank batch seq precision checkpointing target source metric unit value status note"
+    agreed = "point model label method order rank batch seq precision checkpointing target source metric unit value status note parallel"
     assert agreed.split() == list(FIELDS)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from refta_profiler.errors import HardwareError
-from refta_profiler.measure import gpu, isolate
+from refta_profiler.measure import cluster, gpu, isolate
 from refta_profiler.measure.executors import LOCAL, Answer, Place, Process, Settings
 
 HERE = Place("this machine")
@@ -78,5 +78,17 @@ def run(process: Process) -> Answer:
         what, words = gpu.settle(process.busy_gpu)
         if what == "refuse":
             raise HardwareError(words)
-    found = isolate.measure(process.point, process.device, limit_s=process.limit_s, files=process.files, **process.asked)
+    found = spread_over_ranks(process) if process.point.parallel else one_process(process)
     return {**found, "gpu_others": words} if words else found
+
+
+def one_process(process: Process) -> Answer:
+    """The answer of a step that one process makes."""
+    return isolate.measure(process.point, process.device, limit_s=process.limit_s, files=process.files, **process.asked)
+
+
+def spread_over_ranks(process: Process) -> Answer:
+    """The common answer of the ranks that make a step; that it is skipped where this machine does not take so many."""
+    if words := cluster.refusal(process.point, process.device):
+        return isolate.failure("skipped", words)
+    return cluster.measure(process.point, process.device, limit_s=process.limit_s, asked=dict(process.asked))

@@ -11,10 +11,12 @@
   const known = new Map(); // what was replayed, by variant and batch
   const answer = document.getElementById("control-answer"), table = document.getElementById("control-table");
 
+  const SETTINGS = 4; // how many of the choices are the setting, under which all are compared
   const CHOICES = [ // the settings first, then the function among what there is under them
     ["seq", "sequence", (one) => one.seq],
     ["precision", "precision", (one) => one.precision],
     ["checkpointing", "checkpointing", (one) => (one.checkpointing ? "on" : "off")],
+    ["parallel", "ranks", (one) => one.parallel || "none"],
     ["method", "method", (one) => one.method],
     ["rank", "rank", (one) => one.rank ?? "none"],
     ["stem", "settings", (one) => one.stem],
@@ -72,7 +74,7 @@
       table.hidden = true;
       return;
     }
-    const setting = left(3), candidates = setting.filter((one) => !one.reason).map((one) => at(one, batch));
+    const setting = left(SETTINGS), candidates = setting.filter((one) => !one.reason).map((one) => at(one, batch));
     const reserved = candidates.every((one) => one.reserved !== null);
     const rows = candidates.map((one) => ({ ...one, peak: reserved ? one.reserved : one.allocated }));
     const members = rows.filter((one) => one.method === chosen.method && String(one.rank ?? "none") === chosen.rank && one.stem === chosen.stem);
@@ -176,6 +178,7 @@
     words.push("--targets", one.targets.join(","), "--target", data.target);
     if (one.precision !== "fp32") words.push("--precision", one.precision);
     if (one.checkpointing) words.push("--checkpointing");
+    if (one.parallel) words.push("--parallel", one.parallel);
     const rest = data.noOption.length ? ` (for ${data.noOption.join(", ")}, which this scenario sets, it takes the defaults)` : "";
     return [`The same from the command line${rest}: `, make("code", {}, ...unbroken(["python", "-m", "refta_profiler", ...words.map(quoted)]))];
   }
