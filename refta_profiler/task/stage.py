@@ -68,6 +68,7 @@ def train_all(scenario: Scenario, points: Sequence[Point], folder: RunFolder, de
     work_off(grid, waiting, folder, progress, "choose")
     chosen = {one.label: one.rate for one in summary(folder).methods}
     final = [job for point in grid.points for job in grid.jobs(point) if job.rate == chosen[point.label]]
+    final.sort(key=lambda job: scenario.train.seeds.index(job.seed) if scenario.train else 0)  # all methods' first seeds first
     work_off(grid, [job for job in final if store.read(folder, grid.file(job)) is None], folder, progress, "train")
     write_rows(grid, folder)
 
