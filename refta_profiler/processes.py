@@ -26,3 +26,11 @@ def one_thread() -> None:
     orphans.die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+
+
+def loading_quietly() -> None:
+    """From now on transformers does not say of every model that it loads that the head is new: it is, and is trained."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -14,6 +14,7 @@ import torch
 from refta import tensor_svd
 from refta.sites import Stack, find_stacks, stack_tensors
 from refta_profiler import models, plan
+from refta_profiler.processes import loading_quietly
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario import Scenario
 from refta_profiler.task.quantisation import QUANTISERS, squared_error
@@ -26,6 +27,7 @@ def look(scenario: Scenario, folder: RunFolder, progress: Any) -> None:
     settings = {"model": scenario.model, "targets": scenario.targets, **scenario.residuals.model_dump()}
     if folder.residuals().get("settings") == settings:
         return
+    loading_quietly()
     model = models.build(plan.points(scenario)[0], "cpu")
     stacks = find_stacks(model, scenario.targets or [])
     progress.start("residuals", len(stacks))

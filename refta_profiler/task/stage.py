@@ -15,7 +15,7 @@ from typing import Any
 
 from refta_profiler.devices import device_key
 from refta_profiler.plan import Point
-from refta_profiler.processes import interruptions_held, one_thread
+from refta_profiler.processes import interruptions_held, loading_quietly, one_thread
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario import Scenario
 from refta_profiler.task import data, rows, store
@@ -164,10 +164,7 @@ def pool(count: int) -> ProcessPoolExecutor:
 def begin() -> None:
     """A training process: one thread, and what transformers says of loading weights is not said again and again."""
     one_thread()
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    loading_quietly()
 
 
 def work_off(grid: Grid, jobs: Sequence[Job], folder: RunFolder, progress: Any, what: str) -> None:
