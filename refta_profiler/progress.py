@@ -26,6 +26,10 @@ class Lines:
         reason = f"  {note}" if note else ""
         print(f"{self.what} {self.count}/{self.total}  {point}  (about {format_seconds(left)} left){reason}", file=sys.stderr)
 
+    def say(self, text: str) -> None:
+        """A line that is no point's."""
+        print(text, file=sys.stderr)
+
 
 class Bar:
     """A rich progress bar with the point just finished and the time left."""
@@ -61,3 +65,7 @@ class Bar:
             self.bar.update(self.task, advance=1, point=point)
         if note:
             self.bar.console.print(f"{point}: {note}", markup=False, highlight=False)
+
+    def say(self, text: str) -> None:
+        """A line that is no point's, above the bars."""
+        self.bar.console.print(text, markup=False, highlight=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -12,10 +11,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from refta_profiler import devices, orphans, own_code, plan, report
+from refta_profiler import devices, own_code, plan, report
 from refta_profiler.devices import device_key
 from refta_profiler.errors import HardwareError, ScenarioError
 from refta_profiler.plan import Point
+from refta_profiler.processes import interruptions_held, one_thread
 from refta_profiler.results import Row
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario import Scenario
@@ -39,6 +39,9 @@ class Progress(Protocol):
     def done(self, point: str, note: str = "") -> None:
         """A point is finished."""
 
+    def say(self, text: str) -> None:
+        """A line that is no point's."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -54,6 +57,8 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
     """Predict, measure, report; what is finished in the folder is not done again. The rows of the run."""
     from refta_profiler.measure import stage
     from refta_profiler.measure.executors.local import Local
+    from refta_profiler.task import residuals
+    from refta_profiler.task import stage as task
 
     points = plan.points(scenario)
     executor = options.executor or Local()
@@ -69,6 +74,10 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
             predict_all(points, measured, folder, keys(device, executor), progress, executor)
             folder.write_closed_form(closed_form(points))
         met = stage.measure_all(scenario, measured, folder, device, keys(device, executor)[0], progress, executor)
+        if options.only != "predict":
+            # trainings run on this machine, whoever measures
+            task.train_all(scenario, points, folder, device if executor.name == "local" else Local().kind("auto"), progress)
+            residuals.look(scenario, folder, progress)
         folder.write_environment({**found, **ended(found), **({"devices": met} if executor.name != "local" or len(met) > 1 else {})})
         folder.write_table()
         report.write(folder, tuple(options.formats))
@@ -203,25 +212,6 @@ def by_variant(jobs: Sequence[Job]) -> list[list[Job]]:
 def predict_jobs(jobs: Sequence[Job]) -> list[tuple[list[Any], list[Row]]]:
     """The predictions of several points, in order."""
     return [predict_job(job) for job in jobs]
-
-
-@contextlib.contextmanager
-def interruptions_held() -> Iterator[None]:
-    """Within it Ctrl-C waits. Processes that are started here never hear it, even while they import: it is the driver's to handle."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def one_thread() -> None:
-    """A predicting process computes shapes, not numbers: one thread is enough. Ctrl-C is the driver's to handle."""
-    import torch
-
-    orphans.die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
 
 
 def predict_job(job: Job) -> tuple[list[Any], list[Row]]:

@@ -233,6 +233,15 @@ class RunFolder:
         """closed_form.json: costs as a + b·tokens, and crossovers."""
         return write_whole(self.path / "closed_form.json", json.dumps(list(entries), indent=1))
 
+    def residuals(self) -> dict[str, Any]:
+        """What the run found of the pretrained weights (residuals.json); empty where it did not look."""
+        path = self.path / "residuals.json"
+        return read_json(path) if path.exists() else {}
+
+    def write_residuals(self, content: dict[str, Any]) -> Path:
+        """residuals.json: captured energy and quantisation errors."""
+        return write_whole(self.path / "residuals.json", json.dumps(content, indent=1))
+
     def has_steps(self, point_id: str) -> bool:
         """Whether the step of the variant that this point is the first of was written."""
         return (self.path / "steps" / f"{point_id}.json").exists()

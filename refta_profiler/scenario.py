@@ -6,16 +6,17 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from refta_profiler import own_code, scenario_checks, scenario_file, scenario_shorthands, scenario_yaml
 from refta_profiler.errors import ScenarioError
 from refta_profiler.scenario_messages import Fault, faults
+from refta_profiler.settings import STRICT, Count, Counts, listed
+from refta_profiler.task.settings import Data, Residuals, Train
 
-
-def _listed(value: Any) -> Any:
-    """A list of one for a single value: `batch: 8` is `batch: [8]`."""
-    return value if value is None or isinstance(value, list | dict) else [value]
+Precisions = Annotated[list[Literal["fp32", "bf16", "amp-bf16"]], Field(min_length=1), BeforeValidator(listed)]
+Switches = Annotated[list[bool], Field(min_length=1), BeforeValidator(listed)]
+Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1), BeforeValidator(listed)]
 
 
 def _entries(value: Any) -> Any:
@@ -23,17 +24,10 @@ def _entries(value: Any) -> Any:
     return value if value is None or isinstance(value, list) else [value]
 
 
-Count = Annotated[int, Field(ge=1)]
-Counts = Annotated[list[Count], Field(min_length=1), BeforeValidator(_listed)]
-Precisions = Annotated[list[Literal["fp32", "bf16", "amp-bf16"]], Field(min_length=1), BeforeValidator(_listed)]
-Switches = Annotated[list[bool], Field(min_length=1), BeforeValidator(_listed)]
-Names = Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1), BeforeValidator(_listed)]
-
-
 class Settings(BaseModel):
     """Settings that take no key they do not know and no value of another type."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    model_config = STRICT
 
 
 class Task(Settings):
@@ -99,12 +93,16 @@ class Scenario(Settings):
     clip: Annotated[float, Field(gt=0)] | None = None
     loop: Loop = Loop()
     measure: Measure = Measure()
+    data: Data | None = None  # with it every method is trained and tested
+    train: Train | None = None  # how; by default 3 epochs, with data alone
+    residuals: Residuals | None = None  # energy and quantisation error of pretrained weights
 
     @property
     def text(self) -> str:
         """The frozen YAML: everything resolved, and loadable again as the same scenario."""
         values = {key: value for key, value in self.model_dump().items() if value is not None}
-        return scenario_yaml.write({**values, "task": self.task.model_dump(exclude_none=True)})
+        nested = {key: getattr(self, key).model_dump(exclude_none=True) for key in ("task", "data", "train", "residuals") if key in values}
+        return scenario_yaml.write({**values, **nested})
 
 
 def load(path: str | Path, overrides: list[str] | None = None, *, code: own_code.Look = own_code.refuse) -> Scenario:
@@ -125,7 +123,8 @@ def _checked(document: scenario_file.Document, name: str, code: own_code.Look) -
     values, wrong = scenario_shorthands.expand({"name": name, **document.values}, document.origin_of(("seq",)).folder)
     draft, found, spoilt = _draft(values)
     found, spoilt = found + wrong, spoilt | {fault.place[0] for fault in wrong}
-    filled, more = scenario_checks.resolve(draft, spoilt, document.origin_of(("model",)).folder, code)
+    folders = {key: document.origin_of((key,)).folder for key in ("model", "data")}
+    filled, more = scenario_checks.resolve(draft, spoilt, folders, code)
     if found + more:
         order: list[Any] = list({"name": name, **document.values})
         found = sorted(found + more, key=lambda fault: order.index(fault.place[0]) if fault.place else -1)

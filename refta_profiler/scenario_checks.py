@@ -1,7 +1,7 @@
 """What a scenario's values mean together: model, task, roles, ranks, labels, checked against data and filled in. No torch."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from refta_profiler.method_entries import Variant
 from refta_profiler.model_families import CAUSAL, IMAGES, SEQUENCES, LayerGroup
 from refta_profiler.scenario_messages import Fault, shown
 from refta_profiler.suggest import closest
+from refta_profiler.task import checks
 
 if TYPE_CHECKING:
     from refta_profiler.scenario import Scenario
@@ -39,21 +40,24 @@ class Findings:
             return None
 
 
-def resolve(draft: "Scenario", spoilt: set[str | int], folder: Path, code: own_code.Look) -> tuple[dict[str, Any], list[Fault]]:
+def resolve(
+    draft: "Scenario", spoilt: set[str | int], folders: Mapping[str, Path], code: own_code.Look
+) -> tuple[dict[str, Any], list[Fault]]:
     """What is to be filled in into a draft, and every mistake that needs more than its own value to be seen.
 
-    Values under the keys in `spoilt` were wrong already and are stand-ins: nothing is said of them. A relative model is from `folder`.
-    `code` says what is wrong with a method of the user's own.
+    Values under the keys in `spoilt` were wrong already and are stand-ins: nothing is said of them. Relative paths under a key are from
+    `folders` of that key. `code` says what is wrong with a method of the user's own.
     """
     findings = Findings({}, [])
     _alone(draft, findings)
     variants = None if "methods" in spoilt else _methods(draft, findings, code)
     if "baseline" not in spoilt and variants is not None:
         _baseline(draft, variants, findings)
-    if "model" not in spoilt and (groups := _model(draft, spoilt, folder, findings)) is not None:
+    if "model" not in spoilt and (groups := _model(draft, spoilt, folders["model"], findings)) is not None:
         chosen = [] if "targets" in spoilt else _targets(draft, groups, findings)
         for variant in variants or []:
             _fits(variant, chosen, findings)
+    checks.check(draft, spoilt, folders["data"], variants or [], findings)
     return findings.filled, [fault for fault in findings.faults if fault.place[0] not in spoilt]
 
 

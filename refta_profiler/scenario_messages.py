@@ -1,7 +1,7 @@
 """pydantic's errors as a person reads them: where, what, and what would be right. No torch."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -62,7 +62,7 @@ def _written(location: Place, values: Mapping[Any, Any]) -> Place:
     """The part of pydantic's location that a person wrote: a single value that was read as a list has no index."""
     at: Any = values
     for depth, part in enumerate(location):
-        if isinstance(part, int) and not isinstance(at, list):
+        if isinstance(part, int) != isinstance(at, list) and not isinstance(at, dict):
             return location[:depth]
         inside: Any = dict(enumerate(at)) if isinstance(at, list) else at if isinstance(at, dict) else {}
         if part not in inside:
@@ -88,8 +88,9 @@ def _key_paths(shape: type[BaseModel], above: tuple[str, ...]) -> Iterator[tuple
     inner = []
     for key, field in shape.model_fields.items():
         yield (*above, key)
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            inner.append((field.annotation, (*above, key)))
+        for inside in (field.annotation, *get_args(field.annotation)):  # also of what may be left out: `Data | None`
+            if isinstance(inside, type) and issubclass(inside, BaseModel):
+                inner.append((inside, (*above, key)))
     for shape_below, path in inner:
         yield from _key_paths(shape_below, path)
 

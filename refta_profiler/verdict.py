@@ -1,4 +1,4 @@
-"""Does it pay off? Three verdicts, never merged.
+"""Does it pay off? Three verdicts, never merged (the third in task_verdict).
 
 *Order*: the same function run in one order against its best other order that runs. *Method*: against LoRA and PiSSA at equal rank, equal
 parameters and equal step cost. *Task*: only where accuracy was measured. Memory is the whole step's peak, reserved where that is known.
@@ -22,6 +22,7 @@ from refta_profiler.evidence import (
 )
 from refta_profiler.headline import headline
 from refta_profiler.results import Row
+from refta_profiler.task_verdict import task_verdicts
 from refta_profiler.verdict_words import sentence_missing
 
 __all__ = ["PAYS", "SLOWER", "SMALL", "LargestBatch", "Verdict", "headline", "largest_batch", "outcome", "verdicts"]
@@ -44,7 +45,7 @@ def verdicts(rows: Iterable[Row], *, baseline: str = "best", target: str | None 
     inputs = Inputs(target or head_target(rows), memory_bytes, difference_errors(rows))
     groups = families(candidates(rows, inputs.target))
     orders = [verdict for family in groups for verdict in order_verdicts(family, baseline, inputs)]
-    return orders + method_verdicts(groups, baseline, inputs) + [task_verdict(rows, inputs)]
+    return orders + method_verdicts(groups, baseline, inputs) + task_verdicts(rows, inputs.target)
 
 
 def check_baseline(rows: Sequence[Row], baseline: str) -> None:
@@ -142,10 +143,3 @@ def missing_verdict(subject: Candidate, references: Sequence[Candidate], compari
     """That the run holds no reference for this comparison, and what would be one."""
     words = sentence_missing(subject, references, comparison)
     return replace(blank(subject, "method", inputs), sentence=words, comparison=comparison, decisive=False)
-
-
-def task_verdict(rows: Sequence[Row], inputs: Inputs) -> Verdict:
-    """The verdict on the task: unknown, since the profiler trains on random data and no accuracy is measured."""
-    model = rows[0].model if rows else ""
-    words = "Accuracy was not measured, so whether it is the better choice for a task is not said here."
-    return Verdict("task", model, inputs.target, 0, None, "", False, "", "", None, None, None, "unknown", words, "peak_allocated_bytes")

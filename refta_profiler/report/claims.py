@@ -14,6 +14,7 @@ from refta.network import count_trainable
 from refta.shapes import StackShape
 from refta_profiler.causes import PEAK, PEAK_PARTS, causes
 from refta_profiler.evidence import Candidate, Family, comparable
+from refta_profiler.report.claims_accuracy import accuracy_items
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Block, Cell, Column, Items, Section, Table, Text
 from refta_profiler.report.printed import ACCURACIES, COUNTS, MEMORY, SAVINGS, Model, PrintedAccuracy, PrintedCount, PrintedSaving
@@ -30,8 +31,8 @@ def claims_section(material: Material) -> Section | None:
     """The printed numbers, each with what becomes of it; None for a scenario that is not about them."""
     if not str(material.scenario.get("name", "")).startswith("claims"):
         return None
-    blocks: list[Block] = [Text("What is in print, and what becomes of it here. No accuracy is measured by this tool.")]
-    blocks += [Items([*headline(), *(saving_words(one) for one in SAVINGS)]), counts_table(material)]
+    blocks: list[Block] = [Text("What is in print, and what becomes of it here.")]
+    blocks += [Items([*headline(), *accuracy_items(material), *(saving_words(one) for one in SAVINGS)]), counts_table(material)]
     return Section("claims", "The paper's numbers", [*blocks, *memory_blocks(material)])
 
 

@@ -17,7 +17,9 @@ from refta_profiler.report import (
     ranks,
     recipe,
     record,
+    residuals,
     setup,
+    task,
     time,
     timeline,
     tokens,
@@ -34,6 +36,7 @@ from refta_profiler.verdict import verdicts
 SECTIONS = (
     control.control_section,
     claims.claims_section,
+    task.task_section,
     memory.savings_section,
     memory.peaks_section,
     ranks.ranks_section,
@@ -51,6 +54,7 @@ SECTIONS = (
     modules.kernels_section,
     cost.parameters_section,
     setup.setup_section,
+    residuals.residuals_section,
     crossovers.crossovers_section,
     maps.maps_section,
     record.failures_section,
@@ -68,6 +72,7 @@ QUESTIONS = {
     "task": ("Task", "Is it as accurate?"),
 }
 BADGES = OUTCOMES | {"pays": "pays off", "small": "small gain", "costs": "does not pay off", "unknown": "not known"}
+TASK_BADGES = {"pays": "better", "same": "not worse", "costs": "worse", "unknown": "not told apart"}
 BEST_FIRST = ("pays", "small", "same", "costs", "unknown")
 
 
@@ -120,7 +125,8 @@ def card(material: Material, kind: str, lines: Sequence[tuple[str, str]]) -> Car
     """One verdict: the outcome of its decisive comparisons, and its lines; then what was measured where that is another device."""
     decisive = [verdict for verdict in material.verdicts if verdict.kind == kind and verdict.decisive]
     outcomes = sorted({verdict.outcome for verdict in decisive} or {"unknown"}, key=BEST_FIRST.index)
-    words = " to ".join([BADGES[outcomes[0]], BADGES[outcomes[-1]]] if len(outcomes) > 1 else [BADGES[outcomes[0]]])
+    badges = TASK_BADGES if kind == "task" and any(verdict.subject for verdict in decisive) else BADGES
+    words = " to ".join([badges[outcomes[0]], badges[outcomes[-1]]] if len(outcomes) > 1 else [badges[outcomes[0]]])
     alone = kind != "task" and decisive and all(verdict.time_difference_fraction is None for verdict in decisive)
     words += " (memory alone)" if alone and outcomes != ["unknown"] else ""
     title, question = QUESTIONS[kind]

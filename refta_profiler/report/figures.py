@@ -131,11 +131,6 @@ def draw_series(axes: Axes, series: Series, look: Style, *, joined_too: bool) ->
             markerfacecolor=PAGE,
             label=shorten(series.name),
         )
-        if series.intervals:
-            below, above = (
-                [abs(end - middle) for end, middle in zip(ends, y, strict=True)] for ends in zip(*series.intervals, strict=True)
-            )
-            axes.errorbar(x, y, yerr=[below, above], fmt="none", color=look.light, ecolor=look.light, elinewidth=0.9, capsize=2.5)
     else:
         label = None if joined_too else shorten(series.name)
         axes.plot(
@@ -149,6 +144,9 @@ def draw_series(axes: Axes, series: Series, look: Style, *, joined_too: bool) ->
             markeredgewidth=0.8,
             label=label,
         )
+    if series.intervals:
+        below, above = ([abs(end - middle) for end, middle in zip(ends, y, strict=True)] for ends in zip(*series.intervals, strict=True))
+        axes.errorbar(x, y, yerr=[below, above], fmt="none", color=look.light, ecolor=look.light, elinewidth=0.9, capsize=2.5)
 
 
 def draw_band(axes: Axes, low: float, high: float, text: str) -> None:

@@ -9,7 +9,7 @@ import yaml
 
 from refta_profiler import results
 from refta_profiler.errors import ScenarioError
-from refta_profiler.report import accuracy, cost, fairness, memory, recipe, record, time, tokens
+from refta_profiler.report import accuracy, cost, fairness, memory, recipe, record, task, time, tokens
 from refta_profiler.report.cards import cards_section
 from refta_profiler.report.document import cards, facts, styles
 from refta_profiler.report.look import Look
@@ -75,7 +75,7 @@ def document(runs: Sequence[Named], look: Look | None = None) -> Document:
     look = look or Look()
     rows = merged(runs)
     whole = Material(rows, yaml.safe_dump({"target": runs[0].material.target}))
-    sections = [runs_section(runs), *device_sections(rows), *(section for make in OF_ALL if (section := make(whole)))]
+    sections = [runs_section(runs), *task_sections(runs), *device_sections(rows), *(section for make in OF_ALL if (section := make(whole)))]
     sections += [*recipe_sections(runs), environments_section(runs), scenarios_section(runs)]
     found = [replace(card, key=f"{card.key}-{number}") for number, run in enumerate(runs, start=1) for card in own_cards(run)]
     title = ", ".join(run.name for run in runs)
@@ -104,6 +104,13 @@ def recipe_sections(runs: Sequence[Named]) -> Iterator[Section]:
     for number, run in enumerate(runs, start=1):
         if section := recipe.recipe_section(run.material):
             yield set_apart(section, f"r{number}", f"of {run.name}")
+
+
+def task_sections(runs: Sequence[Named]) -> Iterator[Section]:
+    """Every run's section on its task."""
+    for number, run in enumerate(runs, start=1):
+        if section := task.task_section(run.material):
+            yield set_apart(section, f"t{number}", f"({run.name})")
 
 
 def set_apart(section: Section, mark: str, words: str) -> Section:

@@ -12,6 +12,7 @@ from refta_profiler.evidence import Candidate, Setting, candidates, head_target
 from refta_profiler.headline import middle
 from refta_profiler.results import Row
 from refta_profiler.run_folder import RunFolder
+from refta_profiler.task.summary import Summary
 from refta_profiler.verdict import Verdict, verdicts
 from refta_profiler.verdict_words import ranks_of
 
@@ -30,6 +31,8 @@ class Material:
     path: str = ""
     details: Callable[[str], dict[str, Any]] = field(default=lambda point: {}, compare=False)  # by a point's id, read when asked for
     steps: list[dict[str, Any]] = field(default_factory=list)  # of every variant, as a page replays them
+    training: Summary | None = field(default=None, compare=False)  # what was trained and tested
+    residuals: dict[str, Any] = field(default_factory=dict)  # what the pretrained weights are like
 
     @classmethod
     def of(cls, run: RunFolder) -> "Material":
@@ -43,6 +46,8 @@ class Material:
             str(run.path),
             functools.cache(run.details),
             run.steps(),
+            Summary.of(run),
+            run.residuals(),
         )
 
     @cached_property

@@ -28,6 +28,8 @@ SHARED = {
     "accumulate": "forwards a step",
     "clip": "clipping of gradients",
     "loop": "training loop",
+    "data": "data",
+    "train": "training",
 }
 
 
@@ -74,12 +76,19 @@ def rest(settings: Mapping[str, Any]) -> dict[str, Any]:
 def shared_table(material: Material) -> Table:
     """A row a setting of the scenario."""
     rows = [
-        [text_cell(words), text_cell(optimizers.words(str(value)) if key == "optimizer" else shown(value))]
+        [text_cell(words), text_cell(shared_words(material, key, value))]
         for key, words in SHARED.items()
         if (value := material.scenario.get(key)) is not None
     ]
     rows += [[text_cell("measurement"), text_cell(text)] for text in [protocol(material)] if text]
     return Table("recipe-shared", "What all methods share.", [Column("what"), Column("value")], rows)
+
+
+def shared_words(material: Material, key: str, value: Any) -> str:
+    """A setting as it is read; the optimizer's learning rate with it, but where training has rates of its own."""
+    if key != "optimizer":
+        return shown(value)
+    return optimizers.TITLES.get(str(value), str(value)) if material.training else optimizers.words(str(value))
 
 
 def protocol(material: Material) -> str:
