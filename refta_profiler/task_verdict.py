@@ -64,7 +64,7 @@ def cost_words(row: Row, against: str, rows: Sequence[Row]) -> str:
 
 
 def _alike(one: Row, row: Row) -> bool:
-    same = ("model", "batch", "seq", "precision", "checkpointing", "target")
+    same = ("model", "batch", "seq", "precision", "checkpointing", "parallel", "target")
     return all(getattr(one, name) == getattr(row, name) for name in same)
 
 
