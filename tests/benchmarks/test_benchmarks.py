@@ -21,12 +21,14 @@ def measured() -> dict[str, cells.Measured]:
     return cells.by_label(found)
 
 
+@pytest.mark.slow
 def test_every_contender_is_there_and_ran_the_same_rounds(measured):
     labels = {*contenders.points("roberta-tiny", BATCH, seq=SEQ, target="cpu"), contenders.NAIVE, contenders.FLOOR}
     assert set(measured) == labels
     assert {len(one.samples) for one in measured.values()} == {3}
 
 
+@pytest.mark.slow
 def test_peaks_are_those_of_a_process_of_their_own(measured):
     """Sharing the frozen weights and the process changes no peak: it is the dry run's, to the byte."""
     points = contenders.points("roberta-tiny", BATCH, seq=SEQ, target="cpu")
@@ -34,6 +36,7 @@ def test_peaks_are_those_of_a_process_of_their_own(measured):
         assert measured[label].peak_bytes == dryrun.dry_run(points[label], "cpu").peak_allocated_bytes, label
 
 
+@pytest.mark.slow
 def test_kept_bytes_and_flops_are_the_closed_forms(measured):
     shapes = closed_form.shapes("roberta-tiny", ["query", "value"])
     assert shapes is not None
@@ -47,11 +50,13 @@ def test_kept_bytes_and_flops_are_the_closed_forms(measured):
             assert own == sum(one.cost.step_flops.at(BATCH * SEQ) for one in costs), order
 
 
+@pytest.mark.slow
 def test_the_naive_rebuild_costs_what_autograd_makes_of_it(measured):
     naive, rebuilt = measured["naive"], measured["refta/reconstruct"]
     assert (naive.flops, naive.kept_bytes, naive.trained) == (rebuilt.flops, rebuilt.kept_bytes, rebuilt.trained)
 
 
+@pytest.mark.slow
 def test_the_floor_keeps_x_and_no_adapter(measured):
     floor = measured["floor"]
     assert floor.kept_bytes == 0

@@ -49,8 +49,11 @@ def assert_exact(point):
     assert dry.trainable_parameters == real.trainable_parameters
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+WITH_OR_WITHOUT = [False, pytest.param(True, marks=pytest.mark.slow)]
+
+
 @pytest.mark.parametrize(("model", "label"), CASES)
+@pytest.mark.parametrize("checkpointing", WITH_OR_WITHOUT, ids=["", "checkpointing"])
 def test_peak_and_flops_are_the_measured_ones(model, label, checkpointing):
     if (model, label, checkpointing) == ("vit-tiny", "full", True):
         pytest.skip("the peak is in the patch embedding's gradient: see test_a_convolutions_scratch_is_not_predicted")
@@ -98,12 +101,12 @@ def test_a_convolutions_scratch_is_not_predicted():
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize(("model", "label"), [("roberta-tiny", "refta/shared"), ("gpt2-tiny", "lora")])
+@pytest.mark.parametrize(("model", "label"), [("roberta-tiny", "refta/shared"), pytest.param("gpt2-tiny", "lora", marks=pytest.mark.slow)])
 def test_so_they_are_in_every_kind_of_loop(model, label, variant):
     assert_exact(tiny(model, label, **VARIANTS[variant]))
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
+@pytest.mark.parametrize("checkpointing", WITH_OR_WITHOUT, ids=["", "checkpointing"])
 @pytest.mark.parametrize("order", ORDERS)
 def test_so_they_are_with_a_trained_transform_and_its_penalty(order, checkpointing):
     settings = {"rank": 5, "transform": "dct", "train_transform": True, "transform_penalty": 0.1}

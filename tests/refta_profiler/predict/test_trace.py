@@ -62,7 +62,9 @@ def test_the_second_step_is_the_first_without_what_outlives_it():
 
 @pytest.mark.parametrize("target", ["cpu", "h100"])
 @pytest.mark.parametrize("label", ["refta/shared", "refta/reconstruct_stack", "lora"])
-@pytest.mark.parametrize("model", ["vit-tiny", "roberta-tiny", "gpt2-tiny", "llama-tiny"])
+@pytest.mark.parametrize(
+    "model", ["roberta-tiny", "llama-tiny", *(pytest.param(one, marks=pytest.mark.slow) for one in ("vit-tiny", "gpt2-tiny"))]
+)
 def test_predictions_on_the_line_are_those_that_are_followed(model, label, target):
     points = [tiny(model, label, batch=batch) for batch in (2, 3, 5, 17)]
     swept = [dryrun.dry_run(point, target) for point in points]
