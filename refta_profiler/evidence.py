@@ -118,12 +118,18 @@ def comparable(members: Sequence[Candidate]) -> Family:
 
 
 def families(found: Iterable[Candidate]) -> list[Family]:
-    """The candidates grouped into functions: the same setting, method, rank and stem. A method without orders is a family of one."""
+    """The candidates grouped into functions: the same setting, method, rank and stem, each order once. One without orders is alone."""
     groups: dict[tuple[Setting, str, int | None, str], list[Candidate]] = {}
     for candidate in found:
         name = stem(candidate.label, candidate.order) if candidate.order else candidate.label
         groups.setdefault((candidate.setting, candidate.method, candidate.rank, name), []).append(candidate)
-    return [comparable(members) for members in groups.values()]
+    return [comparable(members) for group in groups.values() for members in functions(group)]
+
+
+def functions(group: list[Candidate]) -> list[list[Candidate]]:
+    """The group itself; each by itself where an order comes twice: labels of one's own, which differ in another setting (a transform)."""
+    orders = [candidate.order for candidate in group]
+    return [group] if len(set(orders)) == len(orders) else [[candidate] for candidate in group]
 
 
 def difference_errors(rows: Iterable[Row]) -> dict[frozenset[str], float]:

@@ -287,3 +287,12 @@ TIMES = (
     ("refta/shared", 0.5, "dryrun"),
     ("refta/reconstruct", 1.0, "dryrun"),
 )
+
+
+def test_one_order_twice_is_two_functions_and_no_comparison_of_orders():
+    rows = [row(label, peak, method="refta", order="shared") for label, peak in (("refta dct", 1000), ("refta lsm", 900))]
+    rows.append(row("lora", 1100, method="lora", order=None))
+    found = verdicts(rows)
+    assert of_kind("order", found) == []
+    assert {verdict.subject for verdict in of_kind("method", found) if verdict.against == "lora"} <= {"refta dct", "refta lsm"}
+    assert {verdict.subject for verdict in of_kind("method", found)} == {"refta dct", "refta lsm"}
