@@ -42,7 +42,7 @@ SAMPLE := reports/published/quickstart
 sample: $(MARK)
 	rm -rf $(SAMPLE)
 	$(PY) -m refta_profiler run scenarios/quickstart.yaml --out $(SAMPLE) --device cpu
-	cd $(SAMPLE) && mv */* . && rm -rf 2* points details traces
+	cd $(SAMPLE) && mv */* . && rm -rf 2* points traces
 	$(PY) -m refta_profiler report $(SAMPLE) --format html,latex
 	cd $(SAMPLE)/paper && pdflatex -interaction=batchmode example.tex && pdflatex -interaction=batchmode example.tex
 	mv $(SAMPLE)/paper/example.pdf $(SAMPLE)/paper.pdf && rm -r $(SAMPLE)/paper
