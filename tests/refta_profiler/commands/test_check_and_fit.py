@@ -56,6 +56,7 @@ def test_the_gate_fails_with_the_sentence_and_only_where_it_is_asked_for(found):
     assert {one["form"] for one in entries(gated, "verdict")} == {"the order asked for"}
 
 
+@pytest.mark.slow
 def test_the_largest_batch_is_dry_run_at_its_edge(monkeypatch):
     monkeypatch.setattr(peak_lines, "LAST", 48)
     for module in (check_runs, check_answer):

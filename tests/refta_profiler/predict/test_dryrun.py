@@ -73,7 +73,7 @@ def without_onednn():
 
 
 HALF = [
-    pytest.param(*one, marks=() if one[0] == "gpt2-tiny" or one[1:] == ("refta/fused", "amp-bf16", True) else pytest.mark.slow)
+    pytest.param(*one, marks=() if one[0] == "gpt2-tiny" and (not one[3] or one[1] == "refta/fused") else pytest.mark.slow)
     for one in itertools.product(TARGETS, WITHOUT_ONEDNN, ("bf16", "amp-bf16"), (False, True))
 ]
 
