@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from typing import Any
 
 from refta_profiler import orphans
+
+Job = Any  # what the caller knows the work by
+Ended = tuple[Job, "Future[Any]"]
 
 
 @contextlib.contextmanager
@@ -34,3 +40,24 @@ def loading_quietly() -> None:
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+
+def pool(count: int, begin: Callable[[], None]) -> Executor:
+    """So many fresh processes, each of which begins with that call."""
+    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=begin)
+
+
+def ended(call: Callable[..., Any], jobs: Sequence[tuple[Job, tuple[Any, ...]]], count: int, begin: Callable[[], None]) -> Iterator[Ended]:
+    """Every job as it ends, with the future of `call(*arguments)`, over so many processes; what is not begun ends with the consumer.
+
+    What was yielded is not held here: of thousands of jobs the answers would fill the memory.
+    """
+    with pool(count, begin) as workers:
+        try:
+            with interruptions_held():
+                waiting = {workers.submit(call, *arguments): job for job, arguments in jobs}
+            for future in as_completed(list(waiting)):
+                yield waiting.pop(future), future
+        except BaseException:
+            workers.shutdown(wait=False, cancel_futures=True)
+            raise

@@ -6,16 +6,14 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from refta_profiler import devices, own_code, plan, report
+from refta_profiler import devices, own_code, plan, processes, report
 from refta_profiler.devices import device_key
 from refta_profiler.errors import HardwareError, ScenarioError
 from refta_profiler.plan import Point
-from refta_profiler.processes import interruptions_held, one_thread
 from refta_profiler.results import Row
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario import Scenario
@@ -77,7 +75,7 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
         if options.only != "predict":
             # trainings run on this machine, whoever measures
             task.train_all(scenario, points, folder, device if executor.name == "local" else Local().kind("auto"), progress)
-            residuals.look(scenario, folder, progress)
+            residuals.look(scenario, points[0], folder, progress)
         folder.write_environment({**found, **ended(found), **({"devices": met} if executor.name != "local" or len(met) > 1 else {})})
         folder.write_table()
         report.write(folder, tuple(options.formats))
@@ -181,31 +179,21 @@ def spread(jobs: Sequence[Job], executor: Executor) -> Iterator[tuple[Job, tuple
 
 def in_processes(jobs: Sequence[Job]) -> Iterator[tuple[Job, tuple[list[Any], list[Row]]]]:
     """The predictions of all jobs, as they are ready, over the cores of this machine; points of one method stay together."""
-    import multiprocessing
-
     jobs = sorted(jobs, key=lambda job: job[0].method == own_code.NAME)  # what that changes beyond its model, no other method sees
     groups = by_variant(jobs)
     workers = min(os.cpu_count() or 1, len(groups))
     if workers <= 1 or len(jobs) <= FEW:  # a second process takes seconds to start
         yield from ((job, predict_job(job)) for job in jobs)
         return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=one_thread) as pool:
-        try:
-            with interruptions_held():
-                waiting = {pool.submit(predict_jobs, group): group for group in groups}
-            for future in as_completed(list(waiting)):
-                yield from zip(waiting.pop(future), future.result(), strict=True)  # popped: what was taken up is not held
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    for group, future in processes.ended(predict_jobs, [(group, (group,)) for group in groups], workers, processes.one_thread):
+        yield from zip(group, future.result(), strict=True)
 
 
 def by_variant(jobs: Sequence[Job]) -> list[list[Job]]:
     """The jobs in groups that differ in their batch alone, which one process predicts together since they share most of the work."""
     groups: dict[tuple, list[Job]] = {}
     for point, target, place in jobs:
-        key = (point.label, point.seq, point.precision, point.checkpointing, point.parallel, target)
-        groups.setdefault(key, []).append((point, target, place))
+        groups.setdefault((point.variant, target), []).append((point, target, place))
     return list(groups.values())
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
 from refta import registry
 from refta.errors import SettingError
-from refta_profiler import devices, models, plan, scenario
+from refta_profiler import devices, models, plan, processes, scenario
 from refta_profiler.commands import check_runs
 from refta_profiler.commands.answer import table
 from refta_profiler.commands.largest_fit import Search
 from refta_profiler.errors import ScenarioError
 from refta_profiler.plan import Point
 from refta_profiler.predict import closed_form
-from refta_profiler.processes import interruptions_held, one_thread
 from refta_profiler.units import format_bytes, format_percent, parse_bytes
 
 SOLVED = ("batch", "seq", "rank")
@@ -194,14 +191,9 @@ def _in_processes(tasks: Sequence[Task]) -> list[Fit]:
     workers = min(os.cpu_count() or 1, -(-len(tasks) // 4)) or 1
     if workers == 1:
         return [search(one) for one in tasks]
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=one_thread) as pool:
-        try:
-            with interruptions_held():
-                found = pool.map(search, tasks)
-            return list(found)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    jobs = [(number, (task,)) for number, task in enumerate(tasks)]
+    found = {number: future.result() for number, future in processes.ended(search, jobs, workers, processes.one_thread)}
+    return [found[number] for number in range(len(tasks))]
 
 
 def search(task: Task) -> Fit:

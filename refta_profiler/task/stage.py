@@ -5,17 +5,15 @@ Each training run is a file, written whole by the process that made it, so that 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
+from refta_profiler import processes
 from refta_profiler.devices import device_key
 from refta_profiler.plan import Point
-from refta_profiler.processes import interruptions_held, loading_quietly, one_thread
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario import Scenario
 from refta_profiler.task import data, rows, store
@@ -143,10 +141,8 @@ def say_cost(grid: Grid, waiting: Sequence[Job], runs: int, progress: Any) -> No
     if not waiting:
         return
     job = waiting[len(waiting) // 2]
-    with pool(1) as processes:
-        with interruptions_held():
-            future = processes.submit(estimate, job)
-        seconds = future.result()
+    ((_, future),) = processes.ended(estimate, [(job, (job,))], 1, begin)
+    seconds = future.result()
     side = workers(grid, waiting)
     words = f"{runs} training runs, {side} at a time" if side > 1 else f"{runs} training runs"
     if seconds is None:
@@ -156,15 +152,10 @@ def say_cost(grid: Grid, waiting: Sequence[Job], runs: int, progress: Any) -> No
     progress.say(f"{words}, {whole} (from 3 steps of {job.point.label}); stopped at any moment, --resume goes on")
 
 
-def pool(count: int) -> ProcessPoolExecutor:
-    """Processes of one thread each."""
-    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=begin)
-
-
 def begin() -> None:
     """A training process: one thread, and what transformers says of loading weights is not said again and again."""
-    one_thread()
-    loading_quietly()
+    processes.one_thread()
+    processes.loading_quietly()
 
 
 def work_off(grid: Grid, jobs: Sequence[Job], folder: RunFolder, progress: Any, what: str) -> None:
@@ -178,15 +169,9 @@ def made(grid: Grid, jobs: Sequence[Job], folder: RunFolder) -> Iterator[tuple[J
     """Every job when it is done, with what there is to say of it."""
     if not jobs:
         return
-    with pool(workers(grid, jobs)) as processes:
-        try:
-            with interruptions_held():
-                waiting = {processes.submit(run_and_store, job, folder, grid.file(job)): job for job in jobs}
-            for future in as_completed(waiting):
-                yield waiting[future], outcome(future, waiting[future])
-        except BaseException:
-            processes.shutdown(wait=False, cancel_futures=True)
-            raise
+    wanted = [(job, (job, folder, grid.file(job))) for job in jobs]
+    for job, future in processes.ended(run_and_store, wanted, workers(grid, jobs), begin):
+        yield job, outcome(future, job)
 
 
 def outcome(future: Any, job: Job) -> str:

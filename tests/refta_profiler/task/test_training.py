@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import yaml
 
-from refta_profiler import plan, scenario
+from refta_profiler import plan, processes, scenario
 from refta_profiler.report.document import build
 from refta_profiler.report.task import verdict_words
 from refta_profiler.run_folder import RunFolder
@@ -31,7 +31,7 @@ class Told:
         self.said.append(text)
 
 
-def here(count):
+def here(count, begin):
     """The pool's jobs run in this process: another takes seconds to start."""
     return ThreadPoolExecutor(1)
 
@@ -65,7 +65,7 @@ def made(tiny, sentences, tmp_path_factory):
     folder = RunFolder.create(tmp_path_factory.mktemp("runs"), loaded.text)
     told = Told()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "pool", here)
+        patch.setattr(processes, "pool", here)
         stage.train_all(loaded, plan.points(loaded), folder, "cpu", told)
     return loaded, folder, told
 
@@ -102,7 +102,7 @@ def test_the_cost_is_told_before_and_nothing_is_run_twice(made, monkeypatch):
     assert told.said[0].startswith("13 training runs")
     assert "in all (from 3 steps of" in told.said[0]
     assert told.totals == [("choose", 8), ("train", 5)]
-    monkeypatch.setattr(stage, "pool", here)
+    monkeypatch.setattr(processes, "pool", here)
     again = Told()
     stage.train_all(loaded, plan.points(loaded), folder, "cpu", again)
     assert (again.totals, again.said) == ([("choose", 0), ("train", 0)], [])
@@ -113,7 +113,7 @@ def test_a_run_that_is_missing_is_made_again_and_comes_out_the_same(made, monkey
     path = next((folder.path / "training").glob("*ours*lr0.03.seed1.json"))
     before = path.read_text()
     path.unlink()
-    monkeypatch.setattr(stage, "pool", here)
+    monkeypatch.setattr(processes, "pool", here)
     told = Told()
     stage.train_all(loaded, plan.points(loaded), folder, "cpu", told)
     assert told.totals == [("choose", 0), ("train", 1)]
@@ -155,7 +155,7 @@ def test_a_failing_training_is_a_row_with_its_reason(tiny, sentences, tmp_path, 
     values = task(tiny, sentences, methods=[{"name": "head"}, {"name": "lora", "rank": 2}])
     loaded = scenario.from_values({**values, "train": {"steps": 2, "lr": {"head": 1e-2, "lora": 1e30}, "seeds": [0]}}, "test")
     folder = RunFolder.create(tmp_path, loaded.text)
-    monkeypatch.setattr(stage, "pool", here)
+    monkeypatch.setattr(processes, "pool", here)
     stage.train_all(loaded, plan.points(loaded), folder, "cpu", Told())
     rows = {(row.label, row.metric): row for row in folder.rows()}
     assert rows["lora", "test_accuracy"].status == "error"
