@@ -11,6 +11,7 @@ from refta.errors import SettingError
 from refta.operands import AUTOMATIC
 from refta.stacking import ReftaStack
 from refta_profiler import parallel, workload
+from refta_profiler.errors import first_line
 from refta_profiler.workload import Workload
 
 MIXED = "mixed torch.Tensor and DTensor"  # in torch's words: a weight that is sharded at that moment is used with one that is not
@@ -110,8 +111,3 @@ def blocks(model: nn.Module) -> list[nn.Module]:
             seen |= {id(one) for one in module.modules()}
             found += [one for one in module if any(True for _ in one.parameters())]
     return found
-
-
-def first_line(error: BaseException) -> str:
-    """The error's first line, or its type where it says nothing."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

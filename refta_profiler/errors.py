@@ -36,3 +36,13 @@ class GateError(ProfilerError):
     """A gate was asked for and did not hold."""
 
     exit_code = 4
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what the error says, or its type where it says nothing."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def in_a_line(error: BaseException) -> str:
+    """'ValueError: ' and the first line of what it says."""
+    return f"{type(error).__name__}: {first_line(error) if str(error).strip() else ''}"

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field, replace
 from refta_profiler.results import Row
 
 PEAKS = ("peak_reserved_bytes", "peak_allocated_bytes")
+REFERENCES = ("lora", "pissa")  # what other methods are compared with
+BOUNDS = ("full", "head")  # the most and the least that can be trained
+EQUAL = 0.10  # ranks, parameters and adapter FLOPs count as equal within this fraction of the larger
 BY_TRUST = ("measured", "dryrun", "contraction")
 
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from refta_profiler.errors import ScenarioError
+from refta_profiler.errors import ScenarioError, first_line
 from refta_profiler.suggest import closest
 
 DATA = Path(__file__).with_name("models.yaml")
@@ -174,7 +174,7 @@ def _reason(error: Exception) -> str:
         return "its owner wants you to accept a licence first (and then `hf auth login`)"
     if "RepositoryNotFoundError" in kinds:
         return "the hub knows no such model (or it is private)"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(error)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from refta_profiler.errors import ScenarioError
+from refta_profiler.errors import ScenarioError, first_line
 from refta_profiler.model_families import CAUSAL, IMAGES, ROLES, SEQUENCES, LayerGroup
 from refta_profiler.model_shapes import (
     fed_size,
@@ -67,7 +67,7 @@ def config(name: str) -> "PreTrainedConfig":
     try:
         return AutoConfig.for_model(description.model_type, **settings)
     except Exception as error:  # the library validates with errors of its own and of its hub client
-        raise ScenarioError(f"model '{name}': transformers refuses its config: {_first_line(error)}") from None
+        raise ScenarioError(f"model '{name}': transformers refuses its config: {first_line(error)}") from None
 
 
 def build(point: "Point", device: "torch.device | str") -> "PreTrainedModel":
@@ -197,7 +197,7 @@ def _from_config(point: "Point") -> "PreTrainedModel":
     try:
         return factory.from_config(_point_config(point), attn_implementation=point.attention, dtype=dtype, trust_remote_code=False)
     except (ImportError, ValueError) as error:
-        raise ScenarioError(f"model '{point.model}' cannot be built for {point.task['kind']}: {_first_line(error)}") from None
+        raise ScenarioError(f"model '{point.model}' cannot be built for {point.task['kind']}: {first_line(error)}") from None
 
 
 def _pretrained(point: "Point") -> "PreTrainedModel":
@@ -220,13 +220,8 @@ def _pretrained(point: "Point") -> "PreTrainedModel":
             output_loading_info=True,
         )
     except (ImportError, OSError, ValueError, SafetensorError) as error:
-        raise ScenarioError(f"model '{point.model}': the weights of '{source}' cannot be loaded: {_first_line(error)}") from None
+        raise ScenarioError(f"model '{point.model}': the weights of '{source}' cannot be loaded: {first_line(error)}") from None
     absent = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
     if inside := sorted(key for key in absent if any(part.isdigit() for part in key.split("."))):
         raise ScenarioError(f"model '{point.model}': the weights of '{source}' lack {len(inside)} of its layers', e.g. {inside[0]}")
     return model
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of an error's text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

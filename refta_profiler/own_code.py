@@ -18,7 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from refta_profiler import own_sources
-from refta_profiler.errors import OwnCodeError
+from refta_profiler.errors import OwnCodeError, in_a_line
 from refta_profiler.scenario_messages import Fault, Place, shown
 from refta_profiler.suggest import closest
 
@@ -179,8 +179,7 @@ def refuse_changed(own: Mapping[str, Any]) -> None:
 
 def told(error: BaseException, call: str | None = None) -> str:
     """An error in one line, with its place: in the code of `call` where some of it was running, otherwise where it was raised."""
-    text = str(error).strip().splitlines()
-    said = f"{type(error).__name__}: {text[0] if text else ''}"
+    said = in_a_line(error)
     return said if isinstance(error, SyntaxError) else f"{said} ({place_of(error, call)})"
 
 

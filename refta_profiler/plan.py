@@ -54,6 +54,11 @@ class Point:
         return None if self.seq is None else self.batch * self.seq
 
     @property
+    def variant(self) -> tuple[Any, ...]:
+        """What points share that differ in their batch alone."""
+        return self.label, self.seq, self.precision, self.checkpointing, self.parallel
+
+    @property
     def unsupported(self) -> str:
         """Why the point can be neither predicted nor measured; '' where nothing is known against it."""
         if not self.weights.startswith(QUANTISED_PREFIX):
@@ -98,7 +103,7 @@ def variants(points: Sequence[Point]) -> list[Point]:
     """The first of all points that differ in their batch alone."""
     found: dict[tuple, Point] = {}
     for point in points:
-        found.setdefault((point.label, point.seq, point.precision, point.checkpointing, point.parallel), point)
+        found.setdefault(point.variant, point)
     return list(found.values())
 
 

@@ -19,21 +19,21 @@ from refta_profiler.results import SOURCES, Row, from_csv, to_csv
 VERSION = 1
 
 
-def write_whole(path: Path, text: str) -> Path:
-    """`path`, written so that a reader, or a machine that loses power, sees the old text or the new one and nothing between.
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """`path`, written so that a reader, or a machine that loses power, sees the old content or the new one and nothing between.
 
     A ScenarioError names a path that cannot be written.
     """
     try:
-        return _replace(path, text)
+        return _replace(path, content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
     except OSError as fault:
         raise ScenarioError(f"{path}: cannot be written: {fault.strerror}") from fault
 
 
-def _replace(path: Path, text: str) -> Path:
+def _replace(path: Path, content: bytes) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        file.write(text)
+    with open(temporary, "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from refta_profiler.comparison import Verdict
+from refta_profiler.evidence import BOUNDS, PEAKS, REFERENCES, setting_of
 from refta_profiler.results import Row
 from refta_profiler.task import bootstrap
 from refta_profiler.task.bootstrap import Interval
@@ -18,9 +19,8 @@ OUTCOMES = {
     bootstrap.WORSE: "costs",
     bootstrap.OPEN: "unknown",
 }
-SETTLED = ("lora", "pissa", "full", "head")  # what others are compared with
+SETTLED = (*REFERENCES, *BOUNDS)  # what others are compared with
 EQUAL = "(equal parameters)"
-PEAKS = ("peak_reserved_bytes", "peak_allocated_bytes")
 UNKNOWN = "Accuracy was not measured, so whether it is the better choice for a task is not said here."
 
 
@@ -64,8 +64,7 @@ def cost_words(row: Row, against: str, rows: Sequence[Row]) -> str:
 
 
 def _alike(one: Row, row: Row) -> bool:
-    same = ("model", "batch", "seq", "precision", "checkpointing", "parallel", "target")
-    return all(getattr(one, name) == getattr(row, name) for name in same)
+    return (setting_of(one), one.target) == (setting_of(row), row.target)
 
 
 def _verdict(row: Row | None, model: str, target: str, outcome: str, sentence: str, *, against: str = "") -> Verdict:

@@ -10,6 +10,9 @@ from dataclasses import replace
 from refta_profiler.comparison import PAYS, SLOWER, SMALL, Inputs, Verdict, blank, compare, outcome, runs
 from refta_profiler.errors import ScenarioError
 from refta_profiler.evidence import (
+    BOUNDS,
+    EQUAL,
+    REFERENCES,
     Candidate,
     Family,
     LargestBatch,
@@ -27,10 +30,7 @@ from refta_profiler.verdict_words import sentence_missing
 
 __all__ = ["PAYS", "SLOWER", "SMALL", "LargestBatch", "Verdict", "headline", "largest_batch", "outcome", "verdicts"]
 
-EQUAL = 0.10  # ranks, parameters and adapter FLOPs count as equal within this
 EQUAL_STEP = 0.02  # the FLOPs of whole steps, most of them the frozen base's, within this
-REFERENCES = ("lora", "pissa")
-BOUNDS = ("full", "head")
 COMPARISONS = ("equal rank", "equal parameters", "equal step cost")
 BY_LABEL = "the baseline of the scenario"
 

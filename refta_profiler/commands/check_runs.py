@@ -14,12 +14,10 @@ from refta_profiler import plan, run, scenario, verdict
 from refta_profiler.commands import options
 from refta_profiler.commands.peak_lines import LAST, PeakLines, edges
 from refta_profiler.errors import ScenarioError
+from refta_profiler.evidence import PEAKS, REFERENCES
 from refta_profiler.plan import Point
 from refta_profiler.predict import closed_form
 from refta_profiler.results import Row
-from refta_profiler.verdict import REFERENCES
-
-PEAKS = ("peak_reserved_bytes", "peak_allocated_bytes")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from refta import adapter
+from refta_profiler.errors import in_a_line
+from refta_profiler.measure.timing import on_cuda
 
 if TYPE_CHECKING:
     from refta_profiler.workload import Workload
@@ -35,7 +37,7 @@ def tried(read: Callable[[], float]) -> dict[str, Any]:
     try:
         return {"value": read()}
     except Exception as error:  # the metric's row says it
-        return {"value": None, "status": "error", "note": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+        return {"value": None, "status": "error", "note": in_a_line(error)}
 
 
 def file_bytes(work: Workload) -> int:
@@ -59,9 +61,9 @@ def save_trained(model: torch.nn.Module, path: Path) -> None:
 
 def merge_seconds(work: Workload) -> float:
     """Seconds to fold the adapter into the weights; the model is a plain one afterwards."""
-    cuda = next(work.model.parameters()).device.type == "cuda"
+    wait = torch.cuda.synchronize if on_cuda(work) else lambda: None
+    wait()
     started = time.perf_counter()
     adapter.merge(work.adapted)
-    if cuda:
-        torch.cuda.synchronize()
+    wait()
     return time.perf_counter() - started

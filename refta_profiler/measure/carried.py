@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from refta_profiler import rates
-from refta_profiler.measure import versions
+from refta_profiler.measure import isolate, versions
 from refta_profiler.measure.executors import Answer, Process
 from refta_profiler.measure.executors.local import run
 from refta_profiler.rates import Rates
@@ -23,7 +23,7 @@ def measure(process: Process, wanted: Mapping[str, str], place: str, node: str) 
     """
     if words := versions.unlike(wanted, versions.here()):
         reason = f"node {platform.node()} has other versions than the driver: {words}"
-        return located({"failure": {"status": "error", "note": reason}}, place, node)
+        return located(isolate.failure("error", reason), place, node)
     with tempfile.TemporaryDirectory(prefix="refta-profiler-") as folder:
         here = {name: Path(folder) / path.name for name, path in process.files.items()}
         found = located(run(dataclasses.replace(process, files=here)), place, node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import time
@@ -48,8 +49,6 @@ def refusal(point: Point, device: str) -> str:
 
 def places(device: str) -> int:
     """How many ranks the machine takes: one a GPU; on a CPU one a core, or 8 where there are fewer."""
-    import os
-
     import torch
 
     return torch.cuda.device_count() if device == "cuda" else max(MOST_ON_CPU, os.cpu_count() or 1)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from refta_profiler.errors import in_a_line
 from refta_profiler.measure.cuda_history import write_history
 from refta_profiler.measure.kernels import kernels
 from refta_profiler.measure.memory import MarkedStep
@@ -34,7 +35,7 @@ def details(
         try:
             found |= INSTRUMENTS[name](work, step, {"trace": trace, "history": history})
         except Exception as error:  # an instrument looks into what torch does not promise; the measurement stands without it
-            found[name] = {"reason": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+            found[name] = {"reason": in_a_line(error)}
     return found
 
 

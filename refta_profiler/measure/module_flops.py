@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from refta_profiler import flops
+from refta_profiler.errors import in_a_line
 from refta_profiler.measure.modules import ROOT, ModuleStack, pattern
 from refta_profiler.workload import Workload, precision
 
@@ -117,7 +118,7 @@ def count_fvcore(work: Workload) -> tuple[Count | None, str]:
             analysis = FlopCountAnalysis(model, tuple(work.batch.values())).ancestor_mode("caller").tracer_warnings("none")
             return _read(analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)), ""
     except Exception as error:  # whatever a tracer makes of a model is a reason, and no failure of the measurement
-        return None, f"fvcore cannot trace the model: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return None, f"fvcore cannot trace the model: {in_a_line(error)}"
 
 
 def _read(analysis: Any) -> Count:

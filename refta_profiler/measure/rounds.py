@@ -11,14 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from refta_profiler.devices import named_device
 from refta_profiler.measure import isolate, rows
 from refta_profiler.measure.executors import Answer, Place, Process
 from refta_profiler.plan import Point
-from refta_profiler.run_folder import RunFolder
+from refta_profiler.run_folder import RunFolder, write_whole
 from refta_profiler.scenario import Measure
 from refta_profiler.statistics import alike
 
@@ -114,11 +113,11 @@ def keep(stage: Stage, ended: Process, found: Answer, place: Place) -> str:
     """Write what a process answered, and the point's rows; what there is to say of it."""
     point, first = ended.point, ended.number == 1
     for name, content in found.get("files", {}).items():
-        write_file(ended.files[name], content)
+        write_whole(ended.files[name], content)
     stage.folder.write_process(point.id, ended.number, stage.asked(ended.number), {name: one for name, one in found.items() if name in RAW})
     failure = found.get("failure", {})
     if first:
-        stage.ooms[sweep(point), place.name] += failure.get("status") == "oom"
+        stage.ooms[point.variant, place.name] += failure.get("status") == "oom"
         details = {name: value for name, value in found.items() if name not in (*RAW, "files")}
         stage.folder.write_details(point.id, details | failure | ({"where": found["where"]} if "where" in found else {}))
     given = answers(stage, point)
@@ -126,27 +125,15 @@ def keep(stage: Stage, ended: Process, found: Answer, place: Place) -> str:
     return failure.get("note", "")
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """What an instrument wrote on another machine, whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
-
-
 def refused(stage: Stage, point: Point, left: float, place: Place) -> tuple[str, str] | None:
     """Status and reason of a point that is not run; None of one that is."""
     if point.unsupported:
         return "unsupported", point.unsupported
-    if stage.ooms[sweep(point), place.name] >= OOMS:
+    if stage.ooms[point.variant, place.name] >= OOMS:
         return "skipped", f"two smaller batches of {point.label} ran out of memory"
     if left <= 0:
         return "skipped", f"the budget of {stage.measure.on_cpu.budget_s:g} s for measuring on the CPU was used up"
     return None
-
-
-def sweep(point: Point) -> tuple:
-    """What points share that differ in their batch alone."""
-    return point.label, point.seq, point.precision, point.checkpointing, point.parallel
 
 
 def answers(stage: Stage, point: Point) -> dict[int, Answer]:

@@ -75,7 +75,7 @@ def stop(turns: Turns, executor: Executor, ended: Process, place: Place) -> None
     stage = turns.stage
     if ended.number > 1 or not (why := rounds.refused(stage, ended.point, math.inf, place)):
         return
-    for process in executor.withdraw(lambda one: one.number == 1 and rounds.sweep(one.point) == rounds.sweep(ended.point)):
+    for process in executor.withdraw(lambda one: one.number == 1 and one.point.variant == ended.point.variant):
         turns.running -= 1
         refuse(turns, process.point, place, why)
 

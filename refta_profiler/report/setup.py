@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from refta_profiler.evidence import BY_TRUST, Candidate
+from refta_profiler.evidence import BY_TRUST, REFERENCES, Candidate
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Cell, Column, Section, Table, Text
 from refta_profiler.report.tables import ABSENT, bytes_cell, count_cell, seconds_cell, text_cell
 from refta_profiler.units import format_bytes, format_count, format_percent
-from refta_profiler.verdict import REFERENCES
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 ADAPTERS = 1000  # tasks served from one base model

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from refta_profiler.evidence import BOUNDS, PEAKS, REFERENCES
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Block, Cell, Column, Figure, Items, Panel, Section, Series, Table, Text
 from refta_profiler.report.tables import ABSENT, bytes_cell, count_cell, seconds_cell, text_cell
 from refta_profiler.task import bootstrap
-from refta_profiler.task.summary import BOUNDS, REFERENCES, WINDOW, Difference, Method, Summary
+from refta_profiler.task.summary import WINDOW, Difference, Method, Summary
 from refta_profiler.task.words import points_words, range_words, score_words, signed
 from refta_profiler.units import format_count
 from refta_profiler.verdict_words import listing
 
 TONES = {bootstrap.BETTER: "pays", bootstrap.WORSE: "costs", bootstrap.OPEN: "unknown"}
-PEAKS = ("peak_reserved_bytes", "peak_allocated_bytes")
 MIB = 2**20
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy
 from numpy.typing import NDArray
 
-RESAMPLES = 2000
-LEVEL = 0.95
+from refta_profiler.statistics import LEVEL, RESAMPLES
+
 MARGIN = 0.005  # half a point: a loss below it counts as none
 BETTER, WORSE, SAME, NOT_WORSE, OPEN = "better", "worse", "the same", "not worse", "not told apart"
 Array = NDArray[numpy.float64]

@@ -11,7 +11,7 @@ import numpy
 import torch
 
 from refta_profiler import models
-from refta_profiler.errors import ScenarioError
+from refta_profiler.errors import ScenarioError, first_line
 from refta_profiler.model_shapes import fed_size
 from refta_profiler.task.data import Examples
 
@@ -74,7 +74,7 @@ class Encoder:
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except Exception as error:  # the library raises errors of its own, of its hub client and of the tokenizers library
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise ScenarioError(f"model '{model}': has no tokenizer that can be loaded ({reason}); texts cannot be read") from None
         return cls(tokenizer, tokens, None)
 

@@ -13,22 +13,23 @@ import torch
 
 from refta import tensor_svd
 from refta.sites import Stack, find_stacks, stack_tensors
-from refta_profiler import models, plan
+from refta_profiler import models
+from refta_profiler.plan import Point
 from refta_profiler.processes import loading_quietly
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario import Scenario
 from refta_profiler.task.quantisation import QUANTISERS, squared_error
 
 
-def look(scenario: Scenario, folder: RunFolder, progress: Any) -> None:
-    """residuals.json in the folder, where the scenario asks for it and it is not there with these settings."""
+def look(scenario: Scenario, point: Point, folder: RunFolder, progress: Any) -> None:
+    """residuals.json in the folder, of the point's model, where the scenario asks for it and it is not there with these settings."""
     if scenario.residuals is None:
         return
     settings = {"model": scenario.model, "targets": scenario.targets, **scenario.residuals.model_dump()}
     if folder.residuals().get("settings") == settings:
         return
     loading_quietly()
-    model = models.build(plan.points(scenario)[0], "cpu")
+    model = models.build(point, "cpu")
     stacks = find_stacks(model, scenario.targets or [])
     progress.start("residuals", len(stacks))
     entries = []

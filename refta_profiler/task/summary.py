@@ -10,15 +10,13 @@ from typing import Any
 
 import numpy
 
+from refta_profiler.evidence import BOUNDS, EQUAL, REFERENCES
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.task import bootstrap, store
 from refta_profiler.task.bootstrap import Draws, Interval, Scored
 from refta_profiler.task.store import Trained
 
-REFERENCES = ("lora", "pissa")
-BOUNDS = ("full", "head")
 WINDOW = 10  # steps over which a training loss is averaged: single batches jump
-EQUAL = 0.10  # trained numbers count as equal within this fraction of the larger
 
 
 @dataclass(frozen=True)

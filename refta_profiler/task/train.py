@@ -8,12 +8,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy
 import torch
 
 from refta_profiler import models, workload
+from refta_profiler.errors import in_a_line
 from refta_profiler.plan import Point
 from refta_profiler.task.inputs import Encoded, Encoder
 from refta_profiler.task.settings import Data, Train
@@ -48,7 +48,7 @@ def run(job: Job) -> Trained:
     except Diverged as error:
         return Trained(**same, failure=str(error))
     except Exception as error:  # a method may fail in any library it stands on: a row with the reason, and the run goes on
-        return Trained(**same, failure=f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}")
+        return Trained(**same, failure=in_a_line(error))
 
 
 def estimate(job: Job) -> float | None:
@@ -113,9 +113,9 @@ def prepared(point: Point, job: Job, device: torch.device) -> workload.Workload:
     model = models.build(point, device)
     adapted = workload.attach(model, point)
     model.train()
-    trained = [one for one in model.parameters() if one.requires_grad]
-    kinds: dict[str, Any] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-    optimizer = kinds[point.optimizer](trained, lr=job.rate, weight_decay=job.train.weight_decay)
+    optimizer = workload.make_optimizer(model, point, foreach=device.type == "cuda")
+    for group in optimizer.param_groups:
+        group |= {"lr": job.rate, "weight_decay": job.train.weight_decay}
     return workload.Workload(point, model, adapted, optimizer, {})
 
 

@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from refta_profiler import devices, rates
-from refta_profiler.errors import HardwareError, ScenarioError
+from refta_profiler.errors import HardwareError, ScenarioError, first_line
 from refta_profiler.measure import carried, staging, versions
 from refta_profiler.measure.executors import Answer, Place, Process, Settings
+from refta_profiler.measure.isolate import failure
 from refta_profiler.measure.ray_nodes import Nodes, reachable
 
 LOST = 3  # times that a process may be lost before its point is a row that says so
@@ -212,13 +213,3 @@ def key_of(name: str, *, first: str) -> str:
     """What rows call such a device: a GPU by its key, the first kind of processor `cpu`, another by its own name."""
     kind, _, model = name.partition(": ")
     return devices.named_device(model) if kind == "cuda" else "cpu" if name == first else name.lower()
-
-
-def failure(status: str, note: str) -> Answer:
-    """The answer of a process that gave none."""
-    return {"failure": {"status": status, "note": note}}
-
-
-def first_line(error: BaseException) -> str:
-    """What the error says, on one line."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from refta_profiler.errors import HardwareError, ScenarioError
-from refta_profiler.measure import carried, versions
+from refta_profiler.measure import carried, isolate, versions
 from refta_profiler.measure.executors import Answer, Place, Process, Settings
 from refta_profiler.measure.executors.local import Local
 
@@ -137,7 +137,7 @@ class Slurm:
         try:
             answer = job.result()
         except Exception as error:  # submitit's own, or whatever the job raised: both are the point's failure
-            return carried.located({"failure": {"status": status(job), "note": died(job, error)}}, self.place.name, "")
+            return carried.located(isolate.failure(status(job), died(job, error)), self.place.name, "")
         paths = job.paths
         for path in (paths.result_pickle, paths.submitted_pickle, paths.submission_file, paths.stdout, paths.stderr):
             path.unlink(missing_ok=True)  # of a job that gave an answer nothing more is of use
