@@ -10,11 +10,15 @@ from refta_profiler import devices
 
 DATA = Path(__file__).with_name("trust.yaml")
 ANY = "any"
+ONE, SEVERAL = "one", "several"
 
 
 @dataclass(frozen=True)
 class Trust:
-    """What is known of the error of one metric on one kind of device; `error` is None where nothing was held against a measurement."""
+    """What is known of the error of one metric on one kind of device; `error` is None where nothing was held against a measurement.
+
+    ranks: whether steps of one process, of several ranks or `any` were tried.
+    """
 
     metric: str
     kind: str
@@ -24,6 +28,7 @@ class Trust:
     against: str
     check: str
     limits: str
+    ranks: str = ONE
 
 
 @cache
@@ -33,8 +38,19 @@ def entries() -> tuple[Trust, ...]:
     return tuple(Trust(**{key: value for key, value in one.items() if key != "except"}, limits=one["except"]) for one in found)
 
 
-def of(metric: str, target: str, precision: str) -> Trust | None:
-    """What is known of a metric's error on a device (by its kind) and precision; None where there is no such entry."""
-    kind = devices.get(target).kind
-    found = (one for one in entries() if one.metric == metric and one.kind in (kind, ANY) and one.precision in (precision, ANY))
-    return next(found, None)
+def of(metric: str, target: str, precision: str, parallel: str = "") -> Trust | None:
+    """What is known of a metric's error on a device (by its kind), precision and number of ranks; None where there is no such entry.
+
+    parallel: as in rows, '' for one process, else e.g. 'ddp:2'.
+    """
+    asked = (metric, devices.get(target).kind, precision, ranks(parallel))
+
+    def holds(one: Trust) -> bool:
+        return all(there in (wanted, ANY) for there, wanted in zip((one.metric, one.kind, one.precision, one.ranks), asked, strict=True))
+
+    return next((one for one in entries() if holds(one)), None)
+
+
+def ranks(parallel: str) -> str:
+    """`several` for a step that is spread over ranks, `one` for a process of its own."""
+    return SEVERAL if parallel else ONE

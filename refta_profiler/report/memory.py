@@ -106,7 +106,7 @@ def peak_panels(material: Material, target: str) -> list[Panel]:
     limit = [(material.memory_bytes / GIB, f"memory of {target}")] if material.memory_bytes and target == material.target else []
     panels = []
     for title, members in material.in_panels(material.candidates(target)).items():
-        error = error_of("peak_allocated_bytes", target, members[0].setting.precision)
+        error = error_of("peak_allocated_bytes", target, members[0].setting.precision, members[0].setting.parallel)
         own = {name: [member for member in members if member.label == name] for name in material.labels}
         series = [line for name, found in own.items() for line in peak_series(name, found, error=error)]
         top = max((y for line in series for _, y in line.points), default=0.0)
@@ -143,7 +143,8 @@ def peaks_caption(material: Material) -> str:
         else "Peak memory of a training step as measured."
     )
     marks = f"; filled marks on {', '.join(material.measured_targets)} are measured" if material.measured_targets else ""
-    errors = {error_of("peak_allocated_bytes", material.target, row.precision) for row in material.rows if row.target == material.target}
+    rows = [row for row in material.rows if row.target == material.target]
+    errors = {error_of("peak_allocated_bytes", material.target, row.precision, row.parallel) for row in rows}
     known = {error for error in errors if error}
     bars = f", with the worst error known of such predictions ({format_percent(max(known))}) as bars" if known else ""
     unproved = " For some precision of this run that error is not known: see “How do we know”." if None in errors else ""

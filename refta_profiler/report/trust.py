@@ -10,36 +10,40 @@ from refta_profiler.report.tables import count_cell, text_cell
 from refta_profiler.trust import Trust
 from refta_profiler.units import format_percent
 
-METRICS = ("peak_allocated_bytes", "peak_reserved_bytes", "step_flops", "step_seconds")
+METRICS = ("peak_allocated_bytes", "peak_reserved_bytes", "step_flops", "step_seconds", "communicated_bytes")
 
 
-def error_of(metric: str, target: str, precision: str) -> float | None:
+def error_of(metric: str, target: str, precision: str, parallel: str = "") -> float | None:
     """The worst error known of such predictions, a fraction; None where none is known, or the device is not of devices.yaml."""
-    found = entry(metric, target, precision)
+    found = entry(metric, target, precision, parallel)
     return None if found is None else found.error
 
 
-def entry(metric: str, target: str, precision: str) -> Trust | None:
-    """What is known of such predictions."""
+def entry(metric: str, target: str, precision: str, parallel: str = "") -> Trust | None:
+    """What is known of such predictions, of one process or over ranks."""
     try:
-        return trust.of(metric, target, precision)
+        return trust.of(metric, target, precision, parallel)
     except ScenarioError:
         return None
 
 
 def trust_section(material: Material) -> Section | None:
     """A row for each kind of prediction in this run: what it was held against, and the worst error found."""
-    predicted = {(row.metric, row.target, row.precision) for row in material.rows if row.source == "dryrun" and row.value is not None}
+    predicted = {
+        (row.metric, row.target, row.precision, trust.ranks(row.parallel))
+        for row in material.rows
+        if row.source == "dryrun" and row.value is not None
+    }
     rows, used = [], []
     for metric in METRICS:
-        for target, precision in sorted({(target, precision) for name, target, precision in predicted if name == metric}):
-            found = entry(metric, target, precision)
+        for target, precision, ranks in sorted(one[1:] for one in predicted if one[0] == metric):
+            found = entry(metric, target, precision, "" if ranks == trust.ONE else ranks)
             if found is not None:
-                rows.append(trust_row(metric, target, precision, found))
+                rows.append(trust_row(metric, target, precision, ranks, found))
                 used.append(found)
     if not rows:
         return None
-    names = ("what", "device", "precision", "worst error")
+    names = ("what", "device", "precision", "ranks", "worst error")
     columns = [*(Column(name) for name in names), Column("cases", "", "cases", True)]
     columns += [Column("held against"), Column("but")]
     caption = (
@@ -56,22 +60,22 @@ def trust_section(material: Material) -> Section | None:
 
 def words(material: Material) -> str:
     """The finding for peak memory on the target."""
-    precisions = sorted({row.precision for row in material.rows if row.target == material.target})
+    kinds = sorted({(row.precision, row.parallel and trust.SEVERAL) for row in material.rows if row.target == material.target})
     parts = []
-    for precision in precisions:
-        found = entry("peak_allocated_bytes", material.target, precision)
+    for precision, ranks in kinds:
+        found = entry("peak_allocated_bytes", material.target, precision, ranks)
         if found is None:
             continue
-        name = f"{precision} on {devices.get(material.target).kind} devices"
+        name = f"{precision} on {devices.get(material.target).kind} devices{', over several ranks' if ranks else ''}"
         parts.append(f"{name}: {'unproved' if found.error is None else f'within {format_percent(found.error)} in {found.cases} cases'}")
     own = "What this run itself measured stands under “Predicted beside measured”."
     return f"Predicted peak memory (allocated), {'; '.join(parts)}. {own}" if parts else own
 
 
-def trust_row(metric: str, target: str, precision: str, found: Trust) -> Sequence[Cell]:
+def trust_row(metric: str, target: str, precision: str, ranks: str, found: Trust) -> Sequence[Cell]:
     """One kind of prediction."""
     error = Cell("unproved", None, "unknown") if found.error is None else Cell(format_percent(found.error), found.error)
-    texts = (metric, target, precision)
+    texts = (metric, target, precision, ranks)
     return [
         *(text_cell(one) for one in texts),
         error,
