@@ -1,7 +1,8 @@
 """What changed between runs of one scenario? The differences of every metric of the same points, with intervals where there are some.
 
 Refused where device, versions or scenario differ, which would be compared instead, unless --anyway. With --tolerance, exit code 4 where a
-metric is larger in a later run by more than that; a step time only where its processes tell it from the machine's noise at 95%.
+metric is larger in a later run by more than that (a step time only where its processes tell it from the machine's noise at 95%), or has no
+number there any more: a point that ran out of memory, failed, or was not run.
 """
 
 from __future__ import annotations
@@ -16,7 +17,18 @@ import typer
 from refta_profiler.commands.answer import Answer, table
 from refta_profiler.commands.compare_page import Compared, write_page
 from refta_profiler.commands.options import JsonOption
-from refta_profiler.commands.run_differences import Difference, differences, drifted, grown, with_times
+from refta_profiler.commands.run_differences import (
+    MISSING,
+    Difference,
+    Lost,
+    by_point,
+    differences,
+    drifted,
+    gone,
+    grown,
+    losses,
+    with_times,
+)
 from refta_profiler.commands.validate import percent, share
 from refta_profiler.errors import ScenarioError
 from refta_profiler.repeats import Repeats
@@ -30,7 +42,7 @@ SHOWN = 12  # of the largest differences
 def command(
     runs: Annotated[list[Path], typer.Argument(help="two run folders or more; each is held against the first", metavar="RUN RUN…")],
     anyway: Annotated[bool, typer.Option("--anyway", help="compare runs of different devices, versions or scenarios")] = False,
-    tolerance: Annotated[str | None, typer.Option(help="e.g. 1%: exit code 4 where something grew by more")] = None,
+    tolerance: Annotated[str | None, typer.Option(help="e.g. 1%: exit code 4 where something grew by more, or is gone")] = None,
     html: Annotated[Path | None, typer.Option(help="write the differences as a page into this file")] = None,
     json_: JsonOption = False,
 ) -> Answer:
@@ -49,14 +61,16 @@ def command(
             raise ScenarioError(
                 f"{runs[0]} and {path} differ in more than their results: {'; '.join(reasons)}; --anyway compares them still"
             )
-        found, times = with_times(first, other, differences(first.rows(), other.rows()))
-        if not found:
+        before, after = first.rows(), other.rows()
+        found, times = with_times(first, other, differences(before, after))
+        lost = losses(before, after)
+        if not found and all(one.status == MISSING for one in lost):
             raise ScenarioError(f"{runs[0]} and {path} have no point with the same numbers in both")
-        data += [{"run": str(path), **asdict(one)} for one in found]
-        texts.append("\n".join([as_text(str(runs[0]), str(path), found, reasons), *time_lines(times)]))
-        gate = grown(found, limit) or drifted(times, limit)
+        data += [{"run": str(path), **asdict(one)} for one in [*found, *lost]]
+        texts.append("\n".join([as_text(str(runs[0]), str(path), found, reasons), *lost_lines(lost), *time_lines(times)]))
+        gate = gone(lost, limit) or grown(found, limit) or drifted(times, limit)
         failed = failed or gate
-        compared.append(Compared(path, other, found, reasons, gate))
+        compared.append(Compared(path, other, found, reasons, lost, gate))
     if html is not None:
         texts.append(f"page: {write_page(html, (runs[0], first), compared)}")
     return Answer(data, "\n\n".join(texts), failed)
@@ -95,6 +109,17 @@ def time_lines(times: Repeats | None) -> list[str]:
         beyond = "more than" if times.drifted else "within"
         lines.append(f"  That is {beyond} what the rounds of one run differ by ({percent(times.drift_floor_fraction)}).")
     return lines
+
+
+def lost_lines(lost: Sequence[Lost]) -> list[str]:
+    """What the later run has no number of any more, a line a point, with its reason."""
+    if not lost:
+        return []
+    points = by_point(lost)
+    rows = [("point", "on", "source", "numbers", "why")]
+    rows += [(one[0].name, one[0].target, one[0].source, str(len(one)), one[0].reason) for one in points[:SHOWN]]
+    more = [f"  and {len(points) - SHOWN} more"] if len(points) > SHOWN else []
+    return ["Numbers of the first run that this one has not:", table(rows, indent="  "), *more]
 
 
 def as_text(first: str, second: str, found: Sequence[Difference], reasons: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from refta_profiler.commands.run_differences import Difference
+from refta_profiler.commands.run_differences import Difference, Lost, by_point
 from refta_profiler.report.parts import Card, Cell, Column, Document, Figure, Panel, Section, Series, Table, Text
 from refta_profiler.report.record import flat
 from refta_profiler.report.tables import ABSENT, bytes_cell, count_cell, difference_cell, gigaflop_cell, seconds_cell, text_cell
@@ -21,12 +21,16 @@ DRAWN = {"peak_allocated_bytes": (2**30, "peak memory (GiB)"), "step_seconds": (
 
 @dataclass(frozen=True)
 class Compared:
-    """A later run and its differences from the first; `reasons` are what else differs (device, versions, scenario), `gate` why it fails."""
+    """A later run, its differences from the first, and the numbers that it has no more.
+
+    `reasons` are what else differs (device, versions, scenario), `gate` is why it fails.
+    """
 
     path: Path
     run: RunFolder
     found: Sequence[Difference]
     reasons: Sequence[str]
+    lost: Sequence[Lost] = ()
     gate: str = ""
 
     @property
@@ -67,12 +71,20 @@ def run_card(key: str, one: Compared) -> Card:
     """What changed, first of all."""
     changed = one.changed
     more, less = [d for d in changed if d.fraction > 0], [d for d in changed if d.fraction < 0]
-    words, tone = outcome(len(more), len(less))
+    words, tone = ("numbers missing", "costs") if one.lost else outcome(len(more), len(less))
     lead = f"{len(changed)} of {len(one.found)} numbers differ and can be told apart: {len(more)} are larger, {len(less)} smaller."
     lines = [(f"The gate does not hold: {one.gate}.", "")] if one.gate else []
     lines += [(lead, " ".join(largest_words(found) for found in (more, less) if found))]
+    lines += [(lost_words(one.lost), "They stand in a table of their own.")] if one.lost else []
     lines += [(f"The runs also differ in {'; '.join(one.reasons)}.", "What is compared may be that.")] if one.reasons else []
     return Card(key, f"Difference: {one.path.name}", "Are the later run's numbers other than the first's?", words, tone, lines)
+
+
+def lost_words(lost: Sequence[Lost]) -> str:
+    """'6 numbers of the first run are not in this one, of 2 points: `lora, batch 8` on cpu (oom: out of memory), …'."""
+    points = [f"`{found[0].name}` on {found[0].target} ({found[0].reason})" for found in by_point(lost)]
+    named = ", ".join([*points[:3], *(["…"] if len(points) > 3 else [])])
+    return f"{len(lost)} numbers of the first run are not in this one, of {len(points)} points: {named}."
 
 
 def outcome(more: int, less: int) -> tuple[str, str]:
@@ -92,7 +104,7 @@ def largest_words(found: Sequence[Difference]) -> str:
 def run_section(key: str, first: str, one: Compared) -> Section:
     """One run against the first: in words, drawn, by metric, and every number."""
     text = "Marks on the line did not change. A time differs where its interval and the first run's do not overlap."
-    blocks = [Text(text), *scatter(key, first, one), summary_table(key, one), all_table(key, one)]
+    blocks = [Text(text), *scatter(key, first, one), *lost_table(key, one), summary_table(key, one), all_table(key, one)]
     return Section(key, f"{one.path} against {first}", blocks)
 
 
@@ -127,6 +139,20 @@ def summary_table(key: str, one: Compared) -> Table:
         cells = [count_cell(len(members)), count_cell(told), difference_cell(min(fractions)), difference_cell(max(fractions))]
         rows.append([*(text_cell(text) for text in place), *cells])
     return Table(f"{key}-metrics", "Differences from the first run by metric, as fractions of the first.", columns, rows)
+
+
+def lost_table(key: str, one: Compared) -> list[Table]:
+    """A row a number that the first run has and this one has not, with the reason."""
+    columns = [Column("point"), Column("metric"), Column("source"), Column("device"), Column("first", "", "first", True), Column("why")]
+    rows = [
+        [
+            *(text_cell(text) for text in (lost.name, lost.metric, lost.source, lost.target)),
+            number_cell(lost.metric, lost.first),
+            Cell(lost.reason, lost.reason, "costs" if lost.status in ("oom", "error") else "unknown"),
+        ]
+        for lost in one.lost
+    ]
+    return [Table(f"{key}-lost", "Numbers of the first run that this one has not.", columns, rows)] if rows else []
 
 
 def all_table(key: str, one: Compared) -> Table:

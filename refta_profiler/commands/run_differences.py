@@ -1,4 +1,4 @@
-"""The differences of two runs as data: every compared metric of the same points, and which of them can be told apart."""
+"""The differences of two runs as data: every compared metric of the same points, which of them can be told apart, and what was lost."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ COMPARED = (
     "step_seconds",
     "setup_seconds",
 )
+MISSING = "missing"  # in a status's place, of a point that the second run has no row of
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,27 @@ class Difference:
     floor_fraction: float | None = None  # and what chance alone does to it at 95%
 
 
+@dataclass(frozen=True)
+class Lost:
+    """One metric of one point that the first run has a number of and the second has none; `status` and `note` are the second's reason."""
+
+    point: str
+    name: str
+    target: str
+    source: str
+    metric: str
+    first: float
+    status: str
+    note: str
+    second: None = None  # as in a Difference, beside which it stands
+    fraction: None = None
+
+    @property
+    def reason(self) -> str:
+        """'oom: out of memory'."""
+        return f"{self.status}: {self.note}" if self.note else self.status
+
+
 def differences(first: Sequence[Row], second: Sequence[Row]) -> list[Difference]:
     """Every compared metric that both runs have of a point, from the same source for the same target; the largest change first."""
     before = {row.cell: row for row in first}
@@ -51,10 +73,40 @@ def differences(first: Sequence[Row], second: Sequence[Row]) -> list[Difference]
         fraction = other.value / row.value - 1 if row.value else float(other.value != 0)
         timing = row.source == "measured" and row.metric in ("step_seconds", "setup_seconds")
         told = not timing or (row.metric == "step_seconds" and apart(before, after, place))  # a set-up is timed too seldom to be judged
-        parts = [f"{row.label}, batch {row.batch}" + (f" of {row.seq}" if row.seq else ""), "checkpointing" if row.checkpointing else ""]
-        name = ", ".join(part for part in [*parts, parallel.words(row.parallel)] if part)
-        found.append(Difference(row.point, name, row.target, row.source, row.metric, row.value, other.value, fraction, told))
+        found.append(Difference(row.point, name_of(row), row.target, row.source, row.metric, row.value, other.value, fraction, told))
     return sorted(found, key=lambda one: -abs(one.fraction))
+
+
+def name_of(row: Row) -> str:
+    """'lora, batch 8 of 128, checkpointing'."""
+    parts = [f"{row.label}, batch {row.batch}" + (f" of {row.seq}" if row.seq else ""), "checkpointing" if row.checkpointing else ""]
+    return ", ".join(part for part in [*parts, parallel.words(row.parallel)] if part)
+
+
+def losses(first: Sequence[Row], second: Sequence[Row]) -> list[Lost]:
+    """Every compared metric that the first run has a number of and the second has none of, in the first one's order."""
+    after = {row.cell: row for row in second if row.metric in COMPARED}
+    failures: dict[tuple, Row] = {}  # a point that failed has rows of a few metrics alone, whose reason is that of all
+    for row in after.values():
+        if row.value is None:
+            failures.setdefault(row.cell[:-1], row)
+    found = []
+    for row in first:
+        other = after.get(row.cell)
+        if row.metric not in COMPARED or row.value is None or (other is not None and other.value is not None):
+            continue
+        why = other or failures.get(row.cell[:-1])
+        status, note = (why.status, why.note) if why else (MISSING, "")
+        found.append(Lost(row.point, name_of(row), row.target, row.source, row.metric, row.value, status, note))
+    return found
+
+
+def by_point(found: Sequence[Lost]) -> list[list[Lost]]:
+    """What was lost, a point, device, source and reason at a time: one that ran out of memory has lost several numbers at once."""
+    groups: dict[tuple[str, ...], list[Lost]] = {}
+    for one in found:
+        groups.setdefault((one.name, one.target, one.source, one.reason), []).append(one)
+    return list(groups.values())
 
 
 def with_times(first: RunFolder, second: RunFolder, found: Sequence[Difference]) -> tuple[list[Difference], Repeats | None]:
@@ -97,6 +149,15 @@ def apart(before: dict[tuple, Row], after: dict[tuple, Row], place: tuple) -> bo
         return True
     low, high, other_low, other_high = values
     return other_low > high or other_high < low
+
+
+def gone(found: Sequence[Lost], limit: float | None) -> str:
+    """Why the gate does not hold, if it was asked for: what has no number any more, which cannot be said to have stayed within it."""
+    if not found or limit is None:
+        return ""
+    one, others = found[0], len(by_point(found)) - 1
+    more = f", and so {others} more" if others else ""
+    return f"{one.metric} of {one.name} on {one.target} ({one.source}) has no number any more ({one.reason}){more}"
 
 
 def grown(found: Sequence[Difference], limit: float | None) -> str:

@@ -90,6 +90,34 @@ def test_times_of_one_process_are_not_judged(make):
     assert "timed in one process" in found.text
 
 
+def test_numbers_that_are_gone_are_named_and_fail_the_gate(make):
+    """A point that ran out of memory has rows of two metrics; its static bytes are gone for the same reason."""
+    kept = row("peak_allocated_bytes", 1000)
+    there = [row("peak_allocated_bytes", 2000, batch=4), row("static_bytes", 500, batch=4), row("step_seconds", 1.0, batch=4)]
+    broken = [replace(one, value=None, status="oom", note="out of memory") for one in there if one.metric != "static_bytes"]
+    first, second = make([kept, *there]), make([kept, *broken])
+    answer = compare.command([first, second], tolerance="1%")
+    why = "lora, batch 4 of 197 on cpu (measured) has no number any more (oom: out of memory)"
+    assert answer.failed == f"peak_allocated_bytes of {why}"
+    assert "lora, batch 4 of 197  cpu  measured  3        oom: out of memory" in answer.text
+    lost = {one["metric"]: (one["first"], one["second"], one["status"]) for one in answer.data if "status" in one}
+    assert lost == {"peak_allocated_bytes": (2000, None, "oom"), "static_bytes": (500, None, "oom"), "step_seconds": (1.0, None, "oom")}
+    assert not compare.command([first, second]).failed
+    assert not compare.command([second, first], tolerance="1%").failed  # what is there for the first time is no loss
+
+
+def test_points_that_were_not_run_fail_the_gate_too(make):
+    rows = [row("peak_allocated_bytes", 1000, batch=batch) for batch in (1, 2, 4)]
+    answer = compare.command([make(rows), make(rows[:1])], tolerance="1%")
+    assert answer.failed == "peak_allocated_bytes of lora, batch 2 of 197 on cpu (measured) has no number any more (missing), and so 1 more"
+
+
+def test_a_run_of_which_nothing_is_left_is_compared_all_the_same(make):
+    rows = [row("peak_allocated_bytes", 1000)]
+    answer = compare.command([make(rows), make([replace(rows[0], value=None, status="error", note="broke")])], tolerance="1%")
+    assert "(error: broke)" in answer.failed
+
+
 @pytest.mark.parametrize(
     ("environment", "scenario", "reason"),
     [

@@ -53,6 +53,13 @@ def test_no_difference_is_said(make, tmp_path):
     assert "no difference" in text and "at most 0% apart" in text
 
 
+def test_numbers_that_are_gone_have_a_table_and_stand_on_the_card(make, tmp_path):
+    failed = [replace(one, value=None, status="oom", note="out of memory") for one in rows(1000, 1.0)[:2]]
+    text, answer = page(tmp_path, [make(rows(1000, 1.0)), make(failed)], tolerance="1%")
+    assert answer.failed and "numbers missing" in text and 'id="table-run-1-lost"' in text
+    assert "2 numbers of the first run are not in this one, of 1 points: <code>lora, batch 8</code> on cpu (oom: out of memory)." in text
+
+
 def test_unlike_runs_say_so_on_the_page(make, tmp_path):
     runs = [make(rows(1000, 1.0)), make(rows(900, 1.0), {"device": "cuda"})]
     text, _ = page(tmp_path, runs, anyway=True)
