@@ -38,7 +38,8 @@ def task_verdicts(rows: Sequence[Row], target: str) -> list[Verdict]:
 def _of_row(row: Row, rows: Sequence[Row], target: str) -> Verdict:
     """The verdict that a row of a difference carries."""
     own = {one.metric: one.value for one in rows if one.point == row.point and one.value is not None}
-    found = Interval(*(own[name] for name in ("score_difference", "score_difference_low", "score_difference_high")))
+    numbers = [own[name] for name in ("score_difference", "score_difference_low", "score_difference_high")]
+    found = Interval(*numbers, over_seeds=own["training_seeds"] > 1)
     outcome = bootstrap.outcome(found)
     against = row.note.split("`")[1]
     metric = "accuracy" if "test_accuracy" in own else "correlation"

@@ -42,7 +42,7 @@ def unscored(summary: Summary) -> list[Method]:
 def setting_words(summary: Summary) -> str:
     """What was trained on what, and how the learning rate was chosen."""
     sizes, shared = summary.shared["items"], summary.shared
-    seeds = f"{len(shared['seeds'])} seeds, which say which examples are seen in which order, the head's first values and dropout"
+    seeds = f"{summary.counted_seeds}, which say which examples are seen in which order, the head's first values and dropout"
     train, validation, test = (format_count(sizes[name]) for name in ("train", "validation", "test"))
     parts = [
         f"Every method was trained for {format_count(shared['steps'])} steps of {shared['batch']} of {train} examples from {seeds}: the "
@@ -52,11 +52,25 @@ def setting_words(summary: Summary) -> str:
     ]
     if shared.get("majority") is not None:
         parts.append(f"Always saying what is most common in train gives {score_words('accuracy', shared['majority'])}.")
-    parts.append(
-        "Intervals are 95% ones of a paired bootstrap over test items and seeds. “Not worse” means that at most half a point is lost, "
-        "“the same” that neither gains more."
+    return " ".join([*parts, interval_words(summary)])
+
+
+def interval_words(summary: Summary) -> str:
+    """What the intervals are over, and what is said of them."""
+    if len(summary.shared["seeds"]) == 1:
+        return (
+            "Intervals are 95% ones over test items alone, by a paired bootstrap: one seed says nothing of others, so that no method is "
+            "called better or worse than another; that takes two seeds, and five to see small differences."
+        )
+    return (
+        "Intervals are 95% ones over test items (a paired bootstrap) and seeds (Student's t, which few seeds make wide). “Not worse” means "
+        "that at most half a point is lost, “the same” that neither gains more."
     )
-    return " ".join(parts)
+
+
+def over_words(summary: Summary) -> str:
+    """'seeds and items', or 'items alone' where there is one seed."""
+    return "seeds and items" if len(summary.shared["seeds"]) > 1 else "items alone"
 
 
 # ---- verdicts
@@ -64,7 +78,7 @@ def setting_words(summary: Summary) -> str:
 
 def sure(summary: Summary) -> str:
     """'5 seeds, 1,500 items'."""
-    return f"{len(summary.shared['seeds'])} seeds, {format_count(summary.items)} items"
+    return f"{summary.counted_seeds}, {format_count(summary.items)} items"
 
 
 def verdict_words(summary: Summary) -> list[str]:
@@ -96,9 +110,9 @@ def sentence(summary: Summary, one: Difference) -> str:
 
 
 def equal_budget(summary: Summary, equal: Sequence[Difference]) -> list[str]:
-    """Whether ReFTA beats PiSSA with as many parameters, in so many words."""
+    """Whether ReFTA beats PiSSA with as many parameters, in so many words; nothing from one seed, which cannot tell."""
     found = [one for one in equal if summary.named(one.subject).method == "refta" and summary.named(one.against).method == "pissa"]
-    if not found:
+    if not found or not found[0].interval.over_seeds:
         return []
     better = [f"`{one.subject}`" for one in found if one.outcome == bootstrap.BETTER]
     tried = f"of {len(found)} settings tried ({sure(summary)})"
@@ -151,9 +165,8 @@ def cost_figure(material: Material, summary: Summary) -> Figure:
         series = [score_mark(summary, one, x) for one in summary.methods if one.label in summary.scored and (x := value(one))]
         panels += [Panel(title, label, y_words(summary), series, x_scale=scale)] if series else []
     few = min((one for one in summary.methods if one.label in summary.scored), key=lambda one: one.parameters or 0)
-    caption = (
-        f"Test {summary.metric} against what it costs, with 95% intervals over seeds and items ({sure(summary)}). {best_words(summary)}"
-    )
+    caption = f"Test {summary.metric} against what it costs, with 95% intervals over {over_words(summary)} ({sure(summary)})."
+    caption += f" {best_words(summary)}"
     caption += f" `{few.label}` trains the fewest numbers."
     return Figure("task-cost", caption, caption, panels)
 
@@ -202,9 +215,7 @@ def losses_figure(summary: Summary) -> Figure:
         panels += [Panel(title, "step", "training loss", series, x_scale="linear")] if series else []
     ends = {one.label: one.losses[-1] for one in summary.methods if one.label in summary.scored}
     low, high = (choose(ends, key=lambda label: ends[label]) for choose in (min, max))
-    caption = (
-        f"Training loss, the mean over the last {WINDOW} steps and {len(summary.shared['seeds'])} seeds: in the end {ends[low]:.3f} for "
-    )
+    caption = f"Training loss, the mean over the last {WINDOW} steps and {summary.counted_seeds}: in the end {ends[low]:.3f} for "
     caption += f"`{low}`, the lowest, and {ends[high]:.3f} for `{high}`, the highest."
     return Figure("task-losses", caption, caption, panels)
 

@@ -17,7 +17,8 @@ def of_method(point: Any, key: str, summary: Summary, method: Method) -> list[Ro
         note = method.failure or "training runs of it are missing; --resume makes them"
         return [Row.of(point, key, "measured", name, None, status="error" if method.failure else "skipped", note=note)]
     seeds = len(method.seeds)
-    sure = f"{seeds} seeds, {summary.items:,} test items; bootstrap over both"
+    over = "interval over both" if seeds > 1 else "interval over the items alone: one seed says nothing of others"
+    sure = f"{summary.counted_seeds}, {summary.items:,} test items; {over}"
     values: dict[str, tuple[float | None, str]] = {
         **_interval(name, summary.intervals[method.label], sure),
         f"validation_{summary.metric}": (
@@ -28,9 +29,9 @@ def of_method(point: Any, key: str, summary: Summary, method: Method) -> list[Ro
         "training_seeds": (seeds, ""),
         "test_items": (summary.items, ""),
         "training_steps": (summary.shared["steps"], ""),
-        "training_loss": (method.losses[-1], f"mean of the last {WINDOW} steps and of {seeds} seeds"),
+        "training_loss": (method.losses[-1], f"mean of the last {WINDOW} steps and of {summary.counted_seeds}"),
         "training_step_seconds": (method.median("step_seconds"), "in training, where processes of one thread run side by side"),
-        "training_seconds": (method.median("seconds"), f"median of {seeds} seeds"),
+        "training_seconds": (method.median("seconds"), f"median of {summary.counted_seeds}"),
         "training_peak_bytes": (method.median("peak_bytes"), ""),
         **_to_loss(summary, method),
         **_difference(summary.decisive(method.label), sure),

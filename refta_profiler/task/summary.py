@@ -13,7 +13,7 @@ import numpy
 from refta_profiler.evidence import BOUNDS, EQUAL, REFERENCES
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.task import bootstrap, store
-from refta_profiler.task.bootstrap import Draws, Interval, Scored
+from refta_profiler.task.bootstrap import Array, Interval, Scored
 from refta_profiler.task.store import Trained
 
 WINDOW = 10  # steps over which a training loss is averaged: single batches jump
@@ -130,6 +130,12 @@ class Summary:
         return str(self.shared["metric"])
 
     @property
+    def counted_seeds(self) -> str:
+        """'1 seed', '5 seeds'."""
+        count = len(self.shared["seeds"])
+        return "1 seed" if count == 1 else f"{count} seeds"
+
+    @property
     def items(self) -> int:
         """Test items."""
         return int(self.shared["items"]["test"])
@@ -142,9 +148,9 @@ class Summary:
         return {label: Scored(numpy.array([run.outcomes for run in runs], dtype=float), truth) for label, runs in done.items()}
 
     @cached_property
-    def draws(self) -> Draws:
+    def draws(self) -> Array:
         """The replicates, the same for every label."""
-        return Draws.of(len(self.shared["seeds"]), self.items)
+        return bootstrap.draw_items(self.items)
 
     @cached_property
     def intervals(self) -> dict[str, Interval]:

@@ -53,7 +53,7 @@ def task(tiny, sentences, **changes):
         "batch": 8,
         "measure": {"when": "never"},
         "data": {"train": f"{sentences}/train.csv", "test": f"{sentences}/test.csv", "group": "group"},
-        "train": {"steps": 32, "lr": {"default": [1e-9, 3e-2], "broken": 1e-9, "head": 1e-2}, "seeds": [0, 1], "to_loss": 0.5},
+        "train": {"steps": 32, "lr": {"default": [1e-9, 3e-2], "broken": 1e-9, "head": 1e-2}, "seeds": [0, 1, 2], "to_loss": 0.5},
     }
     return {**values, **changes}
 
@@ -99,9 +99,9 @@ def test_it_learns_and_the_rate_that_learns_is_chosen(made):
 
 def test_the_cost_is_told_before_and_nothing_is_run_twice(made, monkeypatch):
     loaded, folder, told = made
-    assert told.said[0].startswith("13 training runs")
+    assert told.said[0].startswith("18 training runs")
     assert "in all (from 3 steps of" in told.said[0]
-    assert told.totals == [("choose", 8), ("train", 5)]
+    assert told.totals == [("choose", 8), ("train", 10)]
     monkeypatch.setattr(processes, "pool", here)
     again = Told()
     stage.train_all(loaded, plan.points(loaded), folder, "cpu", again)
@@ -128,7 +128,7 @@ def test_rows_and_verdicts(made):
     folder = made[1]
     rows = {(row.label, row.metric): row for row in folder.rows()}
     score = rows["ours", "test_accuracy"]
-    assert score.note == "2 seeds, 120 test items; bootstrap over both"
+    assert score.note == "3 seeds, 120 test items; interval over both"
     assert rows["ours", "test_accuracy_low"].value <= score.value <= rows["ours", "test_accuracy_high"].value
     assert rows["ours", "learning_rate"].value == 3e-2
     assert "it is at the edge of them" in rows["ours", "learning_rate"].note
@@ -136,7 +136,7 @@ def test_rows_and_verdicts(made):
     assert 10 <= rows["ours", "steps_to_loss"].value <= 32
     found = [one for one in verdicts(folder.rows()) if one.kind == "task"]
     assert [one.subject for one in found] == ["ours"]
-    assert "2 seeds, 120 test items" in found[0].sentence
+    assert "3 seeds, 120 test items" in found[0].sentence
 
 
 def test_the_report_says_what_came_out(made):
@@ -146,7 +146,7 @@ def test_the_report_says_what_came_out(made):
     losses = next(one for one in section.blocks if getattr(one, "key", "") == "task-losses")
     assert [[series.name for series in panel.series] for panel in losses.panels] == [["head", "lora", "copy", "broken"], ["ours"]]
     words = " ".join(verdict_words(Summary.of(made[1])))
-    assert words.count("2 seeds, 120 items") >= 3
+    assert words.count("3 seeds, 120 items") >= 3
     card = next(one for one in document.cards if one.key == "task")
     assert card.outcome != "not known"
 
