@@ -31,14 +31,16 @@ def is_claimed(summary: Summary, one: Difference) -> bool:
 
 def fewer(summary: Summary, one: Difference) -> float:
     """The fraction of the other's adapter numbers that the subject saves: 1,538 against 73,728 is 0.979."""
-    ours, theirs = ((summary.named(name).parameters or 0) - summary.head_parameters for name in (one.subject, one.against))
-    return 1 - ours / theirs if theirs > 0 else 0.0
+    ours, theirs = (summary.adapter_parameters(summary.named(name)) for name in (one.subject, one.against))
+    return 1 - ours / theirs if ours is not None and theirs else 0.0
 
 
 def claim_words(summary: Summary, found: list[Difference]) -> str:
     """Whether the printed difference is found, with every comparison behind it."""
     if not found:
         return f"{CLAIM}: cannot be judged, no ReFTA entry of this run trains at most a tenth of a LoRA entry's numbers."
+    if not found[0].interval.over_seeds:
+        return f"{CLAIM}: cannot be judged, one seed says nothing of others."
     holding = [one for one in found if one.interval.low > POINTS]
     status = "reproduced" if len(holding) == len(found) else "reproduced only in part" if holding else "not reproduced"
     parts = [

@@ -12,6 +12,7 @@ from refta_profiler.model_source import TOKENIZER_FILES
 from refta_profiler.scenario_messages import Fault, shown
 from refta_profiler.suggest import closest
 from refta_profiler.task import data as examples
+from refta_profiler.task import store
 from refta_profiler.task.data_files import DataFault
 from refta_profiler.task.settings import Data, Train
 
@@ -77,13 +78,17 @@ def _path(value: str, folder: Path) -> str:
 
 
 def _train(train: Train, variants: Sequence[Variant], findings: Findings) -> Train:
-    """The training with its length; steps beside epochs, seeds there twice and rates for methods that are not there are faults."""
+    """The training with its length; steps beside epochs, seeds or rates there twice and rates for methods that are not there are faults."""
     if train.steps is not None and train.epochs is not None:
         findings.faults.append(Fault(("train", "epochs"), "is there beside steps; write one of the two"))
     if len(set(train.seeds)) < len(train.seeds):
         findings.faults.append(Fault(("train", "seeds"), "a seed is there twice; write each once"))
     if train.lr_seeds > len(train.seeds):
         findings.faults.append(Fault(("train", "lr_seeds"), f"{train.lr_seeds} is more than the {len(train.seeds)} seeds there are"))
+    for name, tried in train.lr.items():
+        written = [store.shown_rate(rate) for rate in tried]  # as in the names of the runs' files: of one rate there is one file
+        for rate in sorted({rate for rate in written if written.count(rate) > 1}):
+            findings.faults.append(Fault(("train", "lr"), f"{name}: {rate} is there twice; write each learning rate once"))
     known = ["default", *dict.fromkeys(name for variant in variants for name in (variant.label, variant.method))]
     for name in train.lr if variants else {}:
         if name not in known and name not in registry.names():  # a scenario that extends another may leave a method out

@@ -29,6 +29,7 @@ class Trained:
     validation: float | None = None
     outcomes: tuple[float, ...] = ()  # of every test item: 1 where right, or the prediction where a number is predicted
     parameters: int | None = None  # trained in all, the head included
+    adapter_parameters: int | None = None  # of them the adapter's; runs stored by an earlier version do not tell it
     peak_bytes: int | None = None  # of the whole training, on CUDA
     failure: str = ""
 
@@ -42,14 +43,20 @@ class Trained:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Trained:
         """What `to_json` gave."""
-        known = {name: values[name] for name in cls.__dataclass_fields__}
+        told = {"adapter_parameters": None, **values}
+        known = {name: told[name] for name in cls.__dataclass_fields__}
         return cls(**{**known, "losses": tuple(values["losses"]), "outcomes": tuple(float(one) for one in values["outcomes"])})
 
 
 def file_name(point: str, rate: float, seed: int, settings: Any) -> str:
     """The run's file: the point, what else determines the result as eight hex digits, learning rate and seed."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-    return f"{point}.{digest}.lr{rate:g}.seed{seed}.json"
+    return f"{point}.{digest}.lr{shown_rate(rate)}.seed{seed}.json"
+
+
+def shown_rate(rate: float) -> str:
+    """The learning rate as file names have it, to six digits: 0.001, 3e-05."""
+    return f"{rate:g}"
 
 
 def write(folder: RunFolder, name: str, trained: Trained) -> None:

@@ -63,6 +63,11 @@ class Method:
         """Numbers trained, the head included."""
         return next((run.parameters for run in self.runs if run.parameters is not None), None)
 
+    @property
+    def adapter_parameters(self) -> int | None:
+        """Numbers trained, the head left out; None where the runs do not tell it."""
+        return next((run.adapter_parameters for run in self.runs if run.adapter_parameters is not None), None)
+
     def median(self, name: str) -> float | None:
         """The median over the chosen runs of a number that they all have."""
         values = [getattr(run, name) for run in self.chosen]
@@ -178,12 +183,17 @@ class Summary:
     def difference(self, one: Method, other: Method) -> Difference:
         """One method against another."""
         around = bootstrap.difference(self.scored[one.label], self.scored[other.label], self.draws)
-        return Difference(one.label, other.label, comparison(one, other, self.head_parameters), around)
+        return Difference(one.label, other.label, comparison(other, *map(self.adapter_parameters, (one, other))), around)
 
-    @cached_property
-    def head_parameters(self) -> int:
-        """Numbers of the head alone, which all methods train."""
-        return next((one.parameters or 0 for one in self.methods if one.method == "head"), int(self.shared.get("head_parameters") or 0))
+    def adapter_parameters(self, one: Method) -> int | None:
+        """Numbers of a method's adapter, which the head that all of them train must not blur; None where they are not known.
+
+        Where the stored runs do not tell them, they are all numbers less those of an entry of the head alone.
+        """
+        head = next((other.parameters for other in self.methods if other.method == "head"), None)
+        if one.adapter_parameters is not None or one.parameters is None or head is None:
+            return one.adapter_parameters
+        return one.parameters - head
 
     def decisive(self, label: str) -> Difference | None:
         """The comparison that says most about a method: PiSSA, else LoRA, at equal parameters; else the one nearest in parameters."""
@@ -195,16 +205,15 @@ class Summary:
 
     def distance(self, label: str, other: str) -> float:
         """How far two methods' trained numbers are apart, as the larger over the smaller."""
-        counts = [max((self.named(name).parameters or 1) - self.head_parameters, 1) for name in (label, other)]
+        counts = [max(self.adapter_parameters(self.named(name)) or 1, 1) for name in (label, other)]
         return max(counts) / min(counts)
 
 
-def comparison(one: Method, other: Method, head: int) -> str:
+def comparison(other: Method, ours: int | None, theirs: int | None) -> str:
     """'equal parameters' where the adapters train as many numbers within EQUAL; otherwise how many times the other's it is."""
     if other.method in BOUNDS:
         return {"full": "the whole model trained", "head": "the head alone"}[other.method]
-    ours, theirs = ((method.parameters or 0) - head for method in (one, other))
-    if ours <= 0 or theirs <= 0:
+    if ours is None or theirs is None or ours <= 0 or theirs <= 0:
         return "parameters not comparable"
     if abs(ours - theirs) <= EQUAL * max(ours, theirs):
         return "equal parameters"

@@ -92,6 +92,7 @@ def _run(job: Job) -> Trained:
         validation=score(validation, splits["validation"], classes=classes),
         outcomes=tuple(outcomes(work, splits["test"], device, classes=classes)),
         parameters=sum(one.numel() for one in work.model.parameters() if one.requires_grad),
+        adapter_parameters=work.adapted.trainable_parameters,
         peak_bytes=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
     )
 

@@ -147,6 +147,7 @@ data: {{train: {data}/train.csv, test: {data}/test.csv}}
         ("train={lr: {lorra: [0.1], default: [1.0]}}", "train.lr: 'lorra' is no label or method here"),
         ("train={lr: [-1.0]}", "train.lr: -1.0 is too small"),
         ("train={seeds: [1, 1]}", "train.seeds: a seed is there twice"),
+        ("train={lr: {lora: [0.1, 1.0e-1], default: [1.0]}}", "train.lr: lora: 0.1 is there twice; write each"),
         ("parallel=ddp:2", "parallel: with data a training is one process"),
         ("accumulate=2", "accumulate: with data every step is one batch"),
     ],

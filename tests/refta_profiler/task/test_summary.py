@@ -1,7 +1,10 @@
 """What trainings come to: the learning rate is validation's choice alone, and every comparison says what it is of."""
 
+from dataclasses import replace
+
 import pytest
 
+from refta_profiler.report.claims_accuracy import fewer
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.task import store
 from refta_profiler.task.store import Trained
@@ -55,11 +58,36 @@ def test_losses_are_averaged_over_ten_steps():
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "wanted"),
-    [(1100, 1050, "equal parameters"), (300, 2100, "0.1 times the parameters"), (100, 1100, "parameters not comparable")],
+    [
+        (1000, 950, "equal parameters"),
+        (200, 2000, "0.1 times the parameters"),
+        (0, 1000, "parameters not comparable"),
+        (None, 1000, "parameters not comparable"),
+    ],
 )
 def test_what_two_methods_are_equal_in(ours, theirs, wanted):
-    pair = [method(trained(0.1, 0, 0.5, (), parameters=count)) for count in (ours, theirs)]
-    assert comparison(*pair, 100) == wanted
+    assert comparison(method(), ours, theirs) == wanted
+
+
+def counted(label, adapter, head, told):
+    """A method of whose numbers `adapter` are the adapter's."""
+    run = trained(0.1, 0, 0.5, (1.0,), label=label, parameters=adapter + head)
+    return Method(label, label, label, (0.1,), (replace(run, adapter_parameters=adapter if told else None),), (0,), (0,))
+
+
+def test_a_head_as_large_as_roberta_larges_makes_no_two_adapters_equal():
+    """LoRA r=1 has 98,304 numbers and ReFTA r=5 20,490, beside a head of 1,051,650: 1,149,954 and 1,072,140 in all."""
+    shared = {"metric": "accuracy", "items": {"test": 1}, "truth": None, "seeds": [0]}
+    pair = [counted("lora", 98_304, 1_051_650, True), counted("refta", 20_490, 1_051_650, True)]
+    (found,) = Summary(pair, shared).differences
+    assert found.comparison == "0.208 times the parameters"
+    assert fewer(Summary(pair, shared), found) == pytest.approx(0.7916, abs=1e-4)
+    older = [counted(one.label, one.adapter_parameters, 1_051_650, False) for one in pair]
+    assert Summary(older, shared).differences[0].comparison == "parameters not comparable"
+    head = counted("head", 0, 1_051_650, False)
+    assert {one.comparison for one in Summary([*older, head], shared).differences if one.against == "lora"} == {
+        "0.208 times the parameters"
+    }
 
 
 @pytest.fixture
@@ -109,6 +137,12 @@ def test_outcomes_and_differences(folder):
 
 def test_pissa_at_equal_parameters_is_the_comparison_that_decides(folder):
     assert Summary.of(folder).decisive("refta").against == "pissa"
+
+
+def test_a_run_stored_before_adapters_were_counted_is_read():
+    one = trained(0.1, 0, 0.5, (1.0,))
+    before = {name: value for name, value in one.to_json().items() if name != "adapter_parameters"}
+    assert Trained.from_json(before) == one
 
 
 def test_predictions_of_numbers_are_stored_as_numbers():

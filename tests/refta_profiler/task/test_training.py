@@ -161,6 +161,11 @@ def test_a_failing_training_is_a_row_with_its_reason(tiny, sentences, tmp_path, 
     assert rows["lora", "test_accuracy"].status == "error"
     assert "the loss was no number in step 2 of 2 at learning rate 1e+30" in rows["lora", "test_accuracy"].note
     assert rows["head", "test_accuracy"].status == "ok"
+    assert rows["head", "test_accuracy"].note.startswith("1 seed, 120 test items; interval over the items alone")
+    section = next(one for one in build(folder).sections if one.key == "task")
+    assert "one seed says nothing of others, so that no method is called better or worse" in section.blocks[0].text
+    assert "1 seeds" not in str(section)
+    assert Summary.of(folder).named("head").adapter_parameters == 0
 
 
 @pytest.mark.parametrize(
