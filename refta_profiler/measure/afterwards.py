@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from refta import adapter
-from refta_profiler.errors import in_a_line
+from refta.errors import SettingError
+from refta_profiler.errors import first_line, in_a_line
 from refta_profiler.measure.timing import on_cuda
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ def tried(read: Callable[[], float]) -> dict[str, Any]:
     """The value, or the reason why there is none: the steps before it were measured and stay."""
     try:
         return {"value": read()}
+    except SettingError as error:  # a method that cannot, as a serial adapter cannot be merged, is no failure
+        return {"value": None, "status": "unsupported", "note": first_line(error)}
     except Exception as error:  # the metric's row says it
         return {"value": None, "status": "error", "note": in_a_line(error)}
 

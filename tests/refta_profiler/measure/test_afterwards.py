@@ -51,13 +51,20 @@ def test_without_an_adapter_there_is_no_file_and_nothing_to_merge(label):
     assert afterwards.measure(built(label)) == {}
 
 
-def test_what_cannot_be_merged_is_a_row_with_its_reason(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "status", "note"),
+    [
+        (SettingError("lora: this layer cannot be merged\nfor a long reason"), "unsupported", "lora: this layer cannot be merged"),
+        (RuntimeError("broke\nfor a long reason"), "error", "RuntimeError: broke"),
+    ],
+)
+def test_what_was_not_merged_is_a_row_with_its_reason(monkeypatch, error, status, note):
     def refuse(adapted):
-        raise SettingError("lora: this layer cannot be merged\nfor a long reason")
+        raise error
 
     monkeypatch.setattr("refta.adapter.merge", refuse)
     found = afterwards.measure(built("lora"))
     (row,) = [
         row for row in rows.of_processes(tiny("vit-tiny", "lora"), "cpu", {1: answer(afterwards=found)}) if row.metric == "merge_seconds"
     ]
-    assert (row.value, row.status, row.note) == (None, "error", "SettingError: lora: this layer cannot be merged")
+    assert (row.value, row.status, row.note) == (None, status, note)
