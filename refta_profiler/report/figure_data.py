@@ -5,13 +5,16 @@ import io
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote
 
-from refta_profiler.report.parts import Bars, Drawn, Figure, Map, Panel
+from refta_profiler.report.parts import Areas, Bars, Drawn, Figure, Panel
 
 COLUMNS = ("panel", "name", "kind", "x", "y", "low", "high")
 
 
 def to_csv(figure: Figure) -> str:
-    """A row a point, part of a bar, region or limit. low and high are its interval; a region goes from (x, y) to (low, high)."""
+    """A row a point, part of a bar, region, limit, or moment of an area.
+
+    low and high are its interval; a region goes from (x, y) to (low, high).
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(COLUMNS)
@@ -35,7 +38,9 @@ def rows(panel: Drawn) -> Iterator[Sequence[object]]:
         yield from line_rows(panel)
     elif isinstance(panel, Bars):
         yield from bar_rows(panel)
-    elif isinstance(panel, Map):
+    elif isinstance(panel, Areas):
+        yield from area_rows(panel)
+    else:
         yield from ((name, "region", x, y, x_end, y_end) for x, x_end, y, y_end, name in panel.regions)
         yield from ((name, "measured" if measured else "predicted", x, y, "", "") for x, y, name, measured in panel.marks)
 
@@ -47,6 +52,16 @@ def line_rows(panel: Panel) -> Iterator[Sequence[object]]:
         for (x, y), (low, high) in zip(series.points, around, strict=True):
             yield series.name, "line" if series.joined else "mark", x, y, low, high
     yield from ((text, "limit", "", y, "", "") for y, text in panel.limits)
+
+
+def area_rows(areas: Areas) -> Iterator[Sequence[object]]:
+    """A row a moment and category, then the ends of the phases and the peak."""
+    for category, values in areas.stacks.items():
+        yield from ((category, "area", x, y, "", "") for x, y in zip(areas.x, values, strict=True))
+    yield from ((name, "end", x, "", "", "") for x, name in areas.marks)
+    if areas.peak:
+        x, y, text = areas.peak
+        yield text, "peak", x, y, "", ""
 
 
 def bar_rows(bars: Bars) -> Iterator[Sequence[object]]:

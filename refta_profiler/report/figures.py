@@ -332,9 +332,14 @@ def for_page(text: str, prefix: str) -> str:
 
 
 def compact(text: str) -> str:
-    """The SVG without indentation, its numbers to two decimals, of a point: half the size, and nobody sees it."""
-    text = re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), text)
+    """The SVG without indentation, its coordinates to two decimals, of a point: half the size, and nobody sees it. What is read stays."""
+    text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"\d+\.\d{3,}", two_decimals, tag[0]), text)
     return re.sub(r">\s+<", "><", re.sub(r"\s*\n\s*", " ", text))
+
+
+def two_decimals(found: re.Match[str]) -> str:
+    """'12.3456' as '12.35', '3.0000' as '3'."""
+    return f"{float(found[0]):.2f}".rstrip("0").rstrip(".")
 
 
 def page_colours(text: str) -> str:

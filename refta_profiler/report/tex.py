@@ -107,6 +107,11 @@ def escape(text: str) -> str:
     return "".join(" " if word.isspace() else escape_word(cut(word)) for word in words)
 
 
+def opening(text: str) -> str:
+    r"""Escaped text to stand after \\, \midrule or \item, which would take a bracket or a star at its start for their own."""
+    return "{}" + text if text.lstrip().startswith(("[", "*")) else text
+
+
 def cut(word: str) -> str:
     """The word, its middle left out where it is too long for a line."""
     half = LONGEST_WORD // 2

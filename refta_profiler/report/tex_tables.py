@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from refta_profiler.report.parts import Cell, Column, Table
-from refta_profiler.report.tex import LONGEST_WORD, escape, marked
+from refta_profiler.report.tex import LONGEST_WORD, escape, marked, opening
 
 COLUMN, PAGE = 237.0, 496.0  # points: one column and the text of the example, as in CVPR, ICML and IEEE
 SIGN = {"small": 4.45, "footnotesize": 3.95, "scriptsize": 3.5}  # points of a sign in Times, on the safe side
@@ -97,7 +97,7 @@ def heading_lines(column: Column) -> list[str]:
 
 def heading(column: Column, width: float | None) -> str:
     """The heading of a column, set in lines where it is long and its column is not."""
-    lines = [escape(line) for line in heading_lines(column)]
+    lines = [opening(escape(line)) for line in heading_lines(column)]
     if width is not None:
         return rf"\raggedright {' '.join(lines)}"
     if len(lines) < 2:
@@ -118,8 +118,8 @@ def table_text(table: Table, label: str) -> str:
     long = is_long(table)
     table = compact(table)
     chosen = layout(table)
-    rows = [" & ".join(cell(one, width) for one, width in zip(row, chosen.widths, strict=True)) + r" \tabularnewline" for row in table.rows]
-    head = " & ".join(heading(*pair) for pair in zip(table.columns, chosen.widths, strict=True)) + r" \tabularnewline"
+    rows = [row_text([cell(*pair) for pair in zip(row, chosen.widths, strict=True)]) for row in table.rows]
+    head = row_text([heading(*pair) for pair in zip(table.columns, chosen.widths, strict=True)])
     kinds = "".join(kind(*pair) for pair in zip(table.columns, chosen.widths, strict=True))
     caption = rf"\caption{{{marked(table.caption)}}}\label{{{label}}}"
     size = rf"\{chosen.size}\setlength{{\tabcolsep}}{{{GAPS[chosen.size] / 2:g}pt}}"
@@ -130,6 +130,11 @@ def table_text(table: Table, label: str) -> str:
     float_ = "table*" if chosen.wide else "table"
     body = [rf"\begin{{tabular}}{{{kinds}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]
     return "\n".join([rf"\begin{{{float_}}}[tbp]", rf"\centering{size}", caption, *body, rf"\end{{{float_}}}", ""])
+
+
+def row_text(cells: Sequence[str]) -> str:
+    """The cells of one row, set in type already."""
+    return opening(" & ".join(cells)) + r" \tabularnewline"
 
 
 def kind(column: Column, width: float | None) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from refta_profiler.report.parts import Block, Card, Document, Figure, Items, Section, Table, Text
 from refta_profiler.report.plates import save
-from refta_profiler.report.tex import escape, marked
+from refta_profiler.report.tex import escape, marked, opening
 from refta_profiler.report.tex_tables import is_long, slug, table_text
 from refta_profiler.run_folder import RunFolder, file_name, write_whole
 from refta_profiler.verdict_words import listing
@@ -113,4 +113,4 @@ def block_text(block: Block, long: set[str]) -> str:
 
 def items_text(items: Sequence[str]) -> str:
     """A list."""
-    return "\n".join([r"\begin{itemize}", *(rf"\item {marked(item)}" for item in items), r"\end{itemize}"])
+    return "\n".join([r"\begin{itemize}", *(rf"\item {opening(marked(item))}" for item in items), r"\end{itemize}"])

@@ -5,7 +5,7 @@ import io
 from urllib.parse import unquote
 
 from refta_profiler.report.figure_data import address, to_csv
-from refta_profiler.report.parts import Bars, Figure, Map, Panel, Series
+from refta_profiler.report.parts import Areas, Bars, Figure, Map, Panel, Series
 
 
 def read(figure):
@@ -33,6 +33,21 @@ def test_bars_and_maps():
         ("y", "batch", "4"),
     ]
     assert [(row["kind"], row["x"], row["high"]) for row in rows[4:]] == [("region", "1", "4"), ("measured", "5", "")]
+
+
+def test_areas_with_their_phases_and_their_peak():
+    areas = Areas(
+        "t", "ms", "MiB", [0.0, 5.0], {"weights": [2.0, 2.0], "rebuilt": [0.0, 3.0]}, (0, 6), [(4.0, "forward")], (5.0, 5.0, "top")
+    )
+    rows = read(Figure("f", "c", "c", [areas]))
+    assert [(row["name"], row["kind"], row["x"], row["y"]) for row in rows] == [
+        ("weights", "area", "0", "2"),
+        ("weights", "area", "5", "2"),
+        ("rebuilt", "area", "0", "0"),
+        ("rebuilt", "area", "5", "3"),
+        ("forward", "end", "4", ""),
+        ("top", "peak", "5", "5"),
+    ]
 
 
 def test_every_point_of_a_report_is_in_its_data(document):

@@ -22,6 +22,15 @@ def test_text_stays_text_and_is_escaped():
     assert "a <title>" in texts(to_svg(PANEL, {"a": 0}, prefix="x"))
 
 
+def test_numbers_that_are_read_keep_their_digits():
+    """0.125, 0.0625 and 0.0313 on an axis of powers of two, and a bar of 0.0032 s; coordinates have two decimals."""
+    chart = Panel("t", "batch", "GiB", [Series("a", [(1, 0.03), (2, 0.5)])], y_scale="log")
+    svg = to_svg(chart, {"a": 0}, prefix="x")
+    assert {"0.0625", "0.125", "0.25"} <= set(texts(svg))
+    assert not re.findall(r"\d\.\d{3}", re.sub(r">[^<]*<", "><", svg))
+    assert "0.0032" in texts(to_svg(Bars("t", "s", ["a"], {"step": [0.0032]}), {"a": 0}, prefix="x"))
+
+
 def test_two_figures_share_no_id():
     def ids(prefix):
         return {element.get("id") for element in ElementTree.fromstring(to_svg(PANEL, {"a": 0}, prefix=prefix)).iter() if element.get("id")}

@@ -13,7 +13,7 @@ from refta_profiler.report.material import Material
 from refta_profiler.report.writers import latex
 from refta_profiler.run_folder import RunFolder
 
-STRANGE = r"a_b%c&d#e$f{g}h~i^j\k × → ≤ Φᵀ 日 <script> --x"
+STRANGE = r"日 a_b%c&d#e$f{g}h~i^j\k × → ≤ Φᵀ <script> --x"
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import pytest
 from refta_profiler.report.parts import Cell, Column, Table
 from refta_profiler.report.tex import escape, marked
 from refta_profiler.report.tex_tables import COLUMN, MOST_ROWS, compact, is_long, layout, slug, table_text
+from refta_profiler.report.writers.latex import items_text
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,21 @@ def test_what_every_row_says_is_said_once():
     found = compact(table(rows, Column("name"), Column("precision"), Column("n", numeric=True)))
     assert [column.name for column in found.columns] == ["name", "n"]
     assert found.caption == "A caption. In every row: precision fp32."
+
+
+def test_a_bracket_or_a_star_at_the_start_of_a_row_is_no_argument_of_the_line_before():
+    """As a label 低秩 begins, whose signs are written by their numbers."""
+    rows = [[Cell(name), Cell("1")] for name in ("低", "*starred", "plain")]
+    text = table_text(table(rows, Column("[GiB]"), Column("a long heading [n] of_*many words", numeric=True)), "tab:x")
+    lines = text.splitlines()
+    assert lines[lines.index(r"\midrule") + 1 :][:3] == [
+        r"{}[U+4F4E] & 1 \tabularnewline",
+        r"{}*starred & 1 \tabularnewline",
+        r"plain & 1 \tabularnewline",
+    ]
+    assert r"\toprule" + "\n{}[GiB] & " in text
+    assert not any(sign in text for sign in (r"\\[", r"\\*"))
+    assert r"\item {}[U+4F4E]" in items_text(["低"])
 
 
 def test_labels_hold_nothing_that_tex_reads():
