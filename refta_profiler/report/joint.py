@@ -9,6 +9,7 @@ import yaml
 
 from refta_profiler import results
 from refta_profiler.errors import ScenarioError
+from refta_profiler.evidence import setting_of
 from refta_profiler.report import accuracy, cost, fairness, memory, recipe, record, task, time, tokens
 from refta_profiler.report.cards import cards_section
 from refta_profiler.report.document import cards, facts, styles
@@ -93,10 +94,16 @@ def device_sections(rows: Sequence[Row]) -> Iterator[Section]:
     """The sections of every device, from its rows alone."""
     targets = list(dict.fromkeys(row.target for row in rows if row.source != "contraction"))
     for number, target in enumerate(targets, start=1):
-        material = Material([row for row in rows if row.target == target], yaml.safe_dump({"target": target}))
+        material = Material(rows_of(rows, target), yaml.safe_dump({"target": target}))
         for make in OF_A_DEVICE:
             if section := make(material):
                 yield set_apart(section, f"d{number}", f"on {target}")
+
+
+def rows_of(rows: Sequence[Row], target: str) -> list[Row]:
+    """The device's rows, and the closed form of what ran there, which holds on every device and is stored under the one predicted for."""
+    there = {(setting_of(row), row.label) for row in rows if row.target == target}
+    return [row for row in rows if row.target == target or (row.source == "contraction" and (setting_of(row), row.label) in there)]
 
 
 def recipe_sections(runs: Sequence[Named]) -> Iterator[Section]:
