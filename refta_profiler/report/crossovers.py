@@ -35,23 +35,32 @@ def entry_name(entry: dict[str, Any]) -> str:
 
 
 def kept_figure(entries: Sequence[dict[str, Any]], crossings: Sequence[dict[str, Any]], material: Material) -> list[Figure]:
-    """Bytes kept for backward against batch, summed over roles, one line an order."""
+    """Bytes kept for backward against batch, summed over roles, one line an order, a panel a sequence length."""
+    batches = sample(max([*material.batches, *(2 * (crossing.get("batch") or 1) for crossing in crossings)], default=1))
+    lengths = list(dict.fromkeys(entry.get("seq") for entry in entries))
+    panels = []
+    for length in lengths:
+        series = kept_series([entry for entry in entries if entry.get("seq") == length], batches)
+        title = "closed form, all roles and layers" + (f", sequence {length}" if len(lengths) > 1 else "")
+        panels += [Panel(title, "batch", "kept for backward (MiB)", series, x_scale="log", y_scale="log")] if series else []
+    if not panels:
+        return []
+    at = [crossing for crossing in crossings if crossing.get("quantity") == "kept_bytes" and crossing.get("batch")]
+    caption = (
+        f"Bytes that autograd keeps for the adapters, by batch. {at[0]['sentence'] if at else 'No two of these lines are known to cross.'}"
+    )
+    return [Figure("kept", caption, caption, panels)]
+
+
+def kept_series(entries: Sequence[dict[str, Any]], batches: Sequence[float]) -> list[Series]:
+    """A line a name of what its roles keep together; none of what keeps nothing."""
     sums: dict[str, tuple[float, float]] = {}
     for entry in entries:
         fixed, each = entry.get("kept_bytes") or (0.0, 0.0)
         before = sums.get(entry_name(entry), (0.0, 0.0))
         sums[entry_name(entry)] = (before[0] + fixed, before[1] + each * (entry.get("seq") or 1))
     lines = {name: line for name, line in sums.items() if line != (0.0, 0.0)}
-    batches = sample(max([*material.batches, *(2 * (crossing.get("batch") or 1) for crossing in crossings)], default=1))
-    series = [Series(name, [(batch, (fixed + each * batch) / MIB) for batch in batches]) for name, (fixed, each) in lines.items()]
-    if not series:
-        return []
-    at = [crossing for crossing in crossings if crossing.get("quantity") == "kept_bytes" and crossing.get("batch")]
-    caption = (
-        f"Bytes that autograd keeps for the adapters, by batch. {at[0]['sentence'] if at else 'No two of these lines are known to cross.'}"
-    )
-    panel = Panel("closed form, all roles and layers", "batch", "kept for backward (MiB)", series, x_scale="log", y_scale="log")
-    return [Figure("kept", caption, caption, [panel])]
+    return [Series(name, [(batch, (fixed + each * batch) / MIB) for batch in batches]) for name, (fixed, each) in lines.items()]
 
 
 def sample(top: float, count: int = 33) -> list[float]:
@@ -60,7 +69,7 @@ def sample(top: float, count: int = 33) -> list[float]:
 
 
 def closed_form_table(entries: Sequence[dict[str, Any]]) -> Table:
-    """The costs as a + b·t of every entry."""
+    """The costs as a + b·t of every entry; the same at every sequence length, it stands there once."""
     columns = [Column("method"), Column("role"), Column("layers", "", "layers", True), Column("shape"), Column("rank", "", "rank", True)]
     columns += [Column(words, unit) for words, unit, _ in QUANTITIES.values()]
     rows = [
@@ -74,7 +83,8 @@ def closed_form_table(entries: Sequence[dict[str, Any]]) -> Table:
         ]
         for entry in entries
     ]
-    return Table("closed-form", "Costs over all layers of a role, in the tokens t of one step.", columns, rows, folded=True)
+    once = list(dict.fromkeys(map(tuple, rows)))
+    return Table("closed-form", "Costs over all layers of a role, in the tokens t of one step.", columns, once, folded=True)
 
 
 def line_words(line: Sequence[float] | None, factor: float) -> str:

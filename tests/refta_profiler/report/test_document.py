@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from refta_profiler.report import crossovers
 from refta_profiler.report.document import document_of
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Bars, Panel, Table
@@ -144,6 +145,17 @@ def test_closed_forms_are_shown_with_their_crossovers(document):
     kept = figure(document, "kept").panels[0]
     assert isinstance(kept, Panel) and {series.name for series in kept.series} == {"refta/shared", "refta/reconstruct"}
     assert table(document, "closed-form").rows[0][-1].text == "0.00137·t"  # 24 layers × 15 × 4 bytes of 2^20
+
+
+def test_what_is_kept_at_two_lengths_has_a_panel_each_and_one_row(run):
+    """24 layers × 15 × 4 bytes a token and role: at batch 1 of 128 tokens 0.176 MiB of each of two roles, of 256 twice that."""
+    entry = next(one for one in Material.of(run).closed_form if one.get("order") == "shared")
+    roles = [entry | {"role": role, "seq": seq} for seq in (128, 256) for role in ("query", "value")]
+    (kept,), table = crossovers.kept_figure(roles, [], Material([])), crossovers.closed_form_table(roles)
+    assert [panel.title.split(", ")[-1] for panel in kept.panels] == ["sequence 128", "sequence 256"]
+    each = 2 * 24 * 15 * 4 / 2**20  # of both roles
+    assert [panel.series[0].points[0] for panel in kept.panels] == [(1.0, pytest.approx(128 * each)), (1.0, pytest.approx(256 * each))]
+    assert [row[1].text for row in table.rows] == ["query", "value"]
 
 
 def test_one_method_has_one_style_throughout(document):
