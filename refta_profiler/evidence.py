@@ -156,7 +156,11 @@ def difference_errors(rows: Iterable[Row]) -> dict[frozenset[str], float]:
 
 @dataclass(frozen=True)
 class LargestBatch:
-    """The largest batch of one label that fits; `certainty`: it was 'tried', lies 'between' two that were, or 'beyond' the last."""
+    """The largest batch of one label that fits, and how sure that is.
+
+    `certainty`: it was 'tried'; it lies 'between' two that were; it is guessed 'beyond' the last; it is the largest that was tried and
+    fits, and more may ('at least'); it is the smallest that was tried, and does not fit ('below').
+    """
 
     label: str
     model: str
@@ -167,6 +171,11 @@ class LargestBatch:
     certainty: str
     quantity: str
     parallel: str = ""
+
+    @property
+    def known(self) -> int | None:
+        """The batch, None where all that is known is one that does not fit."""
+        return None if self.certainty == "below" else self.batch
 
 
 def largest_batch(rows: Iterable[Row], memory_bytes: int, *, target: str | None = None) -> list[LargestBatch]:
@@ -187,11 +196,15 @@ def largest_of(setting: Setting, label: str, family: Family, memory_bytes: int) 
     """The largest batch of one label; None where no peak of it is known."""
     peaks = sorted((member.setting.batch, peak) for member in family.members if (peak := family.peak(member)) is not None)
     broken = [member.setting.batch for member in family.members if member.failure == "oom"]
-    if not peaks and not broken:
+    tried = [*(batch for batch, _ in peaks), *broken]
+    if not tried:
         return None
     batch, certainty = fit_on_lines(peaks, memory_bytes)
     if broken and batch >= min(broken):
-        batch, certainty = max([size for size, _ in peaks if size < min(broken)], default=0), "tried"
+        batch = max([size for size, _ in peaks if size < min(broken)], default=0)
+        certainty = "tried" if batch + 1 == min(broken) else "at least"
+    if not batch and min(tried) > 1:
+        batch, certainty = min(tried), "below"
     return LargestBatch(
         label,
         setting.model,
@@ -206,15 +219,15 @@ def largest_of(setting: Setting, label: str, family: Family, memory_bytes: int) 
 
 
 def fit_on_lines(peaks: Sequence[tuple[int, int]], memory_bytes: int) -> tuple[int, str]:
-    """The largest batch on the lines through (batch, peak) that fits, and how sure that is: 'tried', 'between' or 'beyond'."""
+    """The largest batch on the lines through (batch, peak) that fits, 0 where none does, and how sure that is (LargestBatch)."""
     fitting = [batch for batch, peak in peaks if peak <= memory_bytes]
     if not fitting:
         return 0, "tried"
     index = [batch for batch, _ in peaks].index(max(fitting))
     (left, low), certainty = peaks[index], "between" if index + 1 < len(peaks) else "beyond"
     neighbours = peaks[index + 1 : index + 2] or peaks[max(index - 1, 0) : index]
-    if not neighbours or (neighbours[0][1] - low) * (neighbours[0][0] - left) <= 0:
-        return left, "tried"
+    if not neighbours or (neighbours[0][1] - low) * (neighbours[0][0] - left) <= 0:  # the last one fits; no line says where it ends
+        return left, "at least"
     right, high = neighbours[0]
     batch = left + (memory_bytes - low) * (right - left) // (high - low)
     return batch, certainty if batch > left else "tried"

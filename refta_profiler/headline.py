@@ -234,13 +234,22 @@ WORDS = {
 
 
 def times(verdicts: Sequence["Verdict"]) -> list[str]:
-    """'Its step takes 8% less time than rebuilding with recomputation.' for the decisive comparisons whose times are known."""
+    """'Its step takes 8% less time than rebuilding with recomputation.' for the decisive comparisons whose times are known.
+
+    Measured times and predicted ones have a sentence each.
+    """
     known = [(verdict, time) for verdict in verdicts if verdict.decisive and (time := verdict.time_difference_fraction) is not None]
     several = len({verdict.batch for verdict in verdicts}) > 1
     told = [(verdict, time) for verdict, time in known if abs(time) >= verdict.time_noise_fraction]
-    parts = [f"{time_part(time)} {name_of(verdict)}{f' at batch {verdict.batch}' if several else ''}" for verdict, time in told]
-    takes = "is predicted to take" if all(verdict.time_source == "dryrun" for verdict, _ in told) else "takes"
-    return [f"Its step {takes} {listing(parts)}."] if parts else []
+    sentences = []
+    for source, takes in (("measured", "takes"), ("dryrun", "is predicted to take")):
+        parts = [
+            f"{time_part(time)} {name_of(verdict)}{f' at batch {verdict.batch}' if several else ''}"
+            for verdict, time in told
+            if verdict.time_source == source
+        ]
+        sentences += [f"Its step {takes} {listing(parts)}."] if parts else []
+    return sentences
 
 
 def time_part(fraction: float) -> str:

@@ -6,14 +6,18 @@ from refta_profiler.evidence import Candidate, LargestBatch, largest_batch
 from refta_profiler.report.material import Material
 from refta_profiler.report.palette import CATEGORIES
 from refta_profiler.report.parts import Bars, Cell, Column, Figure, Panel, Section, Series, Table, Text
-from refta_profiler.report.tables import bytes_cell, difference_cell, text_cell
+from refta_profiler.report.tables import ABSENT, bytes_cell, difference_cell, text_cell
 from refta_profiler.report.trust import error_of
 from refta_profiler.units import format_bytes, format_count, format_percent
 from refta_profiler.verdict import PAYS, SMALL, Verdict
 
 GIB = 2**30
 BANDS = [(-100 * SMALL, 100 * SMALL, "the same"), (100 * PAYS, 100.0, "pays off")]
-SURENESS = {"tried": "", "between": "≥ ", "beyond": "≈ "}
+SURENESS = {"tried": "", "between": "≥ ", "beyond": "≈ ", "at least": "≥ ", "below": "< "}
+SIGNS = (
+    "≥: between two batches of this run or the largest that was tried, and more may fit. ≈: beyond the largest batch of this run, a guess. "
+    "<: the smallest that was tried does not fit."
+)
 
 
 def savings_section(material: Material) -> Section | None:
@@ -62,9 +66,16 @@ def savings_caption(material: Material, found: Sequence[Verdict]) -> str:
     subject, against = found[0].subject, next((verdict.comparison for verdict in found if verdict.decisive), "another order")
     text = f"Against its {against} `{subject}` saves {range_words(best)} of the peak" if best else f"`{subject}` against the other orders"
     text += f"; against the others {range_words(rest)}" if rest else ""
-    evidence = "measured on" if found[0].source == "measured" else "predicted for"
-    quantity = "reserved" if found[0].quantity == "peak_reserved_bytes" else "allocated"
-    return f"{text} ({evidence} {material.target}, {quantity} bytes of a whole training step)."
+    return f"{text} ({'; '.join(evidence(material.target, found))} of a whole training step)."
+
+
+def evidence(target: str, found: Sequence[Verdict]) -> list[str]:
+    """['measured on h100, reserved bytes', 'predicted for h100, allocated bytes']: all that the verdicts stand on."""
+    kinds = {(verdict.source == "measured", verdict.quantity == "peak_reserved_bytes") for verdict in found}
+    return [
+        f"{'measured on' if measured else 'predicted for'} {target}, {'reserved' if reserved else 'allocated'} bytes"
+        for measured, reserved in sorted(kinds, reverse=True)
+    ]
 
 
 def range_words(fractions: Sequence[float]) -> str:
@@ -247,14 +258,25 @@ def fits_section(material: Material) -> Section | None:
     columns = [Column("method"), *(Column(place, "", f"largest batch, {place}", True) for place in places)]
     rows = [[text_cell(label), *(fit_cell(found.get(place)) for place in places)] for label, found in fits.items()]
     size = format_bytes(material.memory_bytes)
-    caption = (
-        f"The largest batch whose peak fits into the {size} that {material.target} has beside its CUDA context. ≥: between two batches of "
-        "this run, and more may fit. ≈: beyond the largest batch of this run, a guess."
-    )
-    note = "Peaks are allocated bytes. The allocator reserves more than that, so the last few per cent of a card should not be counted on."
-    return Section("fits", "The largest batch that fits", [Text(note), Table("fits", caption, columns, rows)]) if rows else None
+    caption = f"The largest batch whose peak fits into the {size} that {material.target} has beside its CUDA context. {SIGNS}"
+    note = Text(reserved_words({fit.quantity for found in fits.values() for fit in found.values()}))
+    return Section("fits", "The largest batch that fits", [note, Table("fits", caption, columns, rows)]) if rows else None
+
+
+def reserved_words(quantities: set[str]) -> str:
+    """Whether the peaks are what the allocator reserves, and what to make of it where they are not."""
+    if quantities == {"peak_reserved_bytes"}:
+        return "Peaks are bytes that the caching allocator reserves: all that a step takes of the card beside its CUDA context."
+    alone = quantities == {"peak_allocated_bytes"}
+    which = "Peaks are allocated bytes" if alone else "Peaks are reserved bytes where they are known, otherwise allocated"
+    return f"{which}. The allocator reserves more than that, so the last few per cent of a card should not be counted on."
 
 
 def fit_cell(fit: LargestBatch | None) -> Cell:
-    """The largest batch, with a sign before it where it was not itself run."""
-    return Cell(SURENESS[fit.certainty] + format_count(fit.batch), fit.batch) if fit else Cell("–")
+    """The largest batch, with a sign before it where there is more to say of it (SIGNS)."""
+    return Cell(fit_words(fit), fit.known) if fit else ABSENT
+
+
+def fit_words(fit: LargestBatch) -> str:
+    """'64', '≥ 64', '≈ 71' or '< 64'."""
+    return SURENESS[fit.certainty] + format_count(fit.batch)

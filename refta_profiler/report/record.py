@@ -38,17 +38,21 @@ def rules_section(material: Material) -> Section:
             f"Method: against LoRA and PiSSA where rank, parameters or the adapters' step FLOPs are equal within {percent(EQUAL)} "
             f"(whole steps, where there is no closed form, within {percent(EQUAL_STEP)})."
         ),
-        "Task: only where accuracy was measured. The profiler trains on random data and measures none.",
+        f"Task: only where accuracy was measured{'' if material.training else ', which it was not in this run'}.",
     ]
     used = sorted({verdict.quantity for verdict in material.verdicts if verdict.against})
-    reserved = "peak_reserved_bytes" in used
-    items += (
-        []
-        if reserved
-        else ["Peak memory here is allocated bytes: what the caching allocator reserves beyond them was neither predicted nor measured."]
-    )
+    items += allocated_words(material, used)
     blocks: list[Block] = [Items(items)]
     return Section("rules", "How the verdicts are made", blocks + ([comparisons_table(material)] if used else []))
+
+
+def allocated_words(material: Material, used: Sequence[str]) -> list[str]:
+    """That peaks are allocated bytes, where the verdicts stand on those alone, and what is known of reserved ones."""
+    known = any(row.metric == "peak_reserved_bytes" and row.value is not None for row in material.rows)
+    if "peak_reserved_bytes" in used or (known and not used):
+        return []
+    beyond = "is not known of all that are compared" if known else "was neither predicted nor measured"
+    return [f"Peak memory here is allocated bytes: what the caching allocator reserves beyond them {beyond}."]
 
 
 def comparisons_table(material: Material) -> Table:
@@ -84,9 +88,8 @@ def failures_section(material: Material) -> Section:
     left = [point for point in material.planned if point not in seen]
     blocks: list[Block] = []
     if left:
-        blocks.append(
-            Text(f"{len(left)} of {len(material.planned)} points were not run: the run was stopped. `--resume` takes up the rest.")
-        )
+        why = "the run was stopped, or they were left out of it (`--only`)"
+        blocks.append(Text(f"{len(left)} of {len(material.planned)} points have no numbers yet: {why}. `--resume` takes up the rest."))
     if broken:
         blocks.append(failures_table(broken))
     return Section("failures", "Points without a number", blocks or [Text("None: every point of this run has all its numbers.")])

@@ -259,7 +259,28 @@ def test_largest_batch(memory, batch, certainty):
 
 def test_largest_batch_stops_at_what_ran_out_of_memory():
     rows = [*series("refta/shared", b1=1000, b2=2000), row("refta/shared", None, batch=4, status="oom", note="out of memory")]
-    assert [(fit.batch, fit.certainty) for fit in largest_batch(rows, 10**6)] == [(2, "tried")]
+    assert [(fit.batch, fit.certainty) for fit in largest_batch(rows, 10**6)] == [(2, "at least")]  # three were not tried
+    rows = [*series("refta/shared", b1=1000, b3=2000), rows[-1]]
+    assert [(fit.batch, fit.certainty) for fit in largest_batch(rows, 10**6)] == [(3, "tried")]
+
+
+@pytest.mark.parametrize(
+    ("peaks", "memory", "batch", "certainty", "known"),
+    [
+        ({"b8": 1000}, 10**6, 8, "at least", 8),  # nothing says how the peak grows
+        ({"b1": 1000, "b2": 1000}, 10**6, 2, "at least", 2),
+        ({"b64": 1000, "b128": 2000}, 500, 64, "below", None),
+        ({"b1": 1000}, 500, 0, "tried", 0),
+    ],
+)
+def test_a_largest_batch_that_nothing_shows_is_not_said_to_be_one(peaks, memory, batch, certainty, known):
+    (found,) = largest_batch(series("refta/shared", **peaks), memory)
+    assert (found.batch, found.certainty, found.known) == (batch, certainty, known)
+
+
+def test_a_method_that_ran_out_of_memory_at_the_smallest_batch_fits_below_it():
+    (found,) = largest_batch([row("refta/shared", None, batch=64, status="oom", note="out of memory")], 10**6)
+    assert (found.batch, found.certainty) == (64, "below")
 
 
 def test_a_predicted_time_blocks_a_verdict_only_beyond_what_a_roofline_tells_apart():
@@ -279,6 +300,16 @@ def test_a_measured_time_goes_before_a_predicted_one():
     times = [row(label, value, "step_seconds", source=source) for label, value, source in TIMES]
     found = decisive([*peaks, *times])
     assert (found.time_source, found.outcome) == ("measured", "costs") and "its step takes 5% more time" in found.sentence
+
+
+def test_measured_and_predicted_times_have_a_sentence_each():
+    rows = [row(label, peak, batch=batch) for batch in (8, 16) for label, peak in (("refta/shared", 900), ("lora", 1000))]
+    rows += [row(label, seconds, "step_seconds", source="measured") for label, seconds in (("refta/shared", 1.05), ("lora", 1.0))]
+    rows += [row(label, seconds, "step_seconds", batch=16) for label, seconds in (("refta/shared", 1.5), ("lora", 1.0))]
+    line = next(line for line in headline(verdicts(rows, baseline="lora")) if line.startswith("Method: Without"))
+    assert (
+        "Its step takes 5% more time than `lora` at batch 8. Its step is predicted to take 50% more time than `lora` at batch 16." in line
+    )
 
 
 TIMES = (

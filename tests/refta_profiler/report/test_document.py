@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from refta_profiler.report import crossovers
+from refta_profiler.report import crossovers, record
 from refta_profiler.report.document import document_of
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Bars, Panel, Table
 from refta_profiler.results import METRICS, Row
+from refta_profiler.task.summary import Summary
 
 
 def section(document, key) -> Any:
@@ -124,9 +125,28 @@ def test_failures_are_grouped_by_reason_and_never_hidden(document):
     assert "1 error" in dict(document.facts)["points"]
 
 
-def test_a_run_that_was_stopped_says_how_many_points_are_left(run):
+def test_a_run_that_was_stopped_or_only_measured_says_how_many_points_are_left(run):
     material = replace(Material.of(run), planned=["never-run", *Material.of(run).planned])
-    assert "1 of 113 points were not run" in section(document_of(material), "failures").blocks[0].text
+    assert "1 of 113 points have no numbers yet: the run was stopped, or" in section(document_of(material), "failures").blocks[0].text
+
+
+def test_what_the_rules_say_of_reserved_bytes_and_of_accuracy_is_true_of_the_run(run):
+    material = Material.of(run)
+    rules = " ".join(record.rules_section(material).blocks[0].items)
+    assert "neither predicted nor measured" in rules and "which it was not in this run" in rules
+    assert "which it was not" not in " ".join(record.rules_section(replace(material, training=Summary([], {}))).blocks[0].items)
+    alone = [replace(row, metric="peak_reserved_bytes") for row in material.rows if row.label == "lora"]
+    assert "allocated bytes" not in " ".join(record.rules_section(replace(material, rows=alone)).blocks[0].items)  # nothing is compared
+    some = " ".join(record.rules_section(replace(material, rows=[*material.rows, *alone])).blocks[0].items)
+    assert "is not known of all that are compared" in some
+
+
+def test_a_caption_names_every_source_of_its_verdicts(run):
+    """Batches 1 and 2 are measured on the device that is predicted for, the others are not."""
+    rows = [row for row in Material.of(run).rows if row.target == "h100" or row.source == "measured"]
+    document = document_of(replace(Material.of(run), rows=[replace(row, target="h100") for row in rows]))
+    caption = figure(document, "savings-2").caption
+    assert "(measured on h100, allocated bytes; predicted for h100, allocated bytes of a whole training step)" in caption
 
 
 def test_a_failed_point_is_a_cell_of_the_peak_table(document):

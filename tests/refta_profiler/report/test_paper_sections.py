@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from refta_profiler import devices
-from refta_profiler.report import coverage, fairness, recipe, setup, tokens
+from refta_profiler.report import coverage, fairness, memory, recipe, setup, tokens
 from refta_profiler.report.accuracy import differences_figure
 from refta_profiler.report.cards import cards_section
 from refta_profiler.report.material import Material
@@ -57,6 +57,35 @@ def test_every_card_with_known_memory_has_a_column(material):
 def test_cards_are_not_told_from_the_peaks_of_a_processor(material):
     rows = [dataclasses.replace(row, target="cpu") for row in material.rows]
     assert cards_section(Material(rows, "target: cpu\n")) is None
+
+
+def test_what_ran_out_of_memory_on_a_small_card_says_nothing_of_a_large_one():
+    """Measured on an L4 up to batch 32; the dry run knows 64 too. At batch 64 the L4 has no room, an H200 has."""
+    fields = {"target": "l4", "unit": "B"}
+    peaks = [
+        row("peak_allocated_bytes", batch * 2**29, batch=batch, source=source, **fields)
+        for source, batches in (("dryrun", (32, 64)), ("measured", (32,)))
+        for batch in batches
+    ]
+    out = row("peak_allocated_bytes", None, batch=64, status="oom", note="out of memory", **fields)
+    found = tables(cards_section(Material([*peaks, out], "target: l4\n")))
+    cells = {column.name: cell.text for table in found for column, cell in zip(table.columns, table.rows[0], strict=True)}
+    assert cells["l4"] == "≥ 32" and cells["h200"].startswith("≈ ")
+    assert cells["t4"] == "< 32"
+    measured = [one for one in [*peaks, out] if one.source == "measured"]
+    found = tables(cards_section(Material(measured, "target: l4\n")))
+    cells = {column.name: cell.text for table in found for column, cell in zip(table.columns, table.rows[0], strict=True)}
+    assert cells["l4"] == cells["h200"] == "≥ 32"
+    assert found[0].caption.endswith("On t4 `x` takes < 32 examples, `x` < 32.")
+
+
+def test_the_peaks_that_fit_are_said_to_be_reserved_where_they_are():
+    environment = {"target_device": {"key": "l4", "memory_bytes": 24 * 2**30}}
+    fields = {"target": "l4", "unit": "B"}
+    peaks = [row("peak_allocated_bytes", 2**30, batch=2, **fields), row("peak_reserved_bytes", 2**31, batch=2, **fields)]
+    words = [memory.fits_section(Material(rows, "target: l4\n", environment)).blocks[0].text for rows in (peaks, peaks[:1])]
+    assert words[0].startswith("Peaks are bytes that the caching allocator reserves")
+    assert words[1].startswith("Peaks are allocated bytes. The allocator reserves more")
 
 
 def row(metric, value, **fields):
