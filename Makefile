@@ -37,7 +37,7 @@ gpu: $(MARK)
 	done
 
 # The sample that is committed, reports/published/quickstart/, and the index of all published runs. What it had before is replaced; of the
-# folder for papers the compiled example alone is kept (2.4 MB in all).
+# folder for papers the compiled example alone is kept (2.6 MB in all).
 SAMPLE := reports/published/quickstart
 sample: $(MARK)
 	rm -rf $(SAMPLE)
