@@ -6,7 +6,7 @@ import functools
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -50,10 +50,11 @@ class Stream:
 
 
 class LiveStorages(TorchDispatchMode):
-    """Follows storages that operations make, and counts FLOPs by phase. `phase` is set from outside."""
+    """Follows storages that operations make, and counts FLOPs by phase, within `with`. `phase` is set from outside."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.follows = False  # within `with` alone: what stands in for kernels, and storages' resizes, tell it of a warm-up's too
         self.phase = "forward"
         self.stream = Stream()
         self.flops_by_phase: dict[str, int] = {}
@@ -64,6 +65,14 @@ class LiveStorages(TorchDispatchMode):
         self.sent = collectives.Sent()
         self._known: dict[int, weakref.ref] = {}
         self._live: dict[int, Block] = {}
+
+    def __enter__(self) -> Self:
+        self.follows = True
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        self.follows = False
 
     def know(self, tensors: Iterable[torch.Tensor]) -> None:
         """Take storages for granted: they are live before the stream begins."""
@@ -105,6 +114,8 @@ class LiveStorages(TorchDispatchMode):
 
     def record(self, name: str, work: int, nbytes: int, dtype: str) -> None:
         """Count an operation of that many FLOPs and bytes moved in the phase at hand."""
+        if not self.follows:
+            return
         if work:
             self.flops_by_phase[self.phase] = self.flops_by_phase.get(self.phase, 0) + work
         self.operations.append(Operation(self.phase, name, dtype, work, nbytes))
@@ -127,6 +138,8 @@ class LiveStorages(TorchDispatchMode):
 
     def resized(self, storage: torch.UntypedStorage) -> None:
         """See a storage that was given other bytes: FSDP frees and takes the memory of a gathered weight so."""
+        if not self.follows:
+            return
         key = id(storage)
         block = self._live.pop(key, None)
         if block is not None:

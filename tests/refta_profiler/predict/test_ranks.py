@@ -10,7 +10,7 @@ from real_steps import tiny
 from refta.errors import SettingError
 from refta_profiler import distributed, models, plan, scenario, workload
 from refta_profiler.predict import rows
-from refta_profiler.predict.dryrun import dry_run
+from refta_profiler.predict.dryrun import dry_run, follow
 
 
 def padded(one, world):
@@ -36,6 +36,16 @@ def test_a_rank_holds_its_shards_and_sends_what_is_gathered_and_scattered(label,
     trained = [each for each in parameters if each.requires_grad]
     gathered = sum(padded(each, world) for each in [*parameters, *within])
     assert found.sent_bytes == (world - 1) * (gathered + sum(padded(each, world) for each in trained))
+
+
+@pytest.mark.parametrize("how", ["ddp:2", "fsdp:2"])
+def test_a_rank_on_a_gpu_computes_what_one_process_does(how):
+    """What stands in for CUDA's attention tells of itself, so that a warm-up's would be counted with the step's."""
+    one = tiny("roberta-tiny", "lora")
+    alone, rank = (follow(replace(one, parallel=parallel), "h100") for parallel in ("", how))
+    attention = [[work.name for work in found.operations if work.name.startswith("attention")] for found in (alone, rank)]
+    assert attention[0] == attention[1] != []
+    assert rank.flops_by_phase == alone.flops_by_phase
 
 
 def test_a_process_group_that_is_there_is_left_alone(tmp_path):

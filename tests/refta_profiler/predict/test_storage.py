@@ -30,6 +30,18 @@ def test_a_view_is_no_allocation_and_keeps_its_base():
     assert sizes(live) == [64, -64]
 
 
+def test_what_is_told_outside_is_not_counted():
+    """A warm-up's kernels and resizes are reported whether or not the mode is on."""
+    live, storage = LiveStorages(), torch.empty(10).untyped_storage()
+    live.record("attention", 5, 40, "float32")
+    live.resized(storage)
+    assert (live.operations, live.flops_by_phase, sizes(live)) == ([], {}, [])
+    with live:
+        live.record("attention", 5, 40, "float32")
+        live.resized(storage)
+    assert live.flops_by_phase == {"forward": 5} and sizes(live) == [40]
+
+
 def test_what_is_known_is_not_counted():
     with FakeTensorMode():
         weight = torch.empty(8)
