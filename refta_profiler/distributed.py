@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from refta.errors import SettingError
@@ -14,7 +15,12 @@ from refta_profiler import parallel, workload
 from refta_profiler.errors import first_line
 from refta_profiler.workload import Workload
 
-MIXED = "mixed torch.Tensor and DTensor"  # in torch's words: a weight that is sharded at that moment is used with one that is not
+WITHOUT_GRADIENT = "ddp: trained parameters get no gradient, which torch's DDP refuses at its next forward; freeze them, or use fsdp"
+OUTSIDE = "fsdp: the method reads weights outside of their block's forward, where FSDP2 has them sharded; use ddp, or another order"
+REFUSALS = {  # what torch says in a forward, and what is meant
+    "Expected to have finished reduction": WITHOUT_GRADIENT,
+    "mixed torch.Tensor and DTensor": OUTSIDE,  # a weight that is sharded at that moment is used with one that is not
+}
 
 
 def spread(work: Workload) -> Workload:
@@ -26,15 +32,16 @@ def spread(work: Workload) -> Workload:
         shard(work, mesh_of(work, found.world))
         return work
     wrapped = _wrapped(work.model, view=found.gradient_as_bucket_view)
-    work.forward, work.unseen_bytes = wrapped, lambda: bucket_bytes(wrapped)
+    work.forward, work.unseen_bytes = explained(wrapped), lambda: bucket_bytes(wrapped)
     return work
 
 
 def _wrapped(model: nn.Module, *, view: bool) -> nn.parallel.DistributedDataParallel:
+    """DDP's wrapper; SettingError for what it refuses. A RuntimeError is none: its first collectives failed, or memory ran out."""
     check_trained(model)
     try:
         return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=view)
-    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+    except (ValueError, TypeError, NotImplementedError) as error:
         raise SettingError(f"ddp: torch cannot wrap this model: {first_line(error)}") from error
 
 
@@ -52,39 +59,70 @@ def bucket_bytes(wrapped: nn.parallel.DistributedDataParallel) -> int:
 
 
 def mesh_of(work: Workload, world: int) -> Any:
-    """The ranks of the default process group on the model's kind of device."""
+    """The ranks of the default process group on the batch's kind of device, to which sharding takes the model."""
     from torch.distributed.device_mesh import init_device_mesh
 
-    return init_device_mesh(next(work.model.parameters()).device.type, (world,))
+    return init_device_mesh(device_of(work).type, (world,))
+
+
+def device_of(work: Workload) -> torch.device:
+    """The device that the step runs on: the batch is there from the beginning."""
+    return next(iter(work.batch.values())).device
 
 
 def shard(work: Workload, mesh: Any) -> None:
-    """The model sharded over the mesh of ranks, with an optimizer of the shards."""
+    """The model sharded over the mesh of ranks, with an optimizer of the shards.
+
+    fully_shard takes a block to the mesh's device, keeps this rank's shard and frees the rest (torch's _fsdp_init._move_states_to_device,
+    FSDPParam._init_sharded_param), so that no device need hold the whole model. What still refers to a whole parameter, keeps all of it.
+    """
     from torch.distributed.fsdp import fully_shard
 
     check_shardable(work.model)
     foreach = bool(work.optimizer.defaults.get("foreach"))
+    own = let_go(work)
     try:
         for block in blocks(work.model):
             fully_shard(block, mesh=mesh)
         fully_shard(work.model, mesh=mesh)
-    except (AssertionError, NotImplementedError, ValueError, RuntimeError) as error:
+    except (AssertionError, NotImplementedError, ValueError) as error:
         raise SettingError(f"fsdp: fully_shard refuses this model: {first_line(error)}") from error
+    take_along(work.model, device_of(work))
     work.optimizer = workload.make_optimizer(work.model, work.point, foreach=foreach)
+    if work.adapted.attached is not None:
+        work.adapted.attached.parameters = [one for name, one in work.model.named_parameters() if name in own]
     work.forward = explained(work.model)
 
 
-def explained(model: nn.Module) -> Callable[..., Any]:
-    """The model's forward; a method that reads another block's weights, which are sharded then, is a SettingError that says so."""
+def let_go(work: Workload) -> set[str]:
+    """The names of the adapter's parameters, to which neither its own list nor the optimizer refers any more."""
+    work.optimizer.param_groups.clear()
+    if work.adapted.attached is None:
+        return set()
+    own = {id(one) for one in work.adapted.attached.parameters}
+    work.adapted.attached.parameters = []
+    return {name for name, one in work.model.named_parameters() if id(one) in own}
+
+
+def take_along(model: nn.Module, device: torch.device) -> None:
+    """Modules' plain tensors go to the device too, of which fully_shard knows nothing."""
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, torch.Tensor):
+                setattr(module, name, value.to(device))
+
+
+def explained(run: Callable[..., Any]) -> Callable[..., Any]:
+    """The forward; what torch refuses in it, since the step is spread, is a SettingError that says what is meant."""
 
     def forward(**batch: Any) -> Any:
         try:
-            return model(**batch)
+            return run(**batch)
         except RuntimeError as error:
-            if MIXED not in str(error):
+            meant = next((words for said, words in REFUSALS.items() if said in str(error)), None)
+            if meant is None:
                 raise
-            reason = "the method reads weights outside of their block's forward, where FSDP2 has them sharded; use ddp, or another order"
-            raise SettingError(f"fsdp: {reason}") from error
+            raise SettingError(meant) from error
 
     return forward
 

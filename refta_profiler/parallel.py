@@ -42,6 +42,18 @@ def read(text: str) -> Parallel | None:
     return Parallel(kind, int(world), bool(view))
 
 
+def world(text: str) -> int:
+    """How many ranks the text of a point or row means; 1 for one process."""
+    found = read(text)
+    return found.world if found else 1
+
+
+def is_sharded(text: str) -> bool:
+    """Whether a rank has no more than its shard of the model when a step starts."""
+    found = read(text)
+    return found is not None and found.kind == "fsdp"
+
+
 def checked(value: Any) -> str:
     """The text of a scenario's entry; a ScenarioError says what is wrong with it and what would be right."""
     if value is None or value == NONE:

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from refta_profiler import parallel
 from refta_profiler.measure import timing
 from refta_profiler.measure.load import Load, complaint
 from refta_profiler.plan import Point
@@ -26,7 +27,7 @@ def of_processes(point: Point, key: str, processes: Mapping[int, dict[str, Any]]
         return failed(point, key, first["failure"]["status"], first["failure"]["note"])
     timed = [one for one in processes.values() if "failure" not in one]
     values = {**timing.summary([one["samples"] for one in timed]), **first["values"], "setup_seconds": setup_seconds(timed)}
-    notes = {"step_seconds": time_note(processes), "setup_seconds": setup_note(timed), **rank_notes(first.get("ranks", []))}
+    notes = {"step_seconds": time_note(processes), **setup_notes(point, timed), **rank_notes(first.get("ranks", []))}
     made = [_row(point, key, metric, value, note=notes.get(metric, "")) for metric, value in values.items()]
     return made + [_row(point, key, metric, **found) for metric, found in first.get("afterwards", {}).items()]
 
@@ -41,9 +42,11 @@ def setup_seconds(timed: Sequence[dict[str, Any]]) -> float:
     return statistics.median([one["setup_seconds"] for one in timed if not one["setup_watched"]] or [timed[0]["setup_seconds"]])
 
 
-def setup_note(timed: Sequence[dict[str, Any]]) -> str:
-    """That the memory profiler was on, where nothing else was timed."""
-    return "timed under the memory profiler" if all(one["setup_watched"] for one in timed) else ""
+def setup_notes(point: Point, timed: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """By metric: that a sharded model is set up on the CPU, and that the memory profiler was on, where nothing else was timed."""
+    place = ["on the CPU, from where FSDP2 shards the model"] if parallel.is_sharded(point.parallel) else []
+    watched = ["timed under the memory profiler"] if all(one["setup_watched"] for one in timed) else []
+    return {"setup_seconds": "; ".join([*place, *watched]), "setup_peak_bytes": "; ".join(place)}
 
 
 def time_note(processes: Mapping[int, dict[str, Any]]) -> str:

@@ -107,9 +107,12 @@ def _measured(point: Point, device: torch.device, request: dict[str, Any]) -> di
 
 def _set_up(point: Point, device: torch.device, *, memory: bool) -> tuple[Workload, dict[str, Any]]:
     """The workload, and what attaching the method took; its peak is measured in a process that is not asked for its time alone."""
-    from refta_profiler import distributed, models, workload
+    import torch
+
+    from refta_profiler import distributed, models, parallel, workload
     from refta_profiler.measure import setup
 
+    place = torch.device("cpu") if parallel.is_sharded(point.parallel) else device  # a sharded model may be too large for one device
     seconds = 0.0
 
     def attach(model: Any) -> Any:
@@ -121,15 +124,15 @@ def _set_up(point: Point, device: torch.device, *, memory: bool) -> tuple[Worklo
 
     answer: dict[str, Any] = {"notes": [], "values": {}}
     if memory:
-        peak_of = setup.cuda_peak if device.type == "cuda" else setup.cpu_peak
-        model, adapted, answer["values"]["setup_peak_bytes"] = peak_of(lambda: models.build(point, device), attach)
+        peak_of = setup.cuda_peak if place.type == "cuda" else setup.cpu_peak
+        model, adapted, answer["values"]["setup_peak_bytes"] = peak_of(lambda: models.build(point, place), attach)
     else:
-        model = models.build(point, device)
+        model = models.build(point, place)
         adapted = attach(model)
     model.train()
     optimizer = workload.make_optimizer(model, point, foreach=device.type == "cuda")
     work = distributed.spread(workload.Workload(point, model, adapted, optimizer, models.batch(point, device)))
-    answer |= {"setup_seconds": seconds, "setup_watched": memory and device.type == "cpu", "notes": adapted.notes}
+    answer |= {"setup_seconds": seconds, "setup_watched": memory and place.type == "cpu", "notes": adapted.notes}
     return work, answer
 
 
@@ -174,22 +177,21 @@ def _cpu_peaks(work: Workload, step: Callable[..., Any]) -> dict[str, int]:
 
 
 def _gpu(device: torch.device) -> dict[str, Any] | None:
-    """The GPU's clocks and heat right after the timed steps."""
+    """The clocks and heat of this rank's GPU right after the timed steps."""
     from refta_profiler.measure import gpu
 
-    return gpu.conditions() if device.type == "cuda" else None
+    return gpu.conditions(device.index or 0) if device.type == "cuda" else None
 
 
 def _sent(work: Workload) -> int:
     """Bytes that the rank sends in a step."""
     from refta_profiler import collectives, parallel, workload
 
-    found = parallel.read(work.point.parallel)
     with collectives.Counted() as counted:
         workload.training_step(work)
     if counted.sent.unknown:
         raise RuntimeError(f"collectives that are not counted: {', '.join(counted.sent.unknown)}")
-    return counted.sent.bytes(found.world if found else 1)
+    return counted.sent.bytes(parallel.world(work.point.parallel))
 
 
 def _count(work, counter) -> None:

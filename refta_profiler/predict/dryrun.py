@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from refta.operands import AUTOMATIC
 from refta.shapes import StackShape
-from refta_profiler import devices, models, own_code, rates, workload
+from refta_profiler import devices, models, own_code, parallel, rates, workload
 from refta_profiler.categories import category_of, rebuilt_shapes
 from refta_profiler.plan import Point
 from refta_profiler.predict import fake, ranks
@@ -122,7 +122,7 @@ def _follow(
         adapter_parameters=work.adapted.trainable_parameters,
         shapes=work.adapted.shapes(),
         rebuilt=rebuilt_shapes(work),
-        sent_bytes=live.sent.bytes(ranks.world(point)),
+        sent_bytes=live.sent.bytes(parallel.world(point.parallel)),
         branches=live.branches,
         note="; ".join([*work.adapted.notes, *ranks.notes(point, kind=device.kind), *_branches(live), *(_coverage(live) if cuda else [])]),
     )

@@ -19,16 +19,9 @@ from refta_profiler.predict.storage import LiveStorages
 from refta_profiler.workload import Workload
 
 
-def world(point: Point) -> int:
-    """How many ranks there are."""
-    found = parallel.read(point.parallel)
-    return found.world if found else 1
-
-
 def needs_fake(point: Point) -> bool:
     """Whether the step must be followed on fake tensors: FSDP2 refuses those of the meta device."""
-    found = parallel.read(point.parallel)
-    return found is not None and found.kind == "fsdp"
+    return parallel.is_sharded(point.parallel)
 
 
 def notes(point: Point, *, kind: str) -> list[str]:
@@ -49,7 +42,7 @@ def group(point: Point, live: LiveStorages) -> Iterator[None]:
 
     if dist.is_initialized():
         raise SettingError("fsdp: this process has a process group already, and a prediction needs one of its own; predict in another")
-    dist.init_process_group("fake", rank=0, world_size=world(point), store=FakeStore())
+    dist.init_process_group("fake", rank=0, world_size=parallel.world(point.parallel), store=FakeStore())
     try:
         with _resizes_seen(live):
             yield
@@ -104,7 +97,7 @@ def _in_order_of_gradients(work: Workload) -> list[torch.Tensor]:
         handle.remove()
     if len(ready) < len(trained):
         without = len(trained) - len(ready)
-        raise SettingError(f"ddp: {without} of {len(trained)} trained parameters get no gradient, for which DDP would wait for ever")
+        raise SettingError(f"{distributed.WITHOUT_GRADIENT}: {without} of {len(trained)}")
     return ready
 
 

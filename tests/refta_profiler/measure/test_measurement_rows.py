@@ -1,5 +1,7 @@
 """measure/rows.py: what the processes of a point answered, or why they did not, as rows."""
 
+from dataclasses import replace
+
 import pytest
 from real_steps import tiny
 from worker_answers import answer, failure
@@ -35,6 +37,13 @@ def test_set_up_is_timed_where_no_instrument_watched_it():
     assert (found["setup_seconds"].value, found["setup_seconds"].note) == (3.5, "")
     alone = of(answer(setup_seconds=5.0))["setup_seconds"]
     assert (alone.value, alone.note) == (5.0, "timed under the memory profiler")
+
+
+def test_a_sharded_model_is_said_to_be_set_up_on_the_cpu():
+    processes = {1: answer(values={"setup_peak_bytes": 7})}
+    found = {row.metric: row.note for row in rows.of_processes(replace(POINT, parallel="fsdp:2"), "h100", processes)}
+    words = "on the CPU, from where FSDP2 shards the model"
+    assert (found["setup_seconds"], found["setup_peak_bytes"]) == (f"{words}; timed under the memory profiler", words)
 
 
 def test_a_failure_is_rows_without_values_and_with_the_reason():

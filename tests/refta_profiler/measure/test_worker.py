@@ -8,7 +8,7 @@ import torch
 from real_steps import measured, tiny
 
 from refta.errors import SettingError
-from refta_profiler import workload
+from refta_profiler import distributed, models, workload
 from refta_profiler.measure import isolate, worker
 
 
@@ -61,6 +61,27 @@ def test_its_numbers_are_those_of_the_instruments(tmp_path):
     assert sum(answer["samples"][0].values()) > 0
     assert answer["setup_seconds"] > 0
     assert found["setup_peak_bytes"] >= sum(one.nbytes for one in workload.build(point, torch.device("cpu")).model.parameters())
+
+
+@pytest.mark.parametrize(("how", "place"), [("fsdp:2", "cpu"), ("ddp:2", "cuda"), ("", "cuda")])
+def test_only_what_is_to_be_sharded_is_set_up_beside_the_device(monkeypatch, how, place):
+    """The batch is on the device in any case, and tells sharding where to go; all is made on the CPU here."""
+    asked = {}
+
+    def on_the_cpu(name):
+        make = getattr(models, name)
+
+        def made(point, device):
+            asked[name] = str(device)
+            return make(point, "cpu")
+
+        monkeypatch.setattr(models, name, made)
+
+    on_the_cpu("build")
+    on_the_cpu("batch")
+    monkeypatch.setattr(distributed, "spread", lambda work: work)
+    worker._set_up(tiny("roberta-tiny", "head", parallel=how), torch.device("cuda"), memory=False)
+    assert asked == {"build": place, "batch": "cuda"}
 
 
 def test_a_failure_is_an_answer_too(tmp_path):
