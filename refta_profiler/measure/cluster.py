@@ -134,9 +134,16 @@ def together(answers: dict[int, dict[str, Any]], world: int) -> dict[str, Any]:
         "values": values,
         "samples": samples,
         "loads": loads,
+        "gpu": conditions([one.get("gpu") for one in ranks]),
         "setup_seconds": max(one["setup_seconds"] for one in ranks),
         "ranks": told,
     }
+
+
+def conditions(gpus: Sequence[dict[str, Any] | None]) -> dict[str, Any] | None:
+    """Those of the first rank's GPU, with every reason for which a rank's GPU throttled: the slowest makes the step's time."""
+    reasons = list(dict.fromkeys(reason for one in gpus for reason in (one or {}).get("throttle_reasons") or []))
+    return {**(gpus[0] or {}), "throttle_reasons": reasons} if reasons else gpus[0]
 
 
 def first_failure(broken: dict[int, dict[str, Any]], world: int) -> dict[str, Any]:

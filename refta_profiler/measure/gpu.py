@@ -37,12 +37,15 @@ def nvml() -> Iterator[Any]:
         library.nvmlShutdown()
 
 
-def conditions() -> dict[str, Any]:
-    """Clocks (MHz), temperature (°C), power (W) and reasons for throttling, now; {"unknown": reason} where NVML is not there."""
+def conditions(number: int = 0) -> dict[str, Any]:
+    """Clocks (MHz), temperature (°C), power (W) and reasons for throttling, now; {"unknown": reason} where NVML is not there.
+
+    number: the GPU's among those that this process may use, as CUDA counts them.
+    """
     with nvml() as library:
         if library is None:
             return {"unknown": ABSENT}
-        handle = first_visible(library)
+        handle = visible(library)[number]
         return {
             "sm_clock_mhz": ask(library, lambda: library.nvmlDeviceGetClockInfo(handle, library.NVML_CLOCK_SM)),
             "memory_clock_mhz": ask(library, lambda: library.nvmlDeviceGetClockInfo(handle, library.NVML_CLOCK_MEM)),
@@ -52,12 +55,16 @@ def conditions() -> dict[str, Any]:
         }
 
 
-def first_visible(library: Any) -> Any:
-    """NVML's handle of the GPU that this process measures on: it knows nothing of CUDA_VISIBLE_DEVICES, which names the first one."""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0].strip()
-    if first.startswith(("GPU-", "MIG-")):
-        return library.nvmlDeviceGetHandleByUUID(first)
-    return library.nvmlDeviceGetHandleByIndex(int(first) if first.isdigit() else 0)
+def visible(library: Any) -> list[Any]:
+    """NVML's handles of the GPUs that this process may use, as CUDA counts them: NVML knows nothing of CUDA_VISIBLE_DEVICES."""
+    named = [one.strip() for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one.strip()]
+    return [_handle(library, name) for name in named or map(str, range(library.nvmlDeviceGetCount()))]
+
+
+def _handle(library: Any, name: str) -> Any:
+    if name.startswith(("GPU-", "MIG-")):
+        return library.nvmlDeviceGetHandleByUUID(name)
+    return library.nvmlDeviceGetHandleByIndex(int(name) if name.isdigit() else 0)
 
 
 def names() -> list[str]:
@@ -89,26 +96,37 @@ def driver() -> str | None:
         return None if library is None else str(ask(library, library.nvmlSystemGetDriverVersion))
 
 
-def others() -> list[str] | None:
-    """Processes that compute on the GPU, as 'process 123 (512 MiB)'; asked before ours do. None where NVML is not there."""
+def others(count: int = 1) -> list[str] | None:
+    """Processes that compute on the first so many GPUs, as 'process 123 (512 MiB)', of several GPUs with 'on GPU 1'; asked before ours do.
+
+    None where NVML is not there, or tells of none of the GPUs.
+    """
     with nvml() as library:
         if library is None:
             return None
-        handle = first_visible(library)
-        found = ask(library, lambda: library.nvmlDeviceGetComputeRunningProcesses(handle))
-        return None if found is None else [f"process {one.pid} ({(one.usedGpuMemory or 0) // 2**20} MiB)" for one in found]
+        told = [ask(library, lambda one=one: library.nvmlDeviceGetComputeRunningProcesses(one)) for one in visible(library)[:count]]
+        if all(found is None for found in told):
+            return None
+        return [
+            f"process {one.pid} ({(one.usedGpuMemory or 0) // 2**20} MiB)" + (f" on GPU {number}" if count > 1 else "")
+            for number, found in enumerate(told)
+            for one in found or []
+        ]
 
 
-def settle(setting: str, *, sleep: Callable[[float], Any] = time.sleep) -> tuple[str, str]:
-    """What to do about a GPU that others use, by `busy_gpu`: ('', '') go on; ('note', words) go on and say so; ('refuse', words)."""
-    found, waited = others(), 0.0
+def settle(setting: str, *, count: int = 1, sleep: Callable[[float], Any] = time.sleep) -> tuple[str, str]:
+    """What to do about GPUs that others use, by `busy_gpu`: ('', '') go on; ('note', words) go on and say so; ('refuse', words).
+
+    count: how many GPUs the measurement takes, the first that this process may use.
+    """
+    found, waited = others(count), 0.0
     while found and setting == "wait" and waited < PATIENCE_S:
         sleep(LOOK_S)
         waited += LOOK_S
-        found = others()
+        found = others(count)
     if not found:
         return "", ""
-    words = f"the GPU is used by {', '.join(found)}"
+    words = f"the GPU{'s are' if count > 1 else ' is'} used by {', '.join(found)}"
     if setting == "refuse":
         return "refuse", f"{words}; stop it, or say `measure: {{busy_gpu: warn}}`"
     return "note", words + (f", and still was after {PATIENCE_S:.0f} s" if setting == "wait" else "")

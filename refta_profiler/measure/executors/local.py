@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from refta_profiler import parallel
 from refta_profiler.errors import HardwareError
 from refta_profiler.measure import cluster, gpu, isolate
 from refta_profiler.measure.executors import LOCAL, Answer, Place, Process, Settings
@@ -75,7 +76,7 @@ def run(process: Process) -> Answer:
     """The answer of a fresh process on this machine; a HardwareError where others use the GPU and the scenario refuses that."""
     words = ""
     if process.device == "cuda":
-        what, words = gpu.settle(process.busy_gpu)
+        what, words = gpu.settle(process.busy_gpu, count=parallel.world(process.point.parallel))
         if what == "refuse":
             raise HardwareError(words)
     found = spread_over_ranks(process) if process.point.parallel else one_process(process)

@@ -2,19 +2,24 @@
 
 import gc
 import time
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from real_steps import tiny
+from torch.distributed import fsdp
 
+from refta.errors import SettingError
 from refta_profiler import collectives, distributed, models, run, workload
 from refta_profiler.errors import HardwareError
-from refta_profiler.measure import cluster, group, isolate, memory
+from refta_profiler.measure import cluster, gpu, group, isolate, memory
 from refta_profiler.measure.executors import Process, local
 from refta_profiler.measure.rows import rank_notes
+from refta_profiler.predict import ranks
 from refta_profiler.predict.dryrun import dry_run
+from refta_profiler.predict.storage import LiveStorages
 
 POINT = replace(tiny("roberta-tiny", "lora"), parallel="ddp:2")
 ASKED = {"warmup": 0, "steps": 1, "passes": ["time"]}
@@ -83,13 +88,70 @@ def test_more_ranks_than_there_are_places_are_refused(monkeypatch):
     assert run.refuse_ranks([POINT], "cuda", SimpleNamespace(name="ray")) is None
 
 
+def test_what_slowed_any_rank_slowed_the_step():
+    gpus = [{"temperature_c": 50, "throttle_reasons": []}, {"temperature_c": 90, "throttle_reasons": ["hardware thermal slowdown"]}]
+    found = cluster.together({rank: {**answer(1, 1.0), "gpu": one} for rank, one in enumerate(gpus)}, 2)
+    assert found["gpu"] == {"temperature_c": 50, "throttle_reasons": ["hardware thermal slowdown"]}
+    assert cluster.conditions([None, None]) is None
+    assert cluster.conditions([{"unknown": "why"}] * 2) == {"unknown": "why"}
+
+
+def test_ranks_ask_who_uses_each_of_their_gpus(monkeypatch):
+    monkeypatch.setattr(gpu, "settle", lambda setting, *, count: ("refuse", f"{setting} {count}"))
+    for one, words in ((replace(POINT, parallel="fsdp:4"), "warn 4"), (replace(POINT, parallel=""), "warn 1")):
+        with pytest.raises(HardwareError, match=words):
+            local.run(Process(one, 1, "cuda", 60.0, ASKED, {}, "warn"))
+
+
+def one_rank(folder):
+    """What makes this process the only rank."""
+    return group.joined({"device": "cpu", "group": {"rank": 0, "world": 1, "store": str(folder / "store"), "limit_s": 60}})
+
+
+@pytest.mark.parametrize("label", ["full", "lora"])
+def test_sharding_leaves_no_whole_parameter(label, tmp_path, monkeypatch):
+    """Blocks are freed while others are still to come: what stayed would have to fit the GPU with the rest."""
+    shard, left = fsdp.fully_shard, []
+
+    def watched(module, **options):
+        left.append(sum(one() is not None for one in whole))
+        return shard(module, **options)
+
+    monkeypatch.setattr(fsdp, "fully_shard", watched)
+    with one_rank(tmp_path) as device:
+        work = workload.build(tiny("roberta-tiny", label, parallel="fsdp:1"), device)
+        whole = [weakref.ref(one.untyped_storage()) for one in work.model.parameters()]
+        count = len(work.adapted.attached.parameters)
+        distributed.spread(work)
+        gc.collect()
+        assert not any(one() for one in whole)
+    assert left == sorted(set(left), reverse=True)
+    own = work.adapted.attached.parameters
+    assert len(own) == count and {id(one) for one in own} <= {id(one) for one in work.model.parameters() if one.requires_grad}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_trained_parameter_without_a_gradient_is_refused_by_both(tmp_path):
+    """torch says it at the second step; the prediction before the first."""
+    one = replace(tiny("roberta-tiny", "head"), parallel="ddp:1")
+    with one_rank(tmp_path) as device:
+        work = workload.build(one, device)
+        work.model.register_parameter("mask_token", torch.nn.Parameter(torch.zeros(3)))
+        with pytest.raises(SettingError, match="get no gradient") as predicted:
+            ranks.spread(work, LiveStorages(), None, foreach=False)
+        distributed.spread(work)
+        workload.training_step(work)
+        with pytest.raises(SettingError) as measured:
+            workload.training_step(work)
+    assert str(predicted.value).startswith(str(measured.value))
+
+
 @pytest.mark.parametrize("how", ["ddp:1", "ddp:1:view", "fsdp:1"])
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_one_real_rank_needs_what_is_predicted(how, tmp_path):
     """The real reducer and gloo in this process, to the byte; two processes are in test_gloo.py."""
     one = replace(tiny("roberta-tiny", "refta/shared"), parallel=how)
-    request = {"device": "cpu", "group": {"rank": 0, "world": 1, "store": str(tmp_path / "store"), "limit_s": 60}}
-    with group.joined(request) as device, models.without_packing():
+    with one_rank(tmp_path) as device, models.without_packing():
         work = distributed.spread(workload.build(one, device))
         for _ in range(2):
             workload.training_step(work)

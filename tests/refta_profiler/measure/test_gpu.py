@@ -20,6 +20,7 @@ def fake(**changes):
         "NVML_TEMPERATURE_GPU": 0,
         "nvmlInit": lambda: None,
         "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: 2,
         "nvmlDeviceGetHandleByIndex": lambda index: index,
         "nvmlDeviceGetClockInfo": lambda handle, kind: {1: 1980, 2: 2619}[kind],
         "nvmlDeviceGetTemperature": lambda handle, kind: 61,
@@ -33,6 +34,7 @@ def fake(**changes):
 
 @pytest.fixture
 def nvml(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return lambda **changes: monkeypatch.setitem(sys.modules, "pynvml", fake(**changes))
 
 
@@ -46,6 +48,22 @@ def test_clocks_heat_and_throttling(nvml):
         "throttle_reasons": ["software power cap", "hardware thermal slowdown"],  # 1 is an idle GPU, which is none
     }
     assert gpu.driver() == "580.1"
+
+
+def test_every_rank_has_its_own_gpu(nvml, monkeypatch):
+    """CUDA's numbers go by the order of CUDA_VISIBLE_DEVICES, NVML's do not."""
+    clocks = {"nvmlDeviceGetTemperature": lambda handle, kind: 60 + handle}
+    nvml(**clocks)
+    assert [gpu.conditions(number)["temperature_c"] for number in (0, 1)] == [60, 61]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 1")
+    assert [gpu.conditions(number)["temperature_c"] for number in (0, 1)] == [63, 61]
+
+
+def test_all_gpus_that_the_ranks_take_are_looked_at(nvml):
+    busy = {0: [], 1: [SimpleNamespace(pid=9, usedGpuMemory=2**20)]}
+    nvml(nvmlDeviceGetComputeRunningProcesses=busy.get)
+    assert (gpu.others(1), gpu.settle("refuse")) == ([], ("", ""))
+    assert gpu.settle("warn", count=2) == ("note", "the GPUs are used by process 9 (1 MiB) on GPU 1")
 
 
 def test_what_a_gpu_does_not_tell_is_none(nvml):
