@@ -15,6 +15,7 @@ COMPARED = (
     "peak_allocated_bytes",
     "peak_reserved_bytes",
     "static_bytes",
+    "communicated_bytes",
     "trainable_parameters",
     "step_flops",
     "step_seconds",

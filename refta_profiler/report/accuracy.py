@@ -16,6 +16,7 @@ COMPARED = (
     "peak_reserved_bytes",
     "static_bytes",
     "kept_bytes",
+    "communicated_bytes",
     "trainable_parameters",
     "forward_flops",
     "step_flops",

@@ -55,6 +55,12 @@ def test_what_grew_is_named_and_fails_the_gate_beyond_its_tolerance(make):
     assert not compare.command([second, first], tolerance="0%").failed  # less is no failure
 
 
+def test_more_bytes_sent_fail_the_gate(make):
+    first, second = (make([row("communicated_bytes", value, parallel="ddp:2")]) for value in (1000, 2000))
+    failed = compare.command([first, second], tolerance="2%").failed
+    assert failed == "communicated_bytes of lora, batch 2 of 197, DDP over 2 ranks on cpu (measured) grew by 100%, more than 2%"
+
+
 def test_a_time_counts_only_where_the_intervals_are_apart(make):
     first = make(times(1.0, 0.9, 1.1))
     near, far = make(times(1.08, 1.0, 1.2)), make(times(1.3, 1.2, 1.4))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from refta_profiler.report import ranks
+from refta_profiler.report import accuracy, ranks
 from refta_profiler.report.material import Material
 from refta_profiler.results import METRICS
 
@@ -35,6 +35,13 @@ def test_it_says_who_sends_least_and_by_how_much(spread):
     rows = {(row[0].text, row[keys.index("predicted_communicated_bytes")].value) for row in table.rows}
     assert set(SENT.items()) <= rows
     assert all("DDP over 2 ranks" in row[1].text for row in table.rows)
+
+
+def test_predicted_bytes_are_held_against_those_that_were_sent(spread):
+    rows = [row for row in spread.rows if row.metric == ranks.SENT and row.label == "lora"]
+    measured = [replace(row, source="measured", value=2500) for row in rows]
+    found = accuracy.pairs(replace(spread, rows=[*rows, *measured]))
+    assert {(pair.metric, pair.predicted, pair.measured) for pair in found} == {(ranks.SENT, 3000, 2500)}
 
 
 def test_settings_and_verdicts_name_the_ranks(spread):
