@@ -28,7 +28,8 @@ def maps_section(material: Material) -> Section | None:
     note = (
         "Memory here is what the adapters keep for backward and their largest temporary, beyond the frozen model, from the contractions "
         "alone. Marks are this run's whole steps without checkpointing, in the colour of the order that is least there: open where it "
-        "is predicted, filled where it was measured. Maps without recomputation compare as the paper does."
+        "is predicted, filled where it was measured. They are of one precision, the run's first, and of one process where it has that. "
+        "Maps without recomputation compare as the paper does."
     )
     blocks: list[Block] = [Text(note)]
     blocks += [figure(f"map-{number}", entries, material) for number, entries in enumerate(groups.values(), start=1)]
@@ -75,21 +76,32 @@ def words(entry: dict[str, Any]) -> str:
 
 def points(entry: dict[str, Any], rows: Sequence[Row]) -> Iterator[tuple[tuple[float, float, str, bool], bool]]:
     """The run's own winners where it has all of the map's orders: (batch, y, label, measured), and whether the map agrees."""
-    metric = "step_flops" if entry["quantity"] == "step_flops" else "peak_allocated_bytes"
-    orders = [order for order in entry["labels"] if "without" not in entry["quantity"] or "recompute" not in order]
-    cells: dict[tuple[int, int, str, str], dict[str, float]] = {}
-    for row in rows:
-        y, other = (row.rank, row.seq == entry.get("seq")) if entry["y"] == "rank" else (row.seq, row.rank == entry.get("rank"))
-        mapped = row.method == entry["method"] and row.model == entry["model"] and row.order in orders and other and not row.checkpointing
-        if mapped and y and row.metric == metric and row.value is not None and row.source != "contraction":
-            cells.setdefault((row.batch, y, row.source, row.target), {})[str(row.order)] = row.value
-    whole = {key: values for key, values in cells.items() if len(values) == len(orders)}
+    whole = cells(entry, rows)
     best = {(batch, y): (batch, y, source, target) for batch, y, source, target in sorted(whole, key=lambda key: key[2] == "measured")}
     for (batch, y), key in best.items():
         values = whole[key]
         winner = min(values, key=lambda order: values[order])
         named = named_at(entry, batch, y)
         yield (batch, y, entry["labels"][winner], key[2] == "measured"), named is not None and values[named] <= SAME * values[winner]
+
+
+def cells(entry: dict[str, Any], rows: Sequence[Row]) -> dict[tuple[int, int, str, str], dict[str, float]]:
+    """What every order of the map needs, by (batch, y, source, target), where none of them is missing.
+
+    All of one precision and one `parallel`: of those that have any, one process goes before ranks, then what the rows have first.
+    """
+    metric = "step_flops" if entry["quantity"] == "step_flops" else "peak_allocated_bytes"
+    orders = [order for order in entry["labels"] if "without" not in entry["quantity"] or "recompute" not in order]
+    found: dict[tuple[str, str], dict[tuple[int, int, str, str], dict[str, float]]] = {}
+    for row in rows:
+        y, other = (row.rank, row.seq == entry.get("seq")) if entry["y"] == "rank" else (row.seq, row.rank == entry.get("rank"))
+        mapped = row.method == entry["method"] and row.model == entry["model"] and row.order in orders and other and not row.checkpointing
+        if mapped and y and row.metric == metric and row.value is not None and row.source != "contraction":
+            alike = found.setdefault((row.parallel, row.precision), {})
+            alike.setdefault((row.batch, y, row.source, row.target), {})[str(row.order)] = row.value
+    by_preference = [found[how] for how in sorted(found, key=lambda how: how[0] != "")]
+    wholes = [{key: one for key, one in alike.items() if len(one) == len(orders)} for alike in by_preference]
+    return next((whole for whole in wholes if whole), {})
 
 
 def named_at(entry: dict[str, Any], batch: float, y: float) -> str | None:

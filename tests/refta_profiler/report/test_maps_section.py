@@ -74,6 +74,17 @@ def test_a_setting_that_lacks_an_order_or_has_checkpointing_has_no_mark():
     assert figure.panels[0].marks == [] and "marks." not in figure.caption
 
 
+def test_marks_are_of_one_process_and_one_precision():
+    """Ranks and another precision, in which the other order is least, neither win nor fill up what is missing."""
+    rows = [row("shared", 2, 1000), row("reconstruct", 2, 1200)]
+    ranks = [row(order, 2, value, parallel="ddp:2") for order, value in (("shared", 900), ("reconstruct", 800))]
+    half = [row(order, 2, value, precision="bf16") for order, value in (("shared", 500), ("reconstruct", 400))]
+    for mixed in ([*rows, *ranks, *half], [*ranks, *rows, *half]):
+        assert only_figure(mixed).panels[0].marks == [(2, 8, "refta/shared", False)]
+    assert only_figure([rows[0], ranks[1]]).panels[0].marks == []
+    assert only_figure(ranks).panels[0].marks == [(2, 8, "refta/reconstruct", False)]
+
+
 def test_regions_cover_the_rows_without_a_gap():
     found = maps.regions(ENTRY)
     assert [one[4] for one in found] == ["refta/shared", "refta/reconstruct"] * 2
