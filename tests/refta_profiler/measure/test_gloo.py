@@ -30,6 +30,7 @@ def test_each_rank_needs_and_sends_what_is_predicted(how, model, label):
     values = found["values"]
     assert values["static_bytes"] == predicted.static_bytes
     assert values["communicated_bytes"] == predicted.sent_bytes
+    assert values["step_flops"] == sum(predicted.flops_by_phase.values())
     phases = {phase: values[f"{phase}_peak_bytes"] for phase in workload.PHASES}
     if (
         how == "fsdp:2"
