@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
@@ -13,6 +14,7 @@ from refta_profiler import orphans
 
 Job = Any  # what the caller knows the work by
 Ended = tuple[Job, "Future[Any]"]
+Begin = Callable[[int], None]  # what a process of a pool does first; it is told the id of the process that started it
 
 
 @contextlib.contextmanager
@@ -25,11 +27,11 @@ def interruptions_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def one_thread() -> None:
+def one_thread(parent: int) -> None:
     """What a process of the pool begins with. Ctrl-C is the driver's to handle."""
     import torch
 
-    orphans.die_with_parent()
+    orphans.die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
 
@@ -42,12 +44,12 @@ def loading_quietly() -> None:
     logging.disable_progress_bar()
 
 
-def pool(count: int, begin: Callable[[], None]) -> Executor:
+def pool(count: int, begin: Begin) -> Executor:
     """So many fresh processes, each of which begins with that call."""
-    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=begin)
+    return ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"), initializer=begin, initargs=(os.getpid(),))
 
 
-def ended(call: Callable[..., Any], jobs: Sequence[tuple[Job, tuple[Any, ...]]], count: int, begin: Callable[[], None]) -> Iterator[Ended]:
+def ended(call: Callable[..., Any], jobs: Sequence[tuple[Job, tuple[Any, ...]]], count: int, begin: Begin) -> Iterator[Ended]:
     """Every job as it ends, with the future of `call(*arguments)`, over so many processes; what is not begun ends with the consumer.
 
     What was yielded is not held here: of thousands of jobs the answers would fill the memory.

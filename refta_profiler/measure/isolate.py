@@ -52,7 +52,7 @@ def measure(
 
 def start(point: Point, content: dict[str, Any], request: Path, answer: Path, *, stderr: Any) -> subprocess.Popen[bytes]:
     """A process that measures the point as `content` asks, and writes its answer."""
-    request.write_text(json.dumps({"point": asdict(point), **content}), encoding="utf-8")
+    request.write_text(json.dumps({"parent": os.getpid(), "point": asdict(point), **content}), encoding="utf-8")
     command = [sys.executable, "-m", "refta_profiler.measure.worker", str(request), str(answer)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment(point))
 

@@ -1,6 +1,6 @@
 """One point's measurement, in a process of its own: `python -m refta_profiler.measure.worker REQUEST ANSWER`.
 
-REQUEST is a JSON file {point, device, warmup, steps, passes, instruments, trace, history}; ANSWER is written whole.
+REQUEST is a JSON file {parent, point, device, warmup, steps, passes, instruments, trace, history}; ANSWER is written whole.
 Passes: `time` is always made; `setup_memory` watches the set-up, `memory` brings the instruments, each on a step of its own.
 """
 
@@ -34,8 +34,8 @@ BARE_STEPS = 5  # timed as a whole, between marked ones, to show that the marks 
 
 def main(arguments: list[str]) -> int:
     """0 with the answer written, whatever the measurement came to."""
-    orphans.die_with_parent()
     request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    orphans.die_with_parent(request["parent"])
     try:
         answer = measure(request)
     except Exception as error:  # every failure of a point is a row: the driver writes it with its reason

@@ -152,9 +152,9 @@ def say_cost(grid: Grid, waiting: Sequence[Job], runs: int, progress: Any) -> No
     progress.say(f"{words}, {whole} (from 3 steps of {job.point.label}); stopped at any moment, --resume goes on")
 
 
-def begin() -> None:
+def begin(parent: int) -> None:
     """A training process: one thread, and what transformers says of loading weights is not said again and again."""
-    processes.one_thread()
+    processes.one_thread(parent)
     processes.loading_quietly()
 
 

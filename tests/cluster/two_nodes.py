@@ -17,8 +17,8 @@ import json, os, sys, time
 from pathlib import Path
 from refta_profiler import orphans
 
-orphans.die_with_parent()
 request = json.loads(Path(sys.argv[1]).read_text())
+orphans.die_with_parent(request["parent"])
 time.sleep(float(os.environ.get("FAKE_SECONDS", "0.2")))
 if request["point"]["label"].startswith("lora") and request["point"]["batch"] > 18:
     answer = {"failure": {"status": "oom", "note": "tried to allocate 5 GiB"}}
@@ -29,7 +29,7 @@ else:
               "loads": [load], "bare": [], "gpu": None, "setup_seconds": 2.0, "setup_watched": False, "notes": []}
 if request.get("trace"):
     Path(request["trace"]).write_bytes(b"traced by " + str(os.getpid()).encode())
-answer["code"] = __file__
+answer |= {"code": __file__, "threads": os.environ.get("OMP_NUM_THREADS")}
 Path(sys.argv[2] + ".part").write_text(json.dumps(answer))
 os.replace(sys.argv[2] + ".part", sys.argv[2])
 '''

@@ -1,6 +1,7 @@
 """The measuring process: what it answers, and how failures are told apart."""
 
 import json
+import os
 from dataclasses import asdict
 
 import pytest
@@ -43,6 +44,7 @@ def test_an_error_says_where():
 def ask(tmp_path, point):
     request, answer = tmp_path / "request.json", tmp_path / "answer.json"
     content = {"point": asdict(point), "device": "cpu", "warmup": 1, "steps": 1, "passes": isolate.ALL, "instruments": []}
+    content |= {"parent": os.getppid()}
     request.write_text(json.dumps(content))
     assert worker.main([str(request), str(answer)]) == 0
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
