@@ -63,6 +63,9 @@ class Quick:
     def __init__(self) -> None:
         self.waiting: list[Process] = []
 
+    def refusal(self, point: Point, place: Place) -> str:
+        return ""
+
     def free(self, place: Place) -> int:
         return AT_ONCE - len(self.waiting)
 

@@ -51,6 +51,9 @@ class Timed:
     def places(self) -> Any:
         return self.executor.places
 
+    def refusal(self, point: Any, place: Any) -> str:
+        return self.executor.refusal(point, place)
+
     def free(self, place: Any) -> int:
         return self.executor.free(place)
 

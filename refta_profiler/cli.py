@@ -81,6 +81,7 @@ def run(
     time: options.TimeOption = None,
     account: options.AccountOption = None,
     slurm: options.SlurmOption = None,
+    cpus: options.CpusOption = None,
 ) -> int:
     """Predict, measure, report."""
     from refta_profiler import own_code
@@ -93,10 +94,11 @@ def run(
     loaded = scenarios.load(scenario, overrides or [], code=own_code.permission(allow_code))
     chosen = _formats(formats)
     asked = options.slurm_settings(partition, time, account, slurm)
-    with _executor(executor, loaded, address, asked) as chosen_executor:
+    with _executor(executor, loaded, address, asked, cpus) as chosen_executor:
         chosen_executor.kind(device)  # a GPU that is not there is found out before a folder is made
         folder = RunFolder.open(resume) if resume else RunFolder.create(out or Path("reports") / loaded.name, loaded.text)
-        again = f"finished points are kept. Go on with: {_again(folder.path, allow_code, executor, address, asked)}"
+        given = {"executor": executor, "address": address, "cpus": cpus, "only": only, "device": device, "format": formats}
+        again = f"finished points are kept. Go on with: {_again(folder.path, allow_code, given, asked)}"
         try:
             with _progress() as progress:
                 rows = running.run(loaded, folder, running.Options(only, device, chosen, chosen_executor), progress)
@@ -110,27 +112,31 @@ def run(
 
 
 @contextlib.contextmanager
-def _executor(name: str, loaded: Any, address: str | None, slurm: dict[str, str]) -> Iterator[Any]:
+def _executor(name: str, loaded: Any, address: str | None, slurm: dict[str, str], cpus: int | None) -> Iterator[Any]:
     """The executor of that name for a scenario, which ends what it still runs when it is left; ScenarioError for another's options."""
     from refta_profiler import own_code
     from refta_profiler.measure import executors
 
     _one_of("--executor", name, tuple(executors.names()))
-    for option, given, owner in (("--address", address, "ray"), ("--partition, --time, --account and --slurm", slurm, "slurm")):
-        if given and name != owner:
-            raise ScenarioError(f"{option}: of use with --executor {owner} alone")
-    made = executors.make(name, executors.Settings(address, slurm, own_code.modules(loaded.methods), loaded.model))
+    ray, both = ("ray",), ("ray", "slurm")
+    slurms = "--partition, --time, --account and --slurm"
+    for option, given, owners in (("--address", address, ray), (slurms, slurm, ("slurm",)), ("--cpus", cpus is not None, both)):
+        if given and name not in owners:
+            raise ScenarioError(f"{option}: of use with --executor {' or '.join(owners)} alone")
+    if cpus is not None and cpus < 1:
+        raise ScenarioError(f"--cpus {cpus}: it must be at least 1")
+    made = executors.make(name, executors.Settings(address, cpus or 1, slurm, own_code.modules(loaded.methods), loaded.model))
     with contextlib.closing(made):
         yield made
 
 
-def _again(folder: Path, allow_code: bool, executor: str, address: str | None, slurm: dict[str, str]) -> str:
-    """The command line that goes on with a run."""
+def _again(folder: Path, allow_code: bool, given: dict[str, Any], slurm: dict[str, str]) -> str:
+    """The command line that goes on with a run; given: what it was told by its other options, by name."""
     from refta_profiler import own_code
 
     parts = [f"python -m refta_profiler run {folder / 'scenario.yaml'} --resume {folder}", *([own_code.OPTION] if allow_code else [])]
-    parts += [f"--executor {executor}"] if executor != "local" else []
-    parts += [f"--address {address}"] if address else []
+    default = {"executor": "local", "device": "auto", "format": "html"}
+    parts += [f"--{name} {shlex.quote(str(one))}" for name, one in given.items() if one not in (None, default.get(name))]
     return " ".join([*parts, *(f"--slurm {shlex.quote(f'{key}={value}')}" for key, value in slurm.items())])
 
 
@@ -173,7 +179,7 @@ def predict(
     points = plan.points(loaded)
     found: dict[str, list] = {}
     jobs = [(point, point.target, "dryrun") for point in points]
-    with _executor(executor, loaded, address, {}) as chosen, _progress() as progress:
+    with _executor(executor, loaded, address, {}, None) as chosen, _progress() as progress:
         progress.start("predict", len(points))
         for (point, _, _), (closed, dry) in running.spread(jobs, chosen):
             found[point.id] = [*closed, *dry]

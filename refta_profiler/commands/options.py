@@ -22,6 +22,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="the answer as one JSON
 PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32, bf16 or amp-bf16")]
 ExecutorOption = Annotated[str, typer.Option("--executor", help="what runs the processes: local, ray or slurm")]
 AddressOption = Annotated[str | None, typer.Option("--address", help="of a Ray cluster (default RAY_ADDRESS, or one started here)")]
+CpusOption = Annotated[int | None, typer.Option("--cpus", help="of a Ray or SLURM node for a CPU point, and its threads (default 1)")]
 PartitionOption = Annotated[str | None, typer.Option("--partition", help="of SLURM, that the jobs go to")]
 TimeOption = Annotated[str | None, typer.Option("--time", help="of a SLURM job, at most: minutes or hours:minutes:seconds")]
 AccountOption = Annotated[str | None, typer.Option("--account", help="of SLURM, that the jobs are charged to")]

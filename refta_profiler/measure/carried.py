@@ -11,7 +11,7 @@ from typing import Any
 
 from refta_profiler import rates
 from refta_profiler.measure import isolate, versions
-from refta_profiler.measure.executors import Answer, Process
+from refta_profiler.measure.executors import EXECUTOR, Answer, Process
 from refta_profiler.measure.executors.local import run
 from refta_profiler.rates import Rates
 
@@ -22,12 +22,17 @@ def measure(process: Process, wanted: Mapping[str, str], place: str, node: str) 
     place: the place's name. node: the cluster's own name of this node; '' where it is the machine's.
     """
     if words := versions.unlike(wanted, versions.here()):
-        reason = f"node {platform.node()} has other versions than the driver: {words}"
-        return located(isolate.failure("error", reason), place, node)
+        return unmeasured(f"node {platform.node()} has other versions than the driver: {words}", place, node)
     with tempfile.TemporaryDirectory(prefix="refta-profiler-") as folder:
         here = {name: Path(folder) / path.name for name, path in process.files.items()}
         found = located(run(dataclasses.replace(process, files=here)), place, node)
         return {**found, "files": {name: path.read_bytes() for name, path in here.items() if path.exists()}}
+
+
+def unmeasured(note: str, place: str, node: str = "") -> Answer:
+    """The answer where the cluster, and not the point, is to blame that there is none: an error now, and run again on resuming."""
+    failure = isolate.failure("error", note)["failure"]
+    return located({"failure": {**failure, "by": EXECUTOR}}, place, node)
 
 
 def located(answer: Answer, place: str, node: str) -> Answer:

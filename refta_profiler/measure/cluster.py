@@ -59,8 +59,17 @@ def there_words(device: str, there: int) -> str:
     return f"{there} GPU{'s are' if there != 1 else ' is'} here" if device == "cuda" else f"{there} at most are started on this CPU"
 
 
-def measure(point: Point, device: str, *, limit_s: float, asked: dict[str, Any]) -> dict[str, Any]:
-    """The ranks' common answer, as a single process gives it; {failure} with the first rank that failed and its reason."""
+def too_many(point: Point, kind: str, needed: int, node: str, there: int) -> str:
+    """Why no node of a cluster takes the point's ranks: 'DDP over 8 ranks needs 8 GPUs of one node; the largest, n1, has 4'."""
+    what = {"cuda": "GPUs", "cpu": "CPUs"}[kind]
+    return f"{parallel.words(point.parallel)} needs {needed} {what} of one node; the largest, {node}, has {there}"
+
+
+def measure(point: Point, device: str, *, limit_s: float, asked: dict[str, Any], threads: int | None = None) -> dict[str, Any]:
+    """The ranks' common answer, as a single process gives it; {failure} with the first rank that failed and its reason.
+
+    threads: of each rank; by default they share the cores.
+    """
     found = parallel.read(point.parallel)
     assert found is not None
     with tempfile.TemporaryDirectory(prefix="refta-profiler-") as folder:
@@ -69,20 +78,21 @@ def measure(point: Point, device: str, *, limit_s: float, asked: dict[str, Any])
         try:
             for rank in range(found.world):
                 group = {"rank": rank, "world": found.world, "store": str(place / "store"), "limit_s": limit_s}
-                ranks.append(start(place, point, {**asked, "device": device, "instruments": [], "group": group}, rank))
+                content = {**asked, "device": device, "instruments": [], "group": group}
+                ranks.append(start(place, point, content, rank, threads))
             late = wait(ranks, limit_s)
         finally:
             ended = end(ranks)
         if late:
-            return isolate.failure("error", f"took longer than {limit_s:.0f} s ({late})")
+            return isolate.late(limit_s, late)
         return together({one.rank: one.outcome() for one in ranks if one.rank not in ended}, found.world)
 
 
-def start(place: Path, point: Point, content: dict[str, Any], rank: int) -> RankProcess:
+def start(place: Path, point: Point, content: dict[str, Any], rank: int, threads: int | None) -> RankProcess:
     """The process of one rank, its error output in a file."""
     request, answer, errors = (place / f"{name}-{rank}" for name in ("request.json", "answer.json", "errors.txt"))
     with open(errors, "wb") as output:
-        child = isolate.start(point, content, request, answer, stderr=output)
+        child = isolate.start(point, content, request, answer, stderr=output, threads=threads)
     return RankProcess(rank, child, answer, errors)
 
 

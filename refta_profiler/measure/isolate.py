@@ -30,19 +30,23 @@ def measure(
     limit_s: float,
     instruments: Sequence[str] = (),
     files: Mapping[str, Path] | None = None,
+    threads: int | None = None,
 ) -> dict[str, Any]:
-    """The worker's answer: {values, samples, operators, …} or {failure: {status, note}}; instruments write what they keep in `files`."""
+    """The worker's answer: {values, samples, operators, …} or {failure: {status, note}}; instruments write what they keep in `files`.
+
+    threads: that the process computes with; by default as many as torch takes by itself.
+    """
     with tempfile.TemporaryDirectory(prefix="refta-profiler-") as folder:
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
         content: dict[str, Any] = {"device": device, "warmup": warmup, "steps": steps, "passes": list(passes)}
         content |= {"instruments": list(instruments), **{name: str(path.resolve()) for name, path in (files or {}).items()}}
-        child = start(point, content, request, answer, stderr=subprocess.PIPE)
+        child = start(point, content, request, answer, stderr=subprocess.PIPE, threads=threads)
         try:
             _, errors = child.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
             child.kill()
             child.communicate()
-            return failure("error", f"took longer than {limit_s:.0f} s")
+            return late(limit_s)
         except BaseException:
             child.kill()
             child.communicate()
@@ -50,11 +54,13 @@ def measure(
         return outcome(child.returncode, answer, errors.decode(errors="replace"))
 
 
-def start(point: Point, content: dict[str, Any], request: Path, answer: Path, *, stderr: Any) -> subprocess.Popen[bytes]:
+def start(
+    point: Point, content: dict[str, Any], request: Path, answer: Path, *, stderr: Any, threads: int | None
+) -> subprocess.Popen[bytes]:
     """A process that measures the point as `content` asks, and writes its answer."""
     request.write_text(json.dumps({"parent": os.getpid(), "point": asdict(point), **content}), encoding="utf-8")
     command = [sys.executable, "-m", "refta_profiler.measure.worker", str(request), str(answer)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment(point))
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment(point, threads))
 
 
 def outcome(code: int, answer: Path, errors: str) -> dict[str, Any]:
@@ -64,10 +70,10 @@ def outcome(code: int, answer: Path, errors: str) -> dict[str, Any]:
     return _died(code, errors)
 
 
-def environment(point: Point) -> dict[str, str]:
+def environment(point: Point, threads: int | None = None) -> dict[str, str]:
     """The child's environment: ours, with the allocator that the point asks for (both names: torch renamed the variable in 2.9).
 
-    Ranks share the cores, as torchrun has them do, and gloo's talk over the loopback.
+    Ranks share the cores, as torchrun has them do, unless the threads of each are given; and gloo's talk over the loopback.
     """
     found = dict(os.environ)
     if point.allocator != "default":
@@ -75,7 +81,7 @@ def environment(point: Point) -> dict[str, str]:
         found |= {"PYTORCH_CUDA_ALLOC_CONF": asked, "PYTORCH_ALLOC_CONF": asked}
     if ranks := parallel.read(point.parallel):
         found = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks.world)), "GLOO_SOCKET_IFNAME": "lo", **found}
-    return found
+    return found if threads is None else {**found, "OMP_NUM_THREADS": str(threads)}
 
 
 def _died(code: int, errors: str) -> dict[str, Any]:
@@ -85,6 +91,12 @@ def _died(code: int, errors: str) -> dict[str, Any]:
         return failure("error", f"ended by signal {-code} ({signal.Signals(-code).name})")
     last = errors.strip().splitlines()[-1] if errors.strip() else "nothing on its error output"
     return failure("error", f"the measuring process ended with code {code}: {last}")
+
+
+def late(limit_s: float, who: str = "") -> dict[str, Any]:
+    """The answer of a process that was ended since it was not done within its limit; who: which of several ranks were not."""
+    found = failure("error", f"took longer than {limit_s:.0f} s{f' ({who})' if who else ''}")
+    return {"failure": {**found["failure"], "late": True}}
 
 
 def failure(status: str, note: str) -> dict[str, Any]:

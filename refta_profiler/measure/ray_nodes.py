@@ -56,10 +56,14 @@ class Nodes:
         self.known |= self.asked([one for name, one in alive.items() if name not in self.known])
         self.all = [self.known[name] for name in alive]
 
-    def of(self, kind: str, device: str | None = None) -> list[Node]:
-        """The nodes that can be used and have such a device, by default any of the kind; those with most of them first."""
-        found = [node for node in self.all if not node.fault and node.count(kind) and device in (None, node.device(kind))]
+    def of(self, kind: str, device: str | None = None, *, least: int = 1) -> list[Node]:
+        """The nodes that can be used and have at least so many such devices, by default of any name; those with most of them first."""
+        found = [node for node in self.all if not node.fault and node.count(kind) >= least and device in (None, node.device(kind))]
         return sorted(found, key=lambda node: -node.count(kind))
+
+    def usable(self) -> set[str]:
+        """The ids of all nodes that can be used."""
+        return {node.id for node in self.all if not node.fault}
 
     def words(self) -> str:
         """What every node has."""

@@ -257,6 +257,58 @@ def test_real_processes_and_code_of_ones_own_on_two_nodes(tmp_path, cluster, min
     assert "report: " in out
 
 
+RANKS = """
+name: ranks
+model: roberta-tiny
+task: {num_labels: 3}
+seq: [8]
+target: cpu
+methods: [{name: lora, rank: 2}]
+parallel: [none, ddp:2, ddp:3]
+batch: [1]
+measure: {instruments: [], on_cpu: {batch: [1], warmup: 0, steps: 1, repeats: 1, budget_s: 3000}}
+"""
+
+
+@pytest.fixture
+def two_cpus(cluster):
+    """A cluster of which one node has two CPUs."""
+    cluster.add_node(num_cpus=2)
+    return cluster
+
+
+def by_ranks(folder, source):
+    with open(folder / "results.csv", newline="", encoding="utf-8") as file:
+        found = [row for row in csv.DictReader(file) if (row["source"], row["metric"]) == (source, "peak_allocated_bytes")]
+    return {row["parallel"]: row for row in found}
+
+
+def test_ranks_get_as_many_cpus_of_one_node_and_need_what_is_predicted(tmp_path, two_cpus):
+    (tmp_path / "ranks.yaml").write_text(RANKS)
+    more = ("--device", "cpu", "--out", str(tmp_path / "ray"), "--executor", "ray", "--address", two_cpus.address)
+    status, _, errors = finish(start(ROOT, str(tmp_path / "ranks.yaml"), *more), 400)
+    assert status == 0, errors
+    predicted, measured = (by_ranks(folder_of(tmp_path / "ray"), source) for source in ("dryrun", "measured"))
+    assert {how: row["status"] for how, row in measured.items()} == {"": "ok", "ddp:2": "ok", "ddp:3": "skipped"}
+    for how in ("", "ddp:2"):
+        assert int(measured[how]["value"]) == pytest.approx(int(predicted[how]["value"]), rel=0.005)
+    assert measured["ddp:3"]["note"].startswith("DDP over 3 ranks needs 3 CPUs of one node; the largest, ")
+    assert measured["ddp:3"]["note"].endswith(", has 2")
+
+
+def test_a_point_gets_the_cpus_and_threads_that_are_asked_for(tmp_path, code, two_cpus):
+    (tmp_path / "ranks.yaml").write_text(RANKS)
+    more = ("--only", "measure", "--device", "cpu", "--out", str(tmp_path / "ray"), "--executor", "ray", "--address", two_cpus.address)
+    status, _, errors = finish(start(code, str(tmp_path / "ranks.yaml"), *more, "--cpus", "2"))
+    assert status == 0, errors
+    folder = folder_of(tmp_path / "ray")
+    found = by_ranks(folder, "measured")
+    assert {how: row["status"] for how, row in found.items()} == {"": "ok", "ddp:2": "skipped", "ddp:3": "skipped"}
+    assert "DDP over 2 ranks needs 4 CPUs of one node" in found["ddp:2"]["note"]
+    (details,) = (json.loads(path.read_text()) for path in (folder / "details").iterdir())
+    assert details["threads"] == "2"
+
+
 def test_predictions_over_nodes_are_those_of_this_machine(cluster, mine):
     def predicted(*more):
         arguments = [*command(), "real.yaml", "--allow-code", "--json", *more]

@@ -28,6 +28,17 @@ methods:
 batch: [1, 19, 20, 21, 22, 23]
 measure: {on_cpu: {batch: [1, 19, 20, 21, 22, 23], warmup: 0, steps: 1, repeats: REPEATS, budget_s: 3000}}
 """
+RANKS = """
+name: ranks
+model: roberta-tiny
+task: {num_labels: 3}
+seq: [8]
+target: cpu
+methods: [{name: lora, rank: 2}]
+parallel: [none, ddp:2, ddp:99]
+batch: [1]
+measure: {on_cpu: {batch: [1], warmup: 0, steps: 1, repeats: REPEATS, budget_s: 3000}}
+"""
 CONFIGURATION = """
 ClusterName=here
 SlurmctldHost={host}(127.0.0.1)
@@ -116,9 +127,9 @@ def said(arguments, variables):
     return subprocess.run(arguments, env=os.environ | variables, capture_output=True, text=True, check=False).stdout
 
 
-def run(code, tmp_path, *arguments, repeats=2, **variables):
+def run(code, tmp_path, *arguments, repeats=2, scenario=SCENARIO, **variables):
     path = tmp_path / "sweep.yaml"
-    path.write_text(SCENARIO.replace("REPEATS", str(repeats)))
+    path.write_text(scenario.replace("REPEATS", str(repeats)))
     asked = ("--only", "measure", "--device", "cpu", "--executor", "slurm", *arguments)
     found = {**environment(code), "FAKE_SECONDS": "0.1", **variables}
     return subprocess.Popen(command(str(path), *asked), cwd=code, env=found, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -183,6 +194,33 @@ def test_a_real_slurm_runs_an_array_a_method_and_takes_back_what_a_sweep_cannot_
     assert of_lora[-1] == "skipped"
     assert {answer["where"]["place"] for answer in answers(folder)} == {"partition debug"}
     wait_for(lambda: not said(["squeue", "-h"], slurm), 40, "an empty queue")
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two ranks need two CPUs")
+def test_ranks_get_as_many_cpus_of_one_node(tmp_path, code, slurm):
+    status, errors = finish(run(code, tmp_path, "--out", str(tmp_path / "out"), scenario=RANKS, **slurm))
+    assert status == 0, errors
+    (folder,) = (tmp_path / "out").iterdir()
+    with open(folder / "results.csv", newline="", encoding="utf-8") as file:
+        found = {row["parallel"]: row for row in csv.DictReader(file) if row["metric"] == "peak_allocated_bytes"}
+    assert {how: row["status"] for how, row in found.items()} == {"": "ok", "ddp:2": "ok", "ddp:99": "skipped"}
+    host = socket.gethostname().partition(".")[0]
+    assert found["ddp:99"]["note"] == f"DDP over 99 ranks needs 99 CPUs of one node; the largest, {host}, has {os.cpu_count()}"
+    assert {json.loads(path.read_text())["threads"] for path in (folder / "details").iterdir()} == {"1"}
+
+
+def test_a_job_that_is_killed_is_a_row_that_resuming_makes_anew(tmp_path, code, slurm):
+    """This SLURM keeps no accounts: what became of a job that left no result, nobody can say for ever."""
+    started = run(code, tmp_path, "--out", str(tmp_path / "out"), repeats=1, scenario=RANKS, FAKE_SECONDS="600", **slurm)
+    wait_for(lambda: said(["squeue", "-h", "-t", "RUNNING"], slurm), 60, "a job that runs")
+    said(["scancel", "--me"], slurm)
+    status, errors = finish(started)
+    assert status == 1, errors
+    assert "gave no answer" in errors
+    (folder,) = (tmp_path / "out").iterdir()
+    status, errors = finish(run(code, tmp_path, "--resume", str(folder), repeats=1, scenario=RANKS, **slurm))
+    assert status == 0, errors
+    assert "measure: 2 points" in errors
 
 
 def test_ctrl_c_empties_the_queue_and_the_folder_is_gone_on_with(tmp_path, code, slurm):

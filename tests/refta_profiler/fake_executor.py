@@ -20,8 +20,9 @@ class Fake:
         respond: Callable[[Any, Place], dict[str, Any]] = lambda process, place: answer(),
         pick: Callable[[list], int] = lambda running: 0,
         begun: int = 0,
+        refusals: Callable[[Any, Place], str] = lambda point, place: "",
     ) -> None:
-        self.devices, self.respond, self.pick = devices, respond, pick
+        self.devices, self.respond, self.pick, self.refusal = devices, respond, pick, refusals
         self.places = [Place(name) for name in devices]
         self.running: list[tuple[Any, Place]] = []
         self.started: list[tuple[str, int, str]] = []  # label, batch and place, as they started

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from refta_profiler import parallel
 from refta_profiler.plan import Point
 
 LOCAL = "local"
+EXECUTOR = "executor"  # `by` of a failure that says nothing of its point, since what ran the process failed
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class Settings:
     """What the command line says of where to run; each executor reads its own."""
 
     address: str | None = None  # of a Ray cluster
+    cpus: int = 1  # that a point on a CPU asks a cluster for, a rank each; and the threads that its process gets
     slurm: Mapping[str, str] = field(default_factory=dict)  # partition, time, account, and what else submitit takes
     own_modules: Sequence[str] = ()  # that the scenario's own code calls
     model: str = ""  # the scenario's: a folder of that name travels with the code
@@ -38,6 +41,12 @@ class Process:
     asked: Mapping[str, Any]  # warmup, steps, passes, instruments
     files: Mapping[str, Path]
     busy_gpu: str  # what to do about a GPU that others use
+    threads: int | None = None  # of the process, or of each rank; None: as many as torch takes by itself
+
+    @property
+    def ranks(self) -> int:
+        """How many devices it computes on."""
+        return parallel.world(self.point.parallel)
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,12 @@ class Executor(Protocol):
         """The unlike devices there are now."""
         ...
 
+    def refusal(self, point: Point, place: Place) -> str:
+        """Why the point cannot be run there, however long it waits: its ranks need more devices than are there; '' where it can."""
+        ...
+
     def free(self, place: Place) -> int:
-        """How many more processes the place takes now."""
+        """How many more processes the place takes now, each on one device: none where it is zero or less."""
         ...
 
     def submit(self, process: Process, place: Place) -> None:

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from refta_profiler import parallel
 from refta_profiler.errors import HardwareError
 from refta_profiler.measure import cluster, gpu, isolate
 from refta_profiler.measure.executors import LOCAL, Answer, Place, Process, Settings
+from refta_profiler.plan import Point
 
 HERE = Place("this machine")
 
@@ -27,6 +27,7 @@ class Local:
 
     def __init__(self) -> None:
         self.waiting: list[Process] = []
+        self.device = "cpu"
 
     def kind(self, wanted: str) -> str:
         """'cuda' or 'cpu'; HardwareError where a GPU is asked for and there is none."""
@@ -41,7 +42,12 @@ class Local:
         return "cpu"
 
     def open(self, folder: Path, device: str) -> None:
-        """Nothing: the machine is there."""
+        """The machine is there: how many ranks it takes depends on the kind of device."""
+        self.device = device
+
+    def refusal(self, point: Point, place: Place) -> str:
+        """Why this machine does not take the point's ranks."""
+        return cluster.refusal(point, self.device)
 
     def free(self, place: Place) -> int:
         """One process at a time."""
@@ -76,7 +82,7 @@ def run(process: Process) -> Answer:
     """The answer of a fresh process on this machine; a HardwareError where others use the GPU and the scenario refuses that."""
     words = ""
     if process.device == "cuda":
-        what, words = gpu.settle(process.busy_gpu, count=parallel.world(process.point.parallel))
+        what, words = gpu.settle(process.busy_gpu, count=process.ranks)
         if what == "refuse":
             raise HardwareError(words)
     found = spread_over_ranks(process) if process.point.parallel else one_process(process)
@@ -85,11 +91,14 @@ def run(process: Process) -> Answer:
 
 def one_process(process: Process) -> Answer:
     """The answer of a step that one process makes."""
-    return isolate.measure(process.point, process.device, limit_s=process.limit_s, files=process.files, **process.asked)
+    return isolate.measure(
+        process.point, process.device, limit_s=process.limit_s, files=process.files, threads=process.threads, **process.asked
+    )
 
 
 def spread_over_ranks(process: Process) -> Answer:
     """The common answer of the ranks that make a step; that it is skipped where this machine does not take so many."""
     if words := cluster.refusal(process.point, process.device):
         return isolate.failure("skipped", words)
-    return cluster.measure(process.point, process.device, limit_s=process.limit_s, asked=dict(process.asked))
+    asked = dict(process.asked)
+    return cluster.measure(process.point, process.device, limit_s=process.limit_s, asked=asked, threads=process.threads)

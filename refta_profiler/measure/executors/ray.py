@@ -1,4 +1,4 @@
-"""Processes spread over a Ray cluster: a task each, with one GPU or one CPU, on nodes that have the device and the driver's versions.
+"""Processes spread over a Ray cluster: a task each, with a GPU or --cpus CPUs a rank, on nodes that have them and the driver's versions.
 
 A process that is lost with its worker or its node is run again elsewhere, a few times; one that fails is a row. Nothing but Ray itself need
 be shared: the code travels with the tasks, what instruments write comes back with the answers.
@@ -7,6 +7,7 @@ be shared: the code travels with the tasks, what instruments write comes back wi
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import logging
 import os
@@ -15,18 +16,20 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refta_profiler import devices, rates
+from refta_profiler import devices, parallel
 from refta_profiler.errors import HardwareError, ScenarioError, first_line
-from refta_profiler.measure import carried, staging, versions
+from refta_profiler.measure import carried, cluster, staging, versions
 from refta_profiler.measure.executors import Answer, Place, Process, Settings
 from refta_profiler.measure.isolate import failure
-from refta_profiler.measure.ray_nodes import Nodes, reachable
+from refta_profiler.measure.ray_nodes import Node, Nodes, reachable
+from refta_profiler.measure.ray_predictions import LOOK_S, Predictions
+from refta_profiler.plan import Point
 
 LOST = 3  # times that a process may be lost before its point is a row that says so
-LOOK_S = 1.0  # how long to wait for an answer before the nodes are looked at
 GONE_S = 10.0  # how long a cluster may not answer before it counts as gone
 
 
@@ -39,6 +42,16 @@ def make(settings: Settings) -> Ray:
     return Ray(ray, settings)
 
 
+@dataclass(frozen=True)
+class Sent:
+    """A process that was handed to Ray: for which place, which nodes (by id) it may run on, and whether it gets the whole of one."""
+
+    process: Process
+    place: Place
+    nodes: frozenset[str]
+    alone: bool
+
+
 class Ray:
     """A cluster, connected; `ray` is the library."""
 
@@ -49,43 +62,75 @@ class Ray:
         connect(ray, settings)
         self.gcs = ray.get_runtime_context().gcs_address
         self.nodes = Nodes(ray)
-        self.device = "cpu"
-        self.task: Any = None  # made when the device is known
-        self.waiting: dict[Any, tuple[Process, Place]] = {}  # by the reference that its answer will have
+        self.device, self.cpus = "cpu", settings.cpus
+        self.task = ray.remote(max_retries=0)(measure)
+        self.waiting: dict[Any, Sent] = {}  # by the reference that its answer will have
         self.lost: Counter[tuple[str, int]] = Counter()
 
     def kind(self, wanted: str) -> str:
         """'cuda' where a node has a GPU and none else is wanted; HardwareError says what each node has."""
         kind = wanted if wanted != "auto" else "cuda" if self.nodes.of("cuda") else "cpu"
-        if not self.nodes.of(kind):
-            raise HardwareError(f"--device {wanted}: no node of the Ray cluster can measure on it: {self.nodes.words()}")
+        if not self.nodes.of(kind, least=self.each(kind)):
+            asked = f" with --cpus {self.cpus}" if self.each(kind) > 1 else ""
+            raise HardwareError(f"--device {wanted}{asked}: no node of the Ray cluster can measure on it: {self.nodes.words()}")
         return kind
+
+    def each(self, kind: str) -> int:
+        """How many devices a rank computes on: one GPU, or as many CPUs as were asked for."""
+        return 1 if kind == "cuda" else self.cpus
 
     def open(self, folder: Path, device: str) -> None:
         """Tasks ask for that kind of device from now on."""
         self.device = device
-        amount = {"num_gpus": 1, "num_cpus": 0} if device == "cuda" else {"num_cpus": 1}
-        self.task = self.ray.remote(**amount, max_retries=0)(measure)
+
+    def of(self, place: Place, ranks: int = 1) -> list[Node]:
+        """The nodes of that place that take so many ranks; those with most devices first."""
+        return self.nodes.of(self.device, place.name, least=ranks * self.each(self.device))
 
     @property
     def places(self) -> Sequence[Place]:
         """A place for all nodes whose devices are alike, those with most devices first."""
-        names = list(dict.fromkeys(node.device(self.device) for node in self.nodes.of(self.device)))
+        found = self.nodes.of(self.device, least=self.each(self.device))
+        names = list(dict.fromkeys(node.device(self.device) for node in found))
         return [Place(name, key_of(name, first=names[0])) for name in names]
 
+    def refusal(self, point: Point, place: Place) -> str:
+        """Why no node of that place takes the point's ranks."""
+        ranks, found = parallel.world(point.parallel), self.of(place)
+        if not found or self.of(place, ranks):
+            return ""
+        needed = ranks * self.each(self.device)
+        return cluster.too_many(point, self.device, needed, found[0].name, found[0].count(self.device))
+
     def free(self, place: Place) -> int:
-        """A process for every device, and one more a node, so that none waits for the driver."""
-        found = self.nodes.of(self.device, place.name)
-        running = sum(where.name == place.name for _, where in self.waiting.values())
-        return sum(node.count(self.device) for node in found) + len(found) - running
+        """A rank for every device, and one more a node, so that none waits for the driver; none for a node that one process has alone."""
+        taken = self.taken()
+        found = [node for node in self.of(place) if node.id not in taken]
+        running = sum(sent.process.ranks for sent in self.waiting.values() if sent.place.name == place.name and not sent.alone)
+        return sum(node.count(self.device) // self.each(self.device) for node in found) + len(found) - running
+
+    def taken(self) -> set[str]:
+        """The ids of the nodes that one process gets alone."""
+        return {name for sent in self.waiting.values() if sent.alone for name in sent.nodes}
 
     def submit(self, process: Process, place: Place) -> None:
         """A task on any node of that place."""
-        found = self.nodes.of(self.device, place.name)
+        self.send(process, place, alone=False)
+
+    def send(self, process: Process, place: Place, *, alone: bool) -> None:
+        """A task on a node of that place that has enough devices; `alone`: with all that one of them has."""
+        found = self.of(place, process.ranks)
         if not found:
             raise HardwareError(f"the last node with {place.name} is gone: {self.nodes.words()}")
-        reference = self.task.options(label_selector=self.nodes.selector(found)).remote(process, versions.here(), place.name)
-        self.waiting[reference] = process, place
+        taken = self.taken()
+        found = [node for node in found if node.id not in taken] or found
+        found = found[:1] if alone else found
+        amount = found[0].count(self.device) if alone else process.ranks * self.each(self.device)
+        wanted = {"num_gpus": amount, "num_cpus": 0} if self.device == "cuda" else {"num_cpus": amount}
+        asked = dataclasses.replace(process, threads=self.cpus if self.device == "cpu" else None)
+        task = self.task.options(**wanted, label_selector=self.nodes.selector(found))
+        reference = task.remote(asked, versions.here(), place.name)
+        self.waiting[reference] = Sent(process, place, frozenset(node.id for node in found), alone)
 
     def ended(self) -> Iterator[tuple[Process, Place, Answer]]:
         """What has ended; what was lost is submitted again."""
@@ -101,38 +146,52 @@ class Ray:
 
     def collect(self, reference: Any) -> tuple[Process, Place, Answer] | None:
         """The answer; a row's reason where the node's memory ran out or the process was lost too often; None where it is run again."""
-        process, place = self.waiting.pop(reference)
-        errors = self.ray.exceptions
+        sent = self.waiting.pop(reference)
+        process, place, errors = sent.process, sent.place, self.ray.exceptions
         try:
             return process, place, self.ray.get(reference)
         except errors.OutOfMemoryError as error:
-            note = f"killed by Ray, as happens when a node's memory runs out ({first_line(error)})"
-            return process, place, carried.located(failure("oom", note), place.name, "")
+            return self.out_of_memory(sent, error)
         except errors.RuntimeEnvSetupError as error:
             raise HardwareError(f"a node could not be set up with the driver's code: {first_line(error)}") from error
         except errors.RayTaskError as error:
             if isinstance(error.cause, HardwareError):  # a GPU that others use, where the scenario refuses that
                 raise error.cause from error
-            return process, place, carried.located(failure("error", first_line(error.cause)), place.name, "")
+            return process, place, carried.unmeasured(first_line(error.cause), place.name)
         except errors.RayError as error:  # its worker or its node is gone, or with it the answer
-            return self.again(process, place, error)
+            return self.again(sent, error)
 
-    def again(self, process: Process, place: Place, error: Exception) -> tuple[Process, Place, Answer] | None:
+    def out_of_memory(self, sent: Sent, error: Exception) -> tuple[Process, Place, Answer] | None:
+        """None, the process submitted anew with a node to itself: Ray kills the newest of a node's tasks, whichever filled the memory.
+
+        An answer that says so where it had one.
+        """
+        if not sent.alone:
+            self.refresh()
+            self.send(sent.process, sent.place, alone=True)
+            return None
+        note = f"killed by Ray, as happens when a node's memory runs out; it had the node to itself ({first_line(error)})"
+        return sent.process, sent.place, carried.located(failure("oom", note), sent.place.name, "")
+
+    def again(self, sent: Sent, error: Exception) -> tuple[Process, Place, Answer] | None:
         """None, the process submitted anew; after a few times an answer that says that it is lost again and again."""
+        process, place = sent.process, sent.place
         self.refresh()
         self.lost[process.point.id, process.number] += 1
         if self.lost[process.point.id, process.number] < LOST:
-            self.submit(process, place)
+            self.send(process, place, alone=sent.alone)
             return None
         note = f"lost {LOST} times with the worker or node that ran it; the last time: {first_line(error)}"
-        return process, place, carried.located(failure("error", note), place.name, "")
+        return process, place, carried.unmeasured(note, place.name)
 
     def look(self) -> None:
-        """The nodes that there are now; HardwareError where the cluster, or the last node that a process waits for, is gone."""
+        """Processes none of whose nodes is left are submitted anew; HardwareError where the cluster, or the last node for one, is gone."""
         self.refresh()
-        for place in {where.name for _, where in self.waiting.values()}:
-            if not self.nodes.of(self.device, place):
-                raise HardwareError(f"the last node with {place} is gone: {self.nodes.words()}")
+        left = self.nodes.usable()
+        for reference in [reference for reference, sent in self.waiting.items() if not sent.nodes & left]:
+            sent = self.waiting.pop(reference)
+            self.ray.cancel(reference)
+            self.send(sent.process, sent.place, alone=sent.alone)
 
     def refresh(self) -> None:
         """The nodes asked anew, of a cluster that answers: Ray itself waits a minute for one that does not and then ends the driver."""
@@ -147,24 +206,9 @@ class Ray:
         """None: hardly more are handed over than run."""
         return []
 
-    def spread(self, call: Callable[[Any], Any], groups: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
-        """Every group with what the call answers, a task with one CPU each; so many at once that no node waits and no answer piles up."""
-        task = self.ray.remote(num_cpus=1, max_retries=LOST)(carried.predict)
-        found = self.nodes.of("cpu")
-        task = task.options(label_selector=self.nodes.selector(found))
-        known = self.ray.put({name: rates.of(name) for name in devices.names()})
-        most = 2 * max(1, sum(node.count("cpu") for node in found))
-        rest, waiting = iter(groups), {}
-        while True:
-            while len(waiting) < most and (group := next(rest, None)) is not None:
-                waiting[task.remote(call, group, known)] = group
-            if not waiting:
-                return
-            ready, _ = self.ray.wait(list(waiting), timeout=LOOK_S)
-            if not ready:
-                self.look()
-            for reference in ready:
-                yield waiting.pop(reference), self.ray.get(reference)
+    def spread(self, call: Callable[[Any], Any], groups: Sequence[Any]) -> Iterator[tuple[Any, Any]] | None:
+        """Every group with what the call answers, a task with one CPU each; None where no node offers a CPU: this machine's do it."""
+        return Predictions(self.ray, self.nodes, call).over(groups, self.refresh) if self.nodes.of("cpu") else None
 
     def describe(self) -> dict[str, Any]:
         """The cluster's address and nodes."""

@@ -9,7 +9,7 @@ from worker_answers import answer, failure
 
 from refta_profiler import rates
 from refta_profiler.measure import carried, isolate, versions
-from refta_profiler.measure.executors import Process
+from refta_profiler.measure.executors import EXECUTOR, Process
 
 ASKED = {"warmup": 0, "steps": 1, "passes": [], "instruments": []}
 
@@ -40,7 +40,7 @@ def test_a_process_that_died_is_placed_by_what_the_node_has(monkeypatch, place, 
 def test_other_versions_are_a_failure_that_names_them(monkeypatch):
     monkeypatch.setattr(isolate, "measure", lambda *_, **__: pytest.fail("measured all the same"))
     found = carried.measure(process(), {**versions.here(), "torch": "1.0"}, "cpu: x", "")
-    assert found["failure"]["status"] == "error"
+    assert (found["failure"]["status"], found["failure"]["by"]) == ("error", EXECUTOR)
     assert "has other versions than the driver: torch " in found["failure"]["note"]
     assert found["failure"]["note"].endswith("the driver has 1.0")
 

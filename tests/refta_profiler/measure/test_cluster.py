@@ -71,16 +71,20 @@ def test_one_rank_that_fails_ends_the_others(monkeypatch, tmp_path):
 def test_ranks_that_wait_for_each_other_too_long_are_ended(monkeypatch, tmp_path):
     ranks_run(monkeypatch, tmp_path, "exec sleep 60")
     failure = cluster.measure(POINT, "cpu", limit_s=0.5, asked=ASKED)["failure"]
-    assert failure == {"status": "error", "note": "took longer than 0 s (ranks 0, 1 of 2 not done)"}
+    assert failure == {"status": "error", "note": "took longer than 0 s (ranks 0, 1 of 2 not done)", "late": True}
 
 
-def test_more_ranks_than_there_are_places_are_refused(monkeypatch):
+def test_more_ranks_than_there_are_places_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert cluster.refusal(POINT, "cuda") == "DDP over 2 ranks needs 2 GPUs; 1 GPU is here"
     assert cluster.refusal(POINT, "cpu") == cluster.refusal(replace(POINT, parallel=""), "cuda") == ""
     assert "needs 4000 processes" in cluster.refusal(replace(POINT, parallel="fsdp:4000"), "cpu")
     process = Process(POINT, 1, "cuda", 60.0, ASKED, {}, "warn")
     assert local.spread_over_ranks(process) == {"failure": {"status": "skipped", "note": "DDP over 2 ranks needs 2 GPUs; 1 GPU is here"}}
+    here = local.Local()
+    assert here.refusal(POINT, local.HERE) == ""
+    here.open(tmp_path, "cuda")
+    assert here.refusal(POINT, local.HERE) == "DDP over 2 ranks needs 2 GPUs; 1 GPU is here"
     with pytest.raises(HardwareError, match="needs 2 GPUs; 1 GPU is here; leave --device out") as error:
         run.refuse_ranks([POINT], "cuda", local.Local())
     assert error.value.exit_code == 3

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from refta_profiler import cli
 from refta_profiler.errors import HardwareError, ScenarioError
 from refta_profiler.measure import executors
 from refta_profiler.measure.executors import Settings, local, slurm
@@ -49,6 +50,30 @@ def test_partitions_without_gpus_are_named(monkeypatch):
         found.kind("cuda")
     monkeypatch.setattr(slurm, "said", lambda command: "gpu gpu:h100:8\n")
     assert found.kind("auto") == found.kind("cuda") == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"address": "a:1"}, "--address: of use with --executor ray alone"),
+        ({"cpus": 2}, "--cpus: of use with --executor ray or slurm alone"),
+        ({"name": "slurm", "cpus": 0}, "--cpus 0: it must be at least 1"),
+        ({"name": "ray", "slurm": {"time": "5"}}, "--partition, --time, --account and --slurm: of use with --executor slurm alone"),
+    ],
+)
+def test_options_of_an_executor_that_is_not_chosen(options, words):
+    given = {"name": "local", "address": None, "slurm": {}, "cpus": None, **options}
+    with pytest.raises(ScenarioError, match=words), cli._executor(loaded=None, **given):
+        pytest.fail("taken")
+
+
+def test_the_command_that_goes_on_says_all_that_was_said(tmp_path):
+    given = {"executor": "local", "address": None, "cpus": None, "only": None, "device": "auto", "format": "html"}
+    path = tmp_path / "a"
+    assert cli._again(path, False, given, {}) == f"python -m refta_profiler run {path / 'scenario.yaml'} --resume {path}"
+    given |= {"executor": "ray", "address": "h:1", "cpus": 4, "only": "measure", "device": "cuda", "format": "html,md"}
+    asked = "--allow-code --executor ray --address h:1 --cpus 4 --only measure --device cuda --format html,md --slurm 'constraint=a b'"
+    assert cli._again(path, True, given, {"constraint": "a b"}).endswith(f"--resume {path} {asked}")
 
 
 def test_slurms_own_words_where_it_does_not_answer(monkeypatch):

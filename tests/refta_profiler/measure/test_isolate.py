@@ -1,8 +1,10 @@
 """A measuring process that crashes, is killed, hangs or says nothing is a failure with its reason."""
 
+import json
 import os
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from real_steps import tiny
@@ -46,7 +48,7 @@ def test_a_worker_that_takes_too_long_is_killed(monkeypatch, tmp_path):
     started = time.monotonic()
     failure = measure(limit_s=1.0)["failure"]
     assert time.monotonic() - started < 20
-    assert failure == {"status": "error", "note": "took longer than 1 s"}
+    assert failure == {"status": "error", "note": "took longer than 1 s", "late": True}
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
@@ -71,8 +73,9 @@ def test_an_interruption_kills_the_worker_and_goes_on_up(monkeypatch, tmp_path):
 
 
 def test_the_answer_is_what_the_worker_wrote(monkeypatch, tmp_path):
-    worker(monkeypatch, tmp_path, """cp "$3" "$3.seen"; echo '{"values": {"step_seconds": 1.5}}' > "$4" """)
+    worker(monkeypatch, tmp_path, f"""cp "$3" {tmp_path}/seen; echo '{{"values": {{"step_seconds": 1.5}}}}' > "$4" """)
     assert measure() == {"values": {"step_seconds": 1.5}}
+    assert json.loads((tmp_path / "seen").read_text())["parent"] == os.getpid()
 
 
 def test_a_real_worker_measures():
@@ -104,3 +107,10 @@ def test_the_allocator_that_is_asked_for_is_set_in_the_measuring_process_alone(m
     found = isolate.environment(tiny("roberta-tiny", "head", allocator="expandable_segments"))
     assert found["PYTORCH_CUDA_ALLOC_CONF"] == found["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
     assert "PYTORCH_ALLOC_CONF" not in os.environ
+
+
+def test_the_threads_that_are_asked_for_are_the_processes_and_each_ranks(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # a cluster sets it by what a task has in all
+    ranks = replace(POINT, parallel="ddp:2")
+    assert [isolate.environment(one)["OMP_NUM_THREADS"] for one in (POINT, ranks)] == ["7", "7"]
+    assert [isolate.environment(one, 3)["OMP_NUM_THREADS"] for one in (POINT, ranks)] == ["3", "3"]

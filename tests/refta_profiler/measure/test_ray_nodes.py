@@ -98,7 +98,7 @@ def test_a_node_that_is_gone_is_no_longer_there_and_a_new_one_is_asked(answering
 
 def connected(ray):
     found = Ray.__new__(Ray)
-    found.ray, found.nodes, found.device, found.waiting = ray, ray_nodes.Nodes(ray), "cpu", {}
+    found.ray, found.nodes, found.device, found.waiting, found.cpus = ray, ray_nodes.Nodes(ray), "cpu", {}, 1
     return found
 
 
