@@ -96,7 +96,8 @@ def time_lines(times: Repeats | None) -> list[str]:
         return []
     counts = {word: sum(one.outcome == word for one in times.points) for word in ("same", "slower", "faster", "unknown")}
     if counts["unknown"]:
-        return ["Measured times: points were timed in one process, so that no noise is known and none is told apart (measure.repeats: 2)."]
+        advice = "measure.repeats: 2 or more; on a CPU measure.on_cpu.repeats"
+        return [f"Measured times: points were timed in one process, so that no noise is known and none is told apart ({advice})."]
     floors = [one.floor_fraction or 0.0 for one in times.points]
     widths = percent(min(floors)) if percent(min(floors)) == percent(max(floors)) else f"{percent(min(floors))} to {percent(max(floors))}"
     words = ", ".join(f"{count} {word}" for word, count in counts.items() if count)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from refta_profiler.devices import named_device
 from refta_profiler.measure import isolate, rows
-from refta_profiler.measure.executors import Answer, Place, Process
+from refta_profiler.measure.executors import EXECUTOR, Answer, Place, Process
 from refta_profiler.plan import Point
 from refta_profiler.run_folder import RunFolder, write_whole
 from refta_profiler.scenario import Measure
@@ -40,7 +39,7 @@ class Stage:
     key: str
     progress: Any
     started: float = field(default_factory=lambda: time.monotonic())
-    ooms: Counter[tuple] = field(default_factory=Counter)
+    ooms: dict[tuple, list[int]] = field(default_factory=dict)  # batches that ran out of memory, by variant and place
     keys: dict[str, str] = field(default_factory=dict)  # what rows call the devices met so far, by what these call themselves
 
     @property
@@ -52,6 +51,11 @@ class Stage:
     def left_s(self) -> float:
         """Seconds of the budget that are left; a GPU has none to keep."""
         return math.inf if self.device == "cuda" else self.measure.on_cpu.budget_s - (time.monotonic() - self.started)
+
+    @property
+    def used_up(self) -> str:
+        """That there is no budget left, in words."""
+        return f"the budget of {self.measure.on_cpu.budget_s:g} s for measuring on the CPU was used up"
 
     def asked(self, number: int) -> dict[str, Any]:
         """What a process of that round is asked: a stored answer to something else is not taken up."""
@@ -81,22 +85,36 @@ def jobs(stage: Stage, points: Sequence[Point]) -> Iterator[tuple[Point, int]]:
     """The point and round of every process that is still to be run, round by round."""
     for number in range(1, stage.settings.repeats + 1):
         for point in points:
-            if answer(stage, point, number) is None and not final(stage, point, number):
+            if wanted(stage, point, number):
                 yield point, number
+
+
+def wanted(stage: Stage, point: Point, number: int) -> bool:
+    """Whether the process is to be run: it gave no answer that stands, and nothing that is known of the point rules it out."""
+    if (found := answer(stage, point, number)) is not None:
+        return passing(found)
+    first = answer(stage, point, 1)
+    return not ruled_out(stage, point) if first is None else "failure" not in first or passing(first)
+
+
+def passing(found: Answer) -> bool:
+    """Whether the process failed, and for a reason that is not its point's: what ran it failed, or it was skipped. It may be run again."""
+    failure = found.get("failure", {})
+    return failure.get("by") == EXECUTOR or failure.get("status") == "skipped"
+
+
+def ruled_out(stage: Stage, point: Point) -> bool:
+    """Whether the point has rows that no process gave, and that no process will change; one that was skipped may run now."""
+    if stage.folder.process(point.id, 1) is not None:
+        return False
+    there = stage.folder.read(point.id, "measured")
+    return bool(there) and any(row.status != "skipped" for row in there)
 
 
 def answer(stage: Stage, point: Point, number: int) -> dict[str, Any] | None:
     """What the point's process of that round answered; None where none was run, or one with other settings."""
     content = stage.folder.process(point.id, number)
     return content["answer"] if content and content["asked"] == stage.asked(number) else None
-
-
-def final(stage: Stage, point: Point, number: int) -> bool:
-    """Whether there is nothing to run in that round: the point has rows that no process of ours gave, or its first process failed."""
-    if not stage.folder.finished(point.id, "measured"):
-        return False
-    first = stage.folder.process(point.id, 1)
-    return first is None or (number > 1 and "failure" in first["answer"])
 
 
 def process(stage: Stage, point: Point, number: int, left: float) -> Process:
@@ -111,29 +129,56 @@ def process(stage: Stage, point: Point, number: int, left: float) -> Process:
 
 def keep(stage: Stage, ended: Process, found: Answer, place: Place) -> str:
     """Write what a process answered, and the point's rows; what there is to say of it."""
-    point, first = ended.point, ended.number == 1
+    point, found = ended.point, within_budget(stage, found)
     for name, content in found.get("files", {}).items():
         write_whole(ended.files[name], content)
-    stage.folder.write_process(point.id, ended.number, stage.asked(ended.number), {name: one for name, one in found.items() if name in RAW})
     failure = found.get("failure", {})
-    if first:
-        stage.ooms[point.variant, place.name] += failure.get("status") == "oom"
+    if ended.number == 1:
+        count_oom(stage, point, failure, place.name)
         details = {name: value for name, value in found.items() if name not in (*RAW, "files")}
         stage.folder.write_details(point.id, details | failure | ({"where": found["where"]} if "where" in found else {}))
+    # after all that belongs to it: a process that has its file is not run again
+    stage.folder.write_process(point.id, ended.number, stage.asked(ended.number), {name: one for name, one in found.items() if name in RAW})
     given = answers(stage, point)
     stage.folder.write_point(point.id, "measured", rows.of_processes(point, stage.key_of(given[1]), given))
     return failure.get("note", "")
+
+
+def within_budget(stage: Stage, found: Answer) -> Answer:
+    """The answer; `skipped` of a process on a CPU that was ended because the budget was used up while it ran."""
+    failure = found.get("failure", {})
+    if stage.device == "cuda" or "late" not in failure:
+        return found
+    return {**found, "failure": {**failure, "status": "skipped", "note": f"{stage.used_up} while it ran ({failure['note']})"}}
+
+
+def count_oom(stage: Stage, point: Point, failure: Answer, place: str) -> None:
+    """The stage knows that the point ran out of memory at that place, if it did."""
+    if failure.get("status") == "oom":
+        stage.ooms.setdefault((point.variant, place), []).append(point.batch)
+
+
+def spent(stage: Stage, point: Point, place: Place) -> bool:
+    """Whether so many smaller batches of the point's variant ran out of memory there that it is not tried."""
+    return sum(batch < point.batch for batch in stage.ooms.get((point.variant, place.name), [])) >= OOMS
 
 
 def refused(stage: Stage, point: Point, left: float, place: Place) -> tuple[str, str] | None:
     """Status and reason of a point that is not run; None of one that is."""
     if point.unsupported:
         return "unsupported", point.unsupported
-    if stage.ooms[point.variant, place.name] >= OOMS:
+    if spent(stage, point, place):
         return "skipped", f"two smaller batches of {point.label} ran out of memory"
     if left <= 0:
-        return "skipped", f"the budget of {stage.measure.on_cpu.budget_s:g} s for measuring on the CPU was used up"
+        return "skipped", stage.used_up
     return None
+
+
+def once(stage: Stage) -> str:
+    """Why a point was timed in one process alone, or what to ask for so that it is in more."""
+    if stage.settings.repeats < 2:
+        return f"{'measure.repeats' if stage.device == 'cuda' else 'measure.on_cpu.repeats'}: 2 or more"
+    return stage.used_up if stage.left_s <= 0 else "none of its other processes gave a time on the same device"
 
 
 def answers(stage: Stage, point: Point) -> dict[int, Answer]:

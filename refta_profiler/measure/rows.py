@@ -14,7 +14,7 @@ from refta_profiler.results import Row
 from refta_profiler.statistics import Noise
 
 FAILED_METRICS = ("peak_allocated_bytes", "step_seconds")
-ONE_PROCESS = "timed in one process, which gives no noise floor: differences of times are not judged (measure.repeats: 2 or more)"
+ONE_PROCESS = "timed in one process, which gives no noise floor: differences of times are not judged"
 
 
 def of_processes(point: Point, key: str, processes: Mapping[int, dict[str, Any]]) -> list[Row]:
@@ -87,10 +87,13 @@ def average(loads: Sequence[Load]) -> Load:
     return Load(*(mean([getattr(one, name) for one in loads]) for name in ("others_fraction", "steal_fraction", "load_average")))
 
 
-def noise_row(point: Point, key: str, found: Noise | None, rounds: int) -> Row:
-    """How much two measurements of this point would differ by chance, the A/A noise floor; `skipped` where it was timed in one process."""
+def noise_row(point: Point, key: str, found: Noise | None, rounds: int, once: str) -> Row:
+    """How much two measurements of this point would differ by chance, the A/A noise floor; `skipped` where it was timed in one process.
+
+    once: why it was, if it was.
+    """
     if found is None or rounds < 2:
-        return _row(point, key, "noise_fraction", None, status="skipped", note=ONE_PROCESS)
+        return _row(point, key, "noise_fraction", None, status="skipped", note=f"{ONE_PROCESS} ({once})")
     words = f"95%; from {rounds} interleaved processes a point, {found.degrees} degrees of freedom"
     return _row(point, key, "noise_fraction", found.floor(rounds, rounds), note=words)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from refta_profiler.measure import rounds, rows, turns
 from refta_profiler.measure.executors import Executor
-from refta_profiler.measure.executors.local import Local
+from refta_profiler.measure.executors.local import HERE, Local
 from refta_profiler.measure.rounds import Stage
 from refta_profiler.plan import Point
 from refta_profiler.run_folder import RunFolder
@@ -29,19 +29,27 @@ def measure_all(
     executor = executor or Local()
     stage = Stage(scenario.measure, folder, device, key, progress)
     meet(stage, points)
-    waiting = list(rounds.jobs(stage, points))
+    waiting = turns.waiting(stage, points, executor)
     progress.start("measure", len(waiting))
     turns.take(stage, waiting, executor)
     settle(stage, points)
     return stage.keys
 
 
+def anything(scenario: Scenario, points: Sequence[Point], folder: RunFolder, device: str, key: str, executor: Executor) -> bool:
+    """Whether any process of these points is still to be run."""
+    stage = Stage(scenario.measure, folder, device, key, None)
+    meet(stage, points)
+    return bool(turns.waiting(stage, points, executor))
+
+
 def meet(stage: Stage, points: Sequence[Point]) -> None:
-    """The stage knows the devices that stored answers are from, so that a resumed run calls them what they were called before."""
+    """The stage knows of stored answers the devices that they are from and what ran out of memory: a resumed run goes on as it began."""
     stage.keys.update(stage.folder.environment().get("devices", {}))
     for point in points:
         if (found := rounds.answer(stage, point, 1)) is not None:
             stage.key_of(found)
+            rounds.count_oom(stage, point, found.get("failure", {}), found.get("where", {}).get("place", HERE.name))
 
 
 def settle(stage: Stage, points: Sequence[Point]) -> None:
@@ -58,6 +66,6 @@ def settle(stage: Stage, points: Sequence[Point]) -> None:
         key = stage.key_of(given[1])
         made = rows.of_processes(point, key, given)
         if count := len(timed[point.id]):
-            made.append(rows.noise_row(point, key, floors[alike[point.id]], count))
+            made.append(rows.noise_row(point, key, floors[alike[point.id]], count, rounds.once(stage)))
         if made != stage.folder.read(point.id, "measured"):
             stage.folder.write_point(point.id, "measured", made)

@@ -94,6 +94,7 @@ def test_times_of_one_process_are_not_judged(make):
     found = compare.command([first, second], tolerance="2%")
     assert not found.failed
     assert "timed in one process" in found.text
+    assert "on a CPU measure.on_cpu.repeats" in found.text
 
 
 def test_numbers_that_are_gone_are_named_and_fail_the_gate(make):

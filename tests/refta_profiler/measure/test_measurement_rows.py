@@ -72,9 +72,9 @@ def test_a_busy_machine_and_a_slowed_gpu_are_said():
 
 
 def test_the_noise_floor_or_why_there_is_none():
-    found = rows.noise_row(POINT, "cpu", Noise(0.01, 10), 3)
+    found = rows.noise_row(POINT, "cpu", Noise(0.01, 10), 3, "")
     assert found.value == pytest.approx(0.018359, abs=1e-6)
     assert found.note == "95%; from 3 interleaved processes a point, 10 degrees of freedom"
-    for none in (rows.noise_row(POINT, "cpu", Noise(0.01, 10), 1), rows.noise_row(POINT, "cpu", None, 2)):
+    for none in (rows.noise_row(POINT, "cpu", Noise(0.01, 10), 1, "why"), rows.noise_row(POINT, "cpu", None, 2, "why")):
         assert (none.value, none.status) == (None, "skipped")
-        assert "measure.repeats" in none.note
+        assert none.note.endswith("differences of times are not judged (why)")

@@ -10,7 +10,7 @@ from refta_profiler import plan, run
 from refta_profiler import scenario as scenarios
 from refta_profiler.errors import HardwareError
 from refta_profiler.evidence import candidates
-from refta_profiler.measure import rounds, stage
+from refta_profiler.measure import carried, isolate, rounds, stage
 from refta_profiler.run_folder import RunFolder
 
 SCENARIO = """
@@ -112,6 +112,106 @@ def test_what_a_queue_holds_of_such_a_sweep_is_taken_back(scenario, folder):
     assert found["head", 8].note == "two smaller batches of head ran out of memory"
     assert told.total == len(told.notes) == 32
     assert {found["lora", batch].status for batch in (1, 2, 4, 8)} == {"ok"}
+
+
+def with_batches(tmp_path, batches):
+    path = tmp_path / "other.yaml"
+    path.write_text(SCENARIO.replace("[1, 2, 4, 8]", batches))
+    return scenarios.load(path, [])
+
+
+def of_head(fake):
+    return [batch for label, batch, _ in fake.started if label == "head"]
+
+
+def test_a_resumed_sweep_goes_on_as_one_that_has_run_out_of_memory(tmp_path, scenario, folder):
+    def respond(process, place):
+        return failure("oom", "no") if process.point.label == "head" and process.point.batch > 1 else answer()
+
+    measure(with_batches(tmp_path, "[1, 2, 4]"), folder, Fake({"cpu: x": 1}, respond=respond))
+    there, other = Fake({"cpu: x": 1}, respond=respond), Fake({"cpu: y": 1}, respond=respond)
+    measure(scenario, folder, there)
+    assert of_head(there) == []
+    assert peaks(folder)["head", 8].note == "two smaller batches of head ran out of memory"
+    told, _ = measure(scenario, folder, there)
+    assert told.total == 0  # it is said already
+    measure(scenario, folder, other)
+    assert of_head(other) == [8]  # on another device nothing has run out of memory
+
+
+def test_batches_below_those_that_ran_out_of_memory_are_tried(tmp_path, scenario, folder):
+    def respond(process, place):
+        return failure("oom", "no") if process.point.label == "head" and process.point.batch > 2 else answer()
+
+    measure(with_batches(tmp_path, "[4, 8]"), folder, Fake({"cpu: x": 1}, respond=respond))
+    fake = Fake({"cpu: x": 1}, respond=respond)
+    measure(scenario, folder, fake)
+    assert of_head(fake) == [1, 2, 1, 2]
+    assert [peaks(folder)["head", batch].status for batch in (1, 2, 4, 8)] == ["ok", "ok", "oom", "oom"]
+
+
+def test_what_was_lost_is_run_again_on_resuming_and_what_failed_by_itself_is_not(scenario, folder):
+    def respond(process, place):
+        if process.point.label == "head":
+            return carried.unmeasured("lost 3 times", place.name)
+        return failure("error", "its own") if process.point.label == "lora" else answer()
+
+    measure(scenario, folder, Fake({"cpu: x": 1}, respond=respond))
+    assert {peaks(folder)[label, 1].status for label in ("head", "lora")} == {"error"}
+    fake = Fake({"cpu: x": 1})
+    measure(scenario, folder, fake)
+    assert Counter(fake.started) == {("head", batch, "cpu: x"): 2 for batch in (1, 2, 4, 8)}
+    assert {peaks(folder)["head", batch].status for batch in (1, 2, 4, 8)} == {"ok"}
+    assert measure(scenario, folder, fake)[0].total == 0
+
+
+def test_a_later_round_that_was_lost_is_run_again(scenario, folder):
+    measure(
+        scenario, folder, Fake({"cpu: x": 1}, respond=lambda one, place: carried.unmeasured("lost", "") if one.number > 1 else answer())
+    )
+    fake = Fake({"cpu: x": 1})
+    assert measure(scenario, folder, fake)[0].total == len(fake.started) == 16
+    assert not [row for row in folder.rows() if "lost" in row.note]
+
+
+def test_what_no_node_can_run_is_skipped_with_the_reason_until_one_can(scenario, folder):
+    def refusals(point, place):
+        return "needs 8 GPUs of one node" if point.batch > 4 else ""
+
+    fake = Fake({"cpu: x": 1}, refusals=refusals)
+    measure(scenario, folder, fake)
+    assert {batch for _, batch, _ in fake.started} == {1, 2, 4}
+    assert {(peaks(folder)[label, 8].status, peaks(folder)[label, 8].note) for label in LABELS} == {("skipped", "needs 8 GPUs of one node")}
+    assert measure(scenario, folder, fake)[0].total == 0
+    measure(scenario, folder, Fake({"cpu: x": 1}))
+    assert {row.status for row in peaks(folder).values()} == {"ok"}
+
+
+@pytest.mark.parametrize("large", ["cpu: x", "cpu: y"])
+def test_a_point_goes_to_a_place_that_can_run_it(scenario, folder, large):
+    fake = Fake({"cpu: x": 1, "cpu: y": 1}, refusals=lambda point, place: "too few" if point.batch > 2 and place.name != large else "")
+    measure(scenario, folder, fake)
+    assert {row.status for row in peaks(folder).values()} == {"ok"}
+    assert {place for _, batch, place in fake.started if batch > 2} == {large}
+
+
+def test_on_a_gpu_a_process_that_takes_too_long_is_an_error_of_its_point(scenario, folder):
+    fake = Fake({"cuda: x": 1}, respond=lambda process, place: isolate.late(900.0))
+    points = plan.points(scenario)[:1]
+    for _ in range(2):
+        stage.measure_all(scenario, points, folder, "cuda", "h100", Silent(), fake)
+    assert len(fake.started) == 1
+    assert {(row.status, row.note) for row in folder.read(points[0].id, "measured")} == {("error", "took longer than 900 s")}
+
+
+def test_details_are_there_before_the_process_counts_as_run(scenario, folder, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "write_process", killed)
+    with pytest.raises(KeyboardInterrupt):
+        measure(scenario, folder, Fake({"cpu: x": 1}, respond=lambda *_: answer(timeline={"bytes": [1]})))
+    assert [folder.details(point.id)["timeline"] for point in plan.points(scenario)[:1]] == [{"bytes": [1]}]
 
 
 def test_an_interruption_leaves_a_folder_to_resume_from(scenario, folder):
