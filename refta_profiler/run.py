@@ -6,6 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -26,6 +27,10 @@ STEPS = "steps"  # the place of the job that hands a variant's step to the repor
 
 FEW = 4  # jobs that are done where they are: a second process takes seconds to start
 KEPT = {"devices"}  # of an earlier environment.json of the folder: what rows call the devices of a cluster
+# kept too where nothing is measured now: what the measurements that are there were made on and with, and when
+MEASURED_ON = {"device", "python", "system", "versions", "cpu", "gpu", "torch_settings", "variables"}
+MEASURED_ON |= {"executor", "address", "nodes", "slurm", "started", "ended", "wall_seconds", "load_average_at_the_end"}
+TRAINED = ("test_accuracy", "test_correlation")  # the metrics of a training's score
 
 
 class Progress(Protocol):
@@ -61,25 +66,51 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
     points = plan.points(scenario)
     executor = options.executor or Local()
     device = executor.kind(options.device)
+    # trainings run on this machine, whoever measures
+    training = device if executor.name == "local" or scenario.data is None else Local().kind("auto")
     with folder.lock():
         executor.open(folder.path, device)
+        changed = folder.scenario_text() != scenario.text
         take_up(folder, [point.id for point in points], scenario.text)
-        found = environment(scenario, device, executor) | {name: one for name, one in folder.environment().items() if name in KEPT}
-        folder.write_environment(found)
-        measured = [] if options.only == "predict" else to_measure(scenario, points, device)
+        if words := elsewhere(folder, device, training) if options.device == "auto" and options.only != "predict" else "":
+            progress.say(words)
+        measures = options.only != "predict" and not words
+        measured = to_measure(scenario, points, device) if measures else []
         refuse_ranks(measured, options.device, executor)
+        key = keys(device, executor)[0]
+        trains = measures and scenario.data is not None and (changed or task.anything(scenario, points, folder))
+        new = not folder.environment() or trains or stage.anything(scenario, measured, folder, device, key, executor)
+        found = environment(scenario, device, executor) | kept(folder.environment(), new)
+        folder.write_environment(found)
         if options.only != "measure":
             predict_all(points, measured, folder, keys(device, executor), progress, executor)
             folder.write_closed_form(closed_form(points))
-        met = stage.measure_all(scenario, measured, folder, device, keys(device, executor)[0], progress, executor)
-        if options.only != "predict":
-            # trainings run on this machine, whoever measures
-            task.train_all(scenario, points, folder, device if executor.name == "local" else Local().kind("auto"), progress)
+        met = stage.measure_all(scenario, measured, folder, device, key, progress, executor)
+        if measures:
+            task.train_all(scenario, points, folder, training, progress)
             residuals.look(scenario, points[0], folder, progress)
-        folder.write_environment({**found, **ended(found), **({"devices": met} if executor.name != "local" or len(met) > 1 else {})})
+        devices_met = {"devices": met} if executor.name != "local" or len(met) > 1 else {}
+        folder.write_environment({**found, **(ended(found) if new else {}), **devices_met})
         folder.write_table()
         report.write(folder, tuple(options.formats))
     return folder.rows()
+
+
+def elsewhere(folder: RunFolder, device: str, training: str) -> str:
+    """Why nothing is measured where no device was asked for: what the folder holds is from the other kind of device; '' where it is not.
+
+    device: the kind that would measure; training: the kind that would train.
+    """
+    wanted = {"peak_allocated_bytes": device, **dict.fromkeys(TRAINED, training)}
+    there = [row for row in folder.rows() if row.source == "measured" and row.metric in wanted and row.status in ("ok", "oom", "error")]
+    for row in there:
+        if (kind := wanted[row.metric]) != ("cpu" if row.target.partition(":")[0] == "cpu" else "cuda"):
+            here = {"cpu": "a CPU", "cuda": "a GPU"}[kind]
+            return (
+                f"nothing is measured: what {folder.path} holds was measured on {row.target}, and here is {here}; "
+                f"to measure on {here}, in the place of that, say --device {kind}"
+            )
+    return ""
 
 
 def keys(device: str, executor: Executor) -> list[str]:
@@ -130,6 +161,11 @@ def environment(scenario: Scenario, device: str, executor: Executor) -> dict[str
     elsewhere = executor.describe()
     machine = found.describe("cpu" if elsewhere else device) | elsewhere
     return {**machine, "target_device": card}
+
+
+def kept(earlier: dict[str, Any], new: bool) -> dict[str, Any]:
+    """What stands of the folder's earlier environment.json; new: whether anything is measured now."""
+    return {name: one for name, one in earlier.items() if name in KEPT or (name in MEASURED_ON and not new)}
 
 
 def ended(environment: dict[str, Any]) -> dict[str, Any]:
@@ -186,7 +222,13 @@ def in_processes(jobs: Sequence[Job]) -> Iterator[tuple[Job, tuple[list[Any], li
         yield from ((job, predict_job(job)) for job in jobs)
         return
     for group, future in processes.ended(predict_jobs, [(group, (group,)) for group in groups], workers, processes.one_thread):
-        yield from zip(group, future.result(), strict=True)
+        try:
+            answers = future.result()
+        except BrokenProcessPool as error:
+            raise HardwareError(
+                "a process that predicts was killed, as happens when memory runs out (one a core works at a time)"
+            ) from error
+        yield from zip(group, answers, strict=True)
 
 
 def by_variant(jobs: Sequence[Job]) -> list[list[Job]]:

@@ -71,6 +71,12 @@ def train_all(scenario: Scenario, points: Sequence[Point], folder: RunFolder, de
     write_rows(grid, folder)
 
 
+def anything(scenario: Scenario, points: Sequence[Point], folder: RunFolder) -> bool:
+    """Whether a method of the scenario, as it was when the folder's rows were written, is still to be trained."""
+    there = [folder.read(point.id, SOURCE) for point in trained(scenario, points)]
+    return any(not rows or rows[0].status == "skipped" for rows in there)
+
+
 def trained(scenario: Scenario, points: Sequence[Point]) -> list[Point]:
     """The points that are trained: each method's first, at the scenario's first batch, length, precision and checkpointing."""
     first: dict[str, Point] = {}

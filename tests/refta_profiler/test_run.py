@@ -2,15 +2,19 @@
 
 import json
 import time
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
 import pytest
+from fake_executor import Fake
 from worker_answers import answer, failure
 
-from refta_profiler import plan, run
+from refta_profiler import plan, processes, run
 from refta_profiler import scenario as scenarios
 from refta_profiler.errors import HardwareError, ScenarioError
 from refta_profiler.measure import gpu, isolate, stage
+from refta_profiler.measure.executors import Place
 from refta_profiler.run_folder import RunFolder
 
 SCENARIO = """
@@ -31,13 +35,16 @@ class Told:
     """Progress that remembers what it was told."""
 
     def __init__(self):
-        self.stages, self.points = [], []
+        self.stages, self.points, self.said = [], [], []
 
     def start(self, what, total):
         self.stages.append((what, total))
 
     def done(self, point, note=""):
         self.points.append((point, note))
+
+    def say(self, text):
+        self.said.append(text)
 
 
 @pytest.fixture
@@ -231,6 +238,25 @@ def test_what_exceeds_the_budget_is_skipped_and_says_so(monkeypatch, scenario, f
     assert all("300 s" in row.note and row.value is None for row in skipped)
 
 
+def test_what_is_too_slow_for_the_budget_is_skipped_too_and_more_budget_measures_it(monkeypatch, scenario, folder, quick):
+    monkeypatch.setattr(isolate, "measure", lambda point, device, **options: isolate.late(options["limit_s"]))
+    rows, _ = go(scenario, folder, only="measure")
+    words = "the budget of 300 s for measuring on the CPU was used up while it ran (took longer than 300 s)"
+    assert {(row.status, row.note) for row in rows} == {("skipped", words)}
+    monkeypatch.setattr(isolate, "measure", lambda *_, **__: ANSWER)
+    rows, told = go(repeated(scenario, 1, budget_s=3000), RunFolder.open(folder.path), only="measure")
+    assert told.stages == [("measure", 3)]
+    assert {row.status for row in rows if row.metric == "peak_allocated_bytes"} == {"ok"}
+
+
+def test_more_budget_measures_what_was_not_begun(monkeypatch, scenario, folder, quick):
+    go(repeated(scenario, 1, budget_s=0), folder, only="measure")
+    assert quick == []
+    rows, told = go(scenario, RunFolder.open(folder.path), only="measure")
+    assert (told.stages, len(quick)) == ([("measure", 3)], 3)
+    assert {row.status for row in rows if row.metric == "peak_allocated_bytes"} == {"ok"}
+
+
 def repeated(scenario, count, **more):
     on_cpu = scenario.measure.on_cpu.model_copy(update={"repeats": count, **more})
     return scenario.model_copy(update={"measure": scenario.measure.model_copy(update={"on_cpu": on_cpu})})
@@ -289,6 +315,10 @@ def test_two_batches_out_of_memory_stop_a_methods_sweep(monkeypatch, tmp_path):
     assert peaks["head", 8][1] == "two smaller batches of head ran out of memory"
     assert ("head", 8) not in asked
     assert {peaks["refta/shared", batch][0] for batch in (1, 2, 4, 8)} == {"ok"}
+    folder.point_path(plan.points(scenario)[3].id, "measured").unlink()  # as if it had been stopped before: no place is in local answers
+    asked.clear()
+    go(scenario, RunFolder.open(folder.path), only="measure")
+    assert asked == []
 
 
 def test_a_later_process_beyond_the_budget_is_not_run_and_the_first_stands(monkeypatch, scenario, folder, quick):
@@ -298,6 +328,93 @@ def test_a_later_process_beyond_the_budget_is_not_run_and_the_first_stands(monke
     assert len(quick) == 3
     assert {row.status for row in rows if row.metric == "step_seconds"} == {"ok"}
     assert {row.note for row in rows if row.metric == "step_seconds"} == {"median of 1 process × 1 step"}
+    notes = {row.note for row in rows if row.metric == "noise_fraction"}
+    assert {note.partition("judged ")[2] for note in notes} == {"(the budget of 300 s for measuring on the CPU was used up)"}
+
+
+def test_the_setting_that_would_give_a_noise_floor_is_the_devices(scenario, folder):
+    rows, _ = go(scenario, folder, only="measure")
+    notes = {row.note.partition("judged ")[2] for row in rows if row.metric == "noise_fraction"}
+    assert notes == {"(measure.on_cpu.repeats: 2 or more)"}
+
+
+class Gpus(Fake):
+    """A cluster whose devices are H100s."""
+
+    def __init__(self):
+        super().__init__({"cuda: NVIDIA H100": 1}, respond=lambda *_: answer(where={"device": "cuda: NVIDIA H100"}))
+        self.places = [Place("cuda: NVIDIA H100", "h100")]
+
+    def kind(self, wanted):
+        return "cuda"
+
+
+@pytest.fixture
+def measured_on_h100(scenario, folder, monkeypatch):
+    """The folder, measured on a GPU, on a machine that has none."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    run.run(scenario, folder, run.Options(only="measure", formats=("csv",), executor=Gpus()), Told())
+    there = folder.environment() | {"device": "cuda: NVIDIA H100", "cpu": {"model": "theirs"}, "started": "2026-01-01T00:00:00+00:00"}
+    folder.write_environment(there)
+    return folder
+
+
+def files_of(folder):
+    return {path: path.read_text() for name in ("points", "processes", "details") for path in (folder.path / name).iterdir()}
+
+
+@pytest.mark.parametrize("only", [None, "measure", "predict"])
+def test_a_folder_of_another_kind_of_device_is_not_measured_anew_unasked(scenario, measured_on_h100, quick, only, monkeypatch):
+    folder, before = measured_on_h100, files_of(measured_on_h100)
+    monkeypatch.setattr(run, "predict_all", lambda points, measured, *_: None if not measured else pytest.fail("for another device"))
+    monkeypatch.setattr(run, "closed_form", lambda points: [])
+    environment = folder.environment()
+    _, told = go(scenario, RunFolder.open(folder.path), device="auto", only=only)
+    assert quick == []
+    assert before.items() <= files_of(folder).items()
+    kept = ("device", "cpu", "gpu", "versions", "torch_settings", "started", "ended", "executor")
+    assert {name: folder.environment()[name] for name in kept} == {name: environment[name] for name in kept}
+    if only != "predict":
+        (words,) = told.said
+        assert words.startswith("nothing is measured: what ")
+        assert words.endswith("was measured on h100, and here is a CPU; to measure on a CPU, in the place of that, say --device cpu")
+
+
+def test_a_folder_of_another_kind_of_device_is_measured_anew_where_that_is_asked_for(scenario, measured_on_h100, quick):
+    rows, told = go(scenario, RunFolder.open(measured_on_h100.path), device="cpu", only="measure")
+    assert (len(quick), told.said) == (3, [])
+    assert measured_on_h100.environment()["device"].startswith("cpu: ")
+    assert {row.target for row in rows if row.batch == 2} == {"cpu"}
+
+
+def test_trainings_on_another_kind_of_device_count_as_well(scenario, measured_on_h100):
+    assert run.elsewhere(measured_on_h100, "cuda", "cpu") == ""
+    folder = measured_on_h100
+    row = replace(folder.rows()[0], metric="test_accuracy", unit="1", value=0.5, target="h100")
+    folder.write_point(row.point, "measured-task", [row])
+    assert run.elsewhere(folder, "cuda", "cuda") == ""
+    assert "say --device cpu" in run.elsewhere(folder, "cuda", "cpu")
+
+
+def test_an_environment_stands_while_nothing_is_measured(scenario, folder):
+    go(scenario, folder, only="measure")
+    theirs = folder.environment() | {"device": "cpu: theirs", "started": "2026-01-01T00:00:00+00:00"}
+    folder.write_environment(theirs)
+    go(scenario, RunFolder.open(folder.path), only="measure")
+    assert folder.environment() == theirs
+    go(repeated(scenario, 2), RunFolder.open(folder.path), only="measure")
+    assert folder.environment()["device"] != "cpu: theirs"
+    assert folder.environment()["started"] > "2026-01-01"
+
+
+def test_a_predicting_process_that_is_killed_is_said(monkeypatch, scenario):
+    monkeypatch.undo()
+    killed = Future()
+    killed.set_exception(BrokenProcessPool("a process in the pool was terminated abruptly"))
+    monkeypatch.setattr(processes, "ended", lambda call, jobs, *_: iter([(jobs[0][0], killed)]))
+    monkeypatch.setattr(run.os, "cpu_count", lambda: 2)
+    with pytest.raises(HardwareError, match="a process that predicts was killed, as happens when memory runs out"):
+        list(run.in_processes([(point, "cpu", "dryrun") for point in plan.points(scenario)]))
 
 
 def test_a_gpu_that_others_use_can_be_refused(monkeypatch, scenario, folder):
