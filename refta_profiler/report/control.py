@@ -122,7 +122,7 @@ def data(material: Material) -> dict[str, Any] | None:
 def variant(entry: dict[str, Any]) -> dict[str, Any]:
     """One variant: its names, what it is equal to others in, or the reason why its step cannot be replayed."""
     named = {name: entry.get(name) for name in NAMED}
-    # a label that does not name its order stands for what its settings say: two transforms are two functions
-    settings = ", ".join(f"{name} {value}" for name, value in sorted(entry["settings"].items()) if value is not None)
+    # a label that does not name its order stands for what its settings say: two transforms are two functions; code of one's own says none
+    settings = ", ".join(f"{name} {value}" for name, value in sorted((entry["settings"] or {}).items()) if value is not None)
     own = (stem(entry["label"], entry["order"]) or settings) if entry["order"] else entry["label"]
     return named | {"stem": own, "reason": entry.get("reason", "")}

@@ -39,6 +39,10 @@ def test_the_steps_come_back_as_they_were(material):
     assert data["memory_bytes"] == material.memory_bytes
 
 
+def test_code_of_ones_own_has_no_settings_to_name_it_by():
+    assert control.variant(ENTRY | {"label": "mine", "method": "python", "settings": None, "order": None})["stem"] == "mine"
+
+
 def test_a_run_without_steps_has_no_control_and_says_how_to_get_it(run):
     found = Material.of(run)
     assert control.data(found) is None
