@@ -418,7 +418,7 @@ def test_a_predicting_process_that_is_killed_is_said(monkeypatch, scenario):
 
 
 def test_a_gpu_that_others_use_can_be_refused(monkeypatch, scenario, folder):
-    monkeypatch.setattr(gpu, "settle", lambda setting: ("refuse", f"the GPU is used by others ({setting})"))
+    monkeypatch.setattr(gpu, "settle", lambda setting, **_: ("refuse", f"the GPU is used by others ({setting})"))
     refusing = scenario.model_copy(update={"measure": scenario.measure.model_copy(update={"busy_gpu": "refuse"})})
     with pytest.raises(HardwareError, match="used by others"):
         stage.measure_all(refusing, plan.points(scenario)[:1], folder, "cuda", "h100", Told())
