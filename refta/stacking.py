@@ -171,6 +171,10 @@ class ReftaStack(BuiltPerStep):
         """The factors."""
         return list(self.parameters())
 
+    def base(self) -> list[torch.Tensor]:
+        """The layers' residuals and biases."""
+        return [one for member in self._members for one in (member.weight, member.bias) if one is not None]
+
     def build(self) -> tuple[torch.Tensor, list[Part]]:
         """The fold of the whole stack, and each layer's weight and bias of it."""
         order = next(one for one in self.network.orders.values() if one.mode == "stack")
@@ -179,7 +183,7 @@ class ReftaStack(BuiltPerStep):
         result: Tensor = fold_stack(self.network, order, weights, {**self.shared_operands(), "u": u})
         biases: Sequence[torch.Tensor | None] = [member.bias for member in self._members]
         if result.constant is not None:
-            own = torch.stack([bias.detach() for bias in biases if bias is not None])
+            own = torch.stack([bias for bias in biases if bias is not None])
             biases = (own + result.constant.to(own.dtype)).unbind(0)
         return result.tensor, list(zip(result.tensor.unbind(0), biases, strict=True))
 

@@ -95,6 +95,10 @@ class TensorStack(BuiltPerStep):
         """The stack's operands."""
         return list(self._stacked().values())
 
+    def base(self) -> list[torch.Tensor]:
+        """The layers' weights and biases."""
+        return [one for member in self.members for one in (member.weight, member.bias) if one is not None]
+
     def build(self) -> tuple[torch.Tensor, list[Part]]:
         """All layers' folded weights, or their updates alone, and each layer's part."""
         order = self._per_step
