@@ -19,7 +19,7 @@ from refta.network import Network, is_fold
 from refta.operands import AUTOMATIC, HAND_WRITTEN
 from refta.shapes import StackShape
 from refta.sites import Stack, find_stacks, head_size
-from refta.stacking import Attached, ReftaStack, Run
+from refta.stacking import CONTAINER, Attached, ReftaStack, Run
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HEAD = re.compile(r"^(classifier|score|lm_head|head|qa_outputs|classification_head|cls_classifier|distillation_classifier)(\.|$)")
@@ -28,7 +28,10 @@ _SITELESS = ("full", "head")
 
 @dataclass
 class Adapted:
-    """A model with a method on it: `sites` are the adapted modules' names, `trainable_parameters` counts the adapter alone."""
+    """A model with a method on it: `sites` are the adapted modules' names, `trainable_parameters` counts the adapter alone.
+
+    `head` names the parameters beside the adapter that were given to be trained: what `save` keeps, with all that is thawed then.
+    """
 
     model: nn.Module
     method: str
@@ -40,6 +43,7 @@ class Adapted:
     stacks: list[Stack]
     notes: list[str] = field(default_factory=list)
     attached: Attached | None = None
+    head: list[str] = field(default_factory=list)
 
     def shapes(self) -> list[StackShape]:
         """The shapes of the stacks, as the method's `network` takes them."""
@@ -68,7 +72,9 @@ class Adapted:
     @property
     def slice_ranks(self) -> dict[str, tuple[int, ...]]:
         """R_j of every stack of a method that has slices, by the stack's name."""
-        return dict(self.attached.stacks) if self.attached else {}
+        if self.method != "refta" or self.attached is None:
+            return {}
+        return {name: stack.slice_ranks for name, stack in getattr(self.model, CONTAINER).items()}
 
 
 def adapt(
@@ -85,13 +91,14 @@ def adapt(
     cache: str | Path | None = None,
     **settings: Any,
 ) -> Adapted:
-    """The model, changed in place: everything frozen but the method's adapter and the classification head.
+    """The model, changed in place: everything frozen but the method's adapter and the head of a task.
 
     targets: roles (query, key, value, qkv, output, gate, up, down) or ends of module paths; a method with sites of its own ignores
-    them and says so in a note. order: one of the method's orders. train_head: by default a classification head is trained, a
-    language model's is not. slice_ranks: per stack, for models without values. stored: a file's tensors instead of a decomposition
-    (`load` gives them). cache: a folder where ReFTA's factors are kept by the hash of the weights, so that the same weights are decomposed
-    once. progress: hears a line for every stack and slice. Raises SettingError for what does not fit, before the model is touched.
+    them and says so in a note. order: one of the method's orders. train_head: by default a task's head is trained, which is what
+    stands beside the base model, and a language model's is not. slice_ranks: per stack, for models without values. stored: a file's
+    tensors instead of a decomposition (`load` gives them). cache: a folder where ReFTA's factors are kept by the hash of the weights,
+    so that the same weights are decomposed once. progress: hears a line for every stack and slice. Raises SettingError for what does
+    not fit, before the model is touched.
     """
     module = registry.method(method)
     chosen = registry.settings(method, settings)
@@ -112,7 +119,13 @@ def adapt(
     own = {id(parameter): parameter.numel() for parameter in attached.parameters}
     run_order = order or (module.ORDERS[0] if module.ORDERS else None)
     named = _targets(module, targets, stacks)
-    return Adapted(model, method, run_order, chosen, named, attached.sites, sum(own.values()), stacks, attached.notes, attached)
+    names = _names(model, head)
+    return Adapted(model, method, run_order, chosen, named, attached.sites, sum(own.values()), stacks, attached.notes, attached, names)
+
+
+def _names(model: nn.Module, parameters: list[nn.Parameter]) -> list[str]:
+    wanted = {id(parameter) for parameter in parameters}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in wanted]
 
 
 def refuse_adapted(model: nn.Module) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from refta import autocast
 from refta.contraction import Evaluation, Tensor, arranged, dense
+from refta.errors import SettingError
 from refta.fused import fused
 from refta.network import INPUT, Network, Order, is_fold
 from refta.operands import HAND_WRITTEN
@@ -26,6 +27,7 @@ class AdaptedLinear(nn.Module):
 
     adapter: nn.ParameterDict  # the layer's own operands, where its method has some
     was_conv1d: bool
+    _is_replica = False  # nn.DataParallel sets it on its copies, which share no factors with one another
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, stack: Any, layer: int):
         super().__init__()
@@ -42,6 +44,8 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., d) → (..., n)."""
+        if self._is_replica:
+            raise SettingError("nn.DataParallel copies a layer without the factors that it shares; use DistributedDataParallel")
         stack = self.stack
         order = stack.order_for(x.numel() // x.shape[-1])
         if order.mode == "stack":
