@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import nn
 
 from refta import registry
 from refta.errors import SettingError
+from refta.heads import has_language_head, head_parameters
 from refta.network import Network, is_fold
 from refta.operands import AUTOMATIC, HAND_WRITTEN
 from refta.shapes import StackShape
@@ -22,7 +22,6 @@ from refta.sites import Stack, find_stacks, head_size
 from refta.stacking import CONTAINER, Attached, ReftaStack, Run
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_HEAD = re.compile(r"^(classifier|score|lm_head|head|qa_outputs|classification_head|cls_classifier|distillation_classifier)(\.|$)")
 _SITELESS = ("full", "head")
 
 
@@ -119,8 +118,15 @@ def adapt(
     own = {id(parameter): parameter.numel() for parameter in attached.parameters}
     run_order = order or (module.ORDERS[0] if module.ORDERS else None)
     named = _targets(module, targets, stacks)
+    notes = [*attached.notes, *_notes_of_head(model, method, head, train_head)]
     names = _names(model, head)
-    return Adapted(model, method, run_order, chosen, named, attached.sites, sum(own.values()), stacks, attached.notes, attached, names)
+    return Adapted(model, method, run_order, chosen, named, attached.sites, sum(own.values()), stacks, notes, attached, names)
+
+
+def _notes_of_head(model: nn.Module, method: str, head: list[nn.Parameter], train_head: bool | None) -> list[str]:
+    if head or train_head is False or method == "full" or has_language_head(model):
+        return []
+    return [f"{type(model).__name__} has no head that is known by name: none is trained"]
 
 
 def _names(model: nn.Module, parameters: list[nn.Parameter]) -> list[str]:
@@ -196,17 +202,6 @@ def _check_order(method: str, order: str | None) -> None:
     if order is not None and order not in orders:
         there = f"there are {', '.join(orders)}" if orders else f"'{method}' has none"
         raise SettingError(f"order: unknown order '{order}' of '{method}'; {there}")
-
-
-def head_parameters(model: nn.Module, train_head: bool | None) -> list[nn.Parameter]:
-    """The head's parameters that are to be trained: a classification head's by default, none of a language model's."""
-    language = "lm_head" in dict(model.named_children())
-    if train_head is False or (train_head is None and language):
-        return []
-    head = [parameter for name, parameter in model.named_parameters() if _HEAD.match(name)]
-    if train_head and not head:
-        raise SettingError(f"train_head: {type(model).__name__} has no head that is known by name")
-    return head
 
 
 def merge(adapted: Adapted) -> nn.Module:
