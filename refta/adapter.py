@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,20 +14,23 @@ from torch import nn
 
 from refta import registry
 from refta.errors import SettingError
+from refta.heads import has_language_head, head_parameters
 from refta.network import Network, is_fold
 from refta.operands import AUTOMATIC, HAND_WRITTEN
 from refta.shapes import StackShape
 from refta.sites import Stack, find_stacks, head_size
-from refta.stacking import Attached, ReftaStack, Run
+from refta.stacking import CONTAINER, Attached, ReftaStack, Run
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_HEAD = re.compile(r"^(classifier|score|lm_head|head|qa_outputs|classification_head|cls_classifier|distillation_classifier)(\.|$)")
 _SITELESS = ("full", "head")
 
 
 @dataclass
 class Adapted:
-    """A model with a method on it: `sites` are the adapted modules' names, `trainable_parameters` counts the adapter alone."""
+    """A model with a method on it: `sites` are the adapted modules' names, `trainable_parameters` counts the adapter alone.
+
+    `head` names the parameters beside the adapter that were given to be trained: what `save` keeps, with all that is thawed then.
+    """
 
     model: nn.Module
     method: str
@@ -40,6 +42,7 @@ class Adapted:
     stacks: list[Stack]
     notes: list[str] = field(default_factory=list)
     attached: Attached | None = None
+    head: list[str] = field(default_factory=list)
 
     def shapes(self) -> list[StackShape]:
         """The shapes of the stacks, as the method's `network` takes them."""
@@ -68,7 +71,9 @@ class Adapted:
     @property
     def slice_ranks(self) -> dict[str, tuple[int, ...]]:
         """R_j of every stack of a method that has slices, by the stack's name."""
-        return dict(self.attached.stacks) if self.attached else {}
+        if self.method != "refta" or self.attached is None:
+            return {}
+        return {name: stack.slice_ranks for name, stack in getattr(self.model, CONTAINER).items()}
 
 
 def adapt(
@@ -85,13 +90,14 @@ def adapt(
     cache: str | Path | None = None,
     **settings: Any,
 ) -> Adapted:
-    """The model, changed in place: everything frozen but the method's adapter and the classification head.
+    """The model, changed in place: everything frozen but the method's adapter and the head of a task.
 
     targets: roles (query, key, value, qkv, output, gate, up, down) or ends of module paths; a method with sites of its own ignores
-    them and says so in a note. order: one of the method's orders. train_head: by default a classification head is trained, a
-    language model's is not. slice_ranks: per stack, for models without values. stored: a file's tensors instead of a decomposition
-    (`load` gives them). cache: a folder where ReFTA's factors are kept by the hash of the weights, so that the same weights are decomposed
-    once. progress: hears a line for every stack and slice. Raises SettingError for what does not fit, before the model is touched.
+    them and says so in a note. order: one of the method's orders. train_head: by default a task's head is trained, which is what
+    stands beside the base model, and a language model's is not. slice_ranks: per stack, for models without values. stored: a file's
+    tensors instead of a decomposition (`load` gives them). cache: a folder where ReFTA's factors are kept by the hash of the weights,
+    so that the same weights are decomposed once. progress: hears a line for every stack and slice. Raises SettingError for what does
+    not fit, before the model is touched.
     """
     module = registry.method(method)
     chosen = registry.settings(method, settings)
@@ -112,7 +118,20 @@ def adapt(
     own = {id(parameter): parameter.numel() for parameter in attached.parameters}
     run_order = order or (module.ORDERS[0] if module.ORDERS else None)
     named = _targets(module, targets, stacks)
-    return Adapted(model, method, run_order, chosen, named, attached.sites, sum(own.values()), stacks, attached.notes, attached)
+    notes = [*attached.notes, *_notes_of_head(model, method, head, train_head)]
+    names = _names(model, head)
+    return Adapted(model, method, run_order, chosen, named, attached.sites, sum(own.values()), stacks, notes, attached, names)
+
+
+def _notes_of_head(model: nn.Module, method: str, head: list[nn.Parameter], train_head: bool | None) -> list[str]:
+    if head or train_head is False or method == "full" or has_language_head(model):
+        return []
+    return [f"{type(model).__name__} has no head that is known by name: none is trained"]
+
+
+def _names(model: nn.Module, parameters: list[nn.Parameter]) -> list[str]:
+    wanted = {id(parameter) for parameter in parameters}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in wanted]
 
 
 def refuse_adapted(model: nn.Module) -> None:
@@ -183,17 +202,6 @@ def _check_order(method: str, order: str | None) -> None:
     if order is not None and order not in orders:
         there = f"there are {', '.join(orders)}" if orders else f"'{method}' has none"
         raise SettingError(f"order: unknown order '{order}' of '{method}'; {there}")
-
-
-def head_parameters(model: nn.Module, train_head: bool | None) -> list[nn.Parameter]:
-    """The head's parameters that are to be trained: a classification head's by default, none of a language model's."""
-    language = "lm_head" in dict(model.named_children())
-    if train_head is False or (train_head is None and language):
-        return []
-    head = [parameter for name, parameter in model.named_parameters() if _HEAD.match(name)]
-    if train_head and not head:
-        raise SettingError(f"train_head: {type(model).__name__} has no head that is known by name")
-    return head
 
 
 def merge(adapted: Adapted) -> nn.Module:

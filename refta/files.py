@@ -1,4 +1,4 @@
-"""ReFTA adapters as safetensors files: factors, Φ, and the initial factors that define the residual.
+"""ReFTA adapters as safetensors files: factors, Φ, the initial factors that define the residual, and what was trained beside them.
 
 The residual itself is not stored: it is W − Σ Φ A₀B₀, so a file fits wherever the same base weights are. A fingerprint of the base
 weights (a few projections per layer) refuses other ones.
@@ -16,34 +16,39 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from refta.adapter import Adapted, adapt, refuse_adapted
+from refta.base_weights import is_hollow, widest
 from refta.errors import SettingError
 from refta.sites import find_stacks, is_conv1d
-from refta.stacking import CONTAINER, ReftaStack, is_hollow
+from refta.stacking import CONTAINER, ReftaStack
 
 FORMAT = "refta-adapter-1"
-_HEAD = "head."  # before the names of a trained head's parameters
+_HEAD = "head."  # before the names of the parameters that were trained beside the adapter
 _TOLERANCE = 2e-2  # of a projection's usual size: half-precision copies of the same weights differ by about 2e-3
 
 
 def save(adapted: Adapted, path: Path) -> None:
-    """Write the adapter, and the head where it was trained."""
+    """Write the adapter, the head that it was given, and whatever else of the model is thawed.
+
+    Raises SettingError for another method, a model without values, and a thawed weight under the adapter, which a file does not hold.
+    """
     if adapted.method != "refta" or adapted.attached is None:
         raise SettingError(f"save: '{adapted.method}' is not ReFTA (or merged already); save it with the peft library, or the whole model")
-    if any(is_hollow(parameter) for parameter in adapted.attached.parameters):
+    container = getattr(adapted.model, CONTAINER)
+    if any(is_hollow(parameter) for parameter in container.parameters()):
         raise SettingError("save: the model has no values (it is on the meta device, or fake)")
     tensors: dict[str, torch.Tensor] = {}
     described = {}
-    for name, stack in getattr(adapted.model, CONTAINER).items():
-        tensors |= {f"{name}.{key}": value.detach().cpu().contiguous() for key, value in stack.state_dict().items()}
+    for name, stack in container.items():
+        _refuse_thawed(stack)
+        tensors |= {f"{name}.{key}": _stored(value) for key, value in (*stack.named_parameters(), *stack.named_buffers())}
         tensors[f"{name}.residual_coefficients"] = stack.residual_coefficients.cpu().contiguous()
         tensors[f"{name}.slice_ranks"] = torch.tensor(stack.slice_ranks)
         tensors |= {f"{name}.initial.{key}": value for key, value in stack.initial.items()}
         fingerprints = [_fingerprint(weight) for weight in _base_weights(stack)]
         described[name] = {"sites": stack.paths, "slice_ranks": list(stack.slice_ranks), "fingerprint": fingerprints}
-    own = {id(parameter) for parameter in adapted.attached.parameters}
     for key, parameter in adapted.model.named_parameters():
-        if parameter.requires_grad and id(parameter) not in own:
-            tensors[f"{_HEAD}{key}"] = parameter.detach().cpu().contiguous()
+        if (key in adapted.head or parameter.requires_grad) and not key.startswith(f"{CONTAINER}."):
+            tensors[f"{_HEAD}{key}"] = _stored(parameter)
     settings = dataclasses.asdict(adapted.settings)
     if not isinstance(settings["transform"], str):
         settings["transform"] = torch.as_tensor(settings["transform"]).tolist()
@@ -52,17 +57,28 @@ def save(adapted: Adapted, path: Path) -> None:
     save_file(tensors, path, metadata={"refta": json.dumps(header)})
 
 
+def _stored(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu().contiguous()
+
+
+def _refuse_thawed(stack: ReftaStack) -> None:
+    for path, member in zip(stack.paths, stack.members, strict=True):
+        if member.weight.requires_grad:
+            there = f"save: {path}.weight is trained beside its adapter"
+            raise SettingError(f"{there}, and a file holds no base weight; merge, and save the model")
+
+
 def load(model: torch.nn.Module, path: Path, *, order: str | None = None) -> Adapted:
-    """The model with the file's adapter (and head) on it; raises SettingError where the file is not for this model."""
+    """The model with the file's adapter (and head) on it, all that the file holds thawed; SettingError where it is not for this model."""
     header, tensors = _read(path)
     refuse_adapted(model)
     _check_shapes(model, path, header, tensors)
     _check_weights(model, path, header)
     _check_head(model, path, tensors)
     dtype = tensors[f"{next(iter(header['stacks']))}.A"].dtype
-    run = {"order": order, "adapter_dtype": dtype, "train_head": bool(_head(tensors)), "stored": tensors}
+    run = {"order": order, "adapter_dtype": dtype, "train_head": False, "stored": tensors}
     adapted = adapt(model, "refta", targets=header["targets"], **run, **header["settings"])
-    _fill_head(model, tensors)
+    _fill_head(adapted, tensors)
     return adapted
 
 
@@ -128,9 +144,10 @@ def _turned(module: torch.nn.Module) -> torch.Tensor:
 
 
 def _base_weights(stack: ReftaStack) -> list[torch.Tensor]:
-    left, right = stack.initial["A"], stack.initial["B"]
-    coefficients = stack.residual_coefficients.cpu()
-    return [member.weight.detach().cpu().to(left.dtype) + (left * u) @ right for member, u in zip(stack.members, coefficients, strict=True)]
+    wide = widest(stack.members[0].weight, stack.initial["A"])
+    left, right = stack.initial["A"].to(wide), stack.initial["B"].to(wide)
+    coefficients = stack.residual_coefficients.cpu().to(wide)
+    return [member.weight.detach().cpu().to(wide) + (left * u) @ right for member, u in zip(stack.members, coefficients, strict=True)]
 
 
 def _fingerprint(weight: torch.Tensor) -> dict:
@@ -148,8 +165,9 @@ def _fingerprint(weight: torch.Tensor) -> dict:
     return {"shape": [rows, columns], "norm": float(weight.norm()) / math.sqrt(rows * columns), "projections": projections}
 
 
-def _fill_head(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    parameters = dict(model.named_parameters())
+def _fill_head(adapted: Adapted, tensors: dict[str, torch.Tensor]) -> None:
+    parameters = dict(adapted.model.named_parameters())
+    adapted.head = list(_head(tensors))
     with torch.no_grad():
         for key, value in _head(tensors).items():
-            parameters[key].copy_(value)
+            parameters[key].requires_grad_(True).copy_(value)

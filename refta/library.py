@@ -2,40 +2,70 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from refta.base_weights import is_hollow, turned_weight
 from refta.errors import SettingError
-from refta.sites import Stack
-from refta.stacking import Attached, Run, is_hollow, set_module, turned_weight
+from refta.sites import Site, Stack
+from refta.stacking import Attached, Run, set_module
 
 ADAPTER = "default"
+_REFUSED = (TypeError, ValueError, KeyError, AttributeError, NotImplementedError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 
 def attach_library(model: nn.Module, stacks: list[Stack], type_: str, config: dict[str, Any], run: Run) -> Attached:
     """A peft adapter on exactly the sites of the stacks; `type_` is a peft type such as LORA, `config` its configuration.
 
-    Raises SettingError for a type that peft does not have or cannot inject, and for configuration keys that it refuses.
+    Raises SettingError for a type that peft does not have or cannot inject, and for configuration keys and weights that it refuses.
     """
-    if is_hollow(turned_weight(stacks[0].sites[0])):
+    sites = [site for stack in stacks for site in stack.sites]
+    if all(is_hollow(turned_weight(site)) for site in sites):
         config = {key: value for key, value in config.items() if key != "init_lora_weights"}  # PiSSA and its like read the weights' values
-    training = {site.path: site.module.training for stack in stacks for site in stack.sites}
+    training = {site.path: site.module.training for site in sites}
     frozen = {id(parameter) for parameter in model.parameters()}
-    try:
-        _inject(model, type_, {"target_modules": list(training), **config})
-    except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
-        raise SettingError(f"peft {type_}: {error}") from error
-    own = [parameter for parameter in model.parameters() if id(parameter) not in frozen and parameter.requires_grad]
-    if not own:
-        raise SettingError(f"peft {type_}: put nothing trainable into the model; it cannot be injected into single layers")
+    with _undone_by_an_error(model, sites):
+        try:
+            _inject(model, type_, {"target_modules": list(training), **config})
+        except _REFUSED as error:
+            raise SettingError(f"peft {type_}: {error}") from error
+        own = [parameter for parameter in model.parameters() if id(parameter) not in frozen and parameter.requires_grad]
+        if not own:
+            raise SettingError(f"peft {type_}: put nothing trainable into the model; it cannot be injected into single layers")
     _to_dtype(own, model, run)
     for path, mode in training.items():
         model.get_submodule(path).train(mode)
     return Attached(own, list(training), _merge)
+
+
+@contextlib.contextmanager
+def _undone_by_an_error(model: nn.Module, sites: Sequence[Site]) -> Iterator[None]:
+    """An error gives the model its modules back. PiSSA and its like leave a residual in them, to which their adapter is added again."""
+    before = [_storage(site) for site in sites]
+    had_config = hasattr(model, "peft_config")
+    try:
+        yield
+    except BaseException:
+        for site, storage in zip(sites, before, strict=True):
+            layer = model.get_submodule(site.path)
+            if layer is not site.module and _storage(site) != storage:
+                with torch.no_grad():
+                    layer.merge()  # type: ignore[operator]
+            set_module(model, site.path, site.module)
+        if hasattr(model, "peft_config") and not had_config:
+            del model.peft_config
+        raise
+
+
+def _storage(site: Site) -> int:
+    """Which memory a site's weight is in."""
+    return turned_weight(site).untyped_storage()._cdata
 
 
 def _inject(model: nn.Module, type_: str, settings: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from refta import autocast
 from refta.contraction import Evaluation, Tensor, arranged, dense
+from refta.errors import SettingError
 from refta.fused import fused
 from refta.network import INPUT, Network, Order, is_fold
 from refta.operands import HAND_WRITTEN
@@ -26,6 +27,7 @@ class AdaptedLinear(nn.Module):
 
     adapter: nn.ParameterDict  # the layer's own operands, where its method has some
     was_conv1d: bool
+    _is_replica = False  # nn.DataParallel sets it on its copies, which share no factors with one another
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, stack: Any, layer: int):
         super().__init__()
@@ -42,6 +44,8 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x (..., d) → (..., n)."""
+        if self._is_replica:
+            raise SettingError("nn.DataParallel copies a layer without the factors that it shares; use DistributedDataParallel")
         stack = self.stack
         order = stack.order_for(x.numel() // x.shape[-1])
         if order.mode == "stack":
@@ -124,7 +128,7 @@ def fold(
 def fold_stack(network: Network, order: Order, weights: Sequence[torch.Tensor], operands: dict[str, torch.Tensor]) -> Tensor:
     """All weights of a stack (k, n, d) with the update folded in, and the update of their biases (k, n), if any."""
     assert isinstance(order.tree, tuple)
-    base = torch.stack([weight.detach() for weight in weights])
+    base = torch.stack(tuple(weights))
     return Evaluation(network, operands, stacked=True).run(order.tree[1], "k" + network.fold_axes, base=base)
 
 
@@ -169,19 +173,22 @@ class _RecomputedFold(torch.autograd.Function):
     def backward(ctx, *gradients):  # type: ignore[override]
         (gradient,) = gradients
         x, weight, *rest = ctx.saved_tensors
-        bias, tensors = (rest[0], rest[1:]) if ctx.has_bias else (None, rest)
-        needed = ctx.needs_input_grad[6:]
+        own = (weight, *rest) if ctx.has_bias else (weight, None, *rest)
+        needs_x, *needed = ctx.needs_input_grad[3:]
         with torch.enable_grad():
-            fresh = [one.detach().requires_grad_(need) for one, need in zip(tensors, needed, strict=True)]
-            folded, folded_bias = fold(ctx.network, ctx.order, weight, bias, dict(zip(ctx.names, fresh, strict=True)))
+            fresh: list[Any] = [None if one is None else one.detach().requires_grad_(need) for one, need in zip(own, needed, strict=True)]
+            folded, folded_bias = fold(ctx.network, ctx.order, fresh[0], fresh[1], dict(zip(ctx.names, fresh[2:], strict=True)))
         flat = gradient.reshape(-1, gradient.shape[-1])
-        grad_x = (flat @ folded.detach().to(flat.dtype)).view_as(x) if ctx.needs_input_grad[3] else None
-        outputs, incoming = [folded], [(flat.T @ x.reshape(-1, x.shape[-1])).to(folded.dtype)]
+        grad_x = (flat @ folded.detach().to(flat.dtype)).view_as(x) if needs_x else None
+        outputs, incoming = [], []
+        if folded.requires_grad:
+            outputs, incoming = [folded], [(flat.T @ x.reshape(-1, x.shape[-1])).to(folded.dtype)]
         if folded_bias is not None and folded_bias.requires_grad:
             outputs, incoming = [*outputs, folded_bias], [*incoming, flat.sum(0).to(folded_bias.dtype)]
-        wanted = [one for one in fresh if one.requires_grad]
+        trained = [one is not None and one.requires_grad for one in fresh]  # of a thawed base its weight and bias, too
+        wanted = [one for one, is_trained in zip(fresh, trained, strict=True) if is_trained]
         found = iter(torch.autograd.grad(outputs, wanted, incoming) if wanted else ())
-        return (None, None, None, grad_x, None, None, *(next(found) if one.requires_grad else None for one in fresh))
+        return (None, None, None, grad_x, *(next(found) if is_trained else None for is_trained in trained))
 
 
 def _recomputed(network, order, x, weight, bias, operands: dict[str, torch.Tensor]) -> torch.Tensor:

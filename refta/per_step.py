@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ class BuiltPerStep(nn.Module):
     """
 
     _built: tuple[Any, list[Part]] | None = None
+    _thawed: Sequence[torch.Tensor] = ()  # of the base weights and biases that were built from those that are trained too
     _handles: tuple = ()
     _in_forward = False
 
@@ -30,7 +32,11 @@ class BuiltPerStep(nn.Module):
         raise NotImplementedError
 
     def sources(self) -> list[torch.Tensor]:
-        """The tensors that it is built from and that training changes."""
+        """The adapter's tensors that it is built from and that training changes."""
+        raise NotImplementedError
+
+    def base(self) -> list[torch.Tensor]:
+        """The frozen layers' own tensors that it is built from; a user may thaw them."""
         raise NotImplementedError
 
     def watch(self, model: nn.Module) -> None:
@@ -65,6 +71,7 @@ class BuiltPerStep(nn.Module):
 
     def _make(self) -> None:
         self._built = None  # the old one's memory goes before the new one's comes
+        self._thawed = [one for one in self.base() if one.requires_grad]
         whole, parts = self.build()
         if whole.requires_grad:
             whole.register_hook(self._forget)
@@ -74,15 +81,15 @@ class BuiltPerStep(nn.Module):
         """Whether what is built is of the sources as they are, and has a graph where one is wanted."""
         if self._built is None or self._built[0] != self._state():
             return False
-        wanted = torch.is_grad_enabled() and any(source.requires_grad for source in self.sources())
-        return not wanted or self._built[1][0][0].requires_grad
+        wanted = torch.is_grad_enabled() and any(source.requires_grad for source in (*self.sources(), *self._thawed))
+        return not wanted or any(one is not None and one.requires_grad for one in self._built[1][0])
 
     def _state(self) -> tuple:
-        sources = self.sources()
+        sources = [*self.sources(), *self._thawed]
         return *((id(one), one._version) for one in sources), autocast.is_on(sources[0])
 
     def _forget(self, gradient: torch.Tensor) -> None:
         self._built = None
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_built": None}
+        return {**self.__dict__, "_built": None, "_thawed": ()}

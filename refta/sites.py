@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
+from refta.bypassed import is_bypassed
 from refta.errors import SettingError
 from refta.shapes import INPUT_PLACES, StackShape
 
@@ -91,10 +92,18 @@ def all_sites(model: nn.Module) -> list[Site]:
     found = []
     for path, module in model.named_modules():
         if (isinstance(module, nn.Linear) or is_conv1d(module)) and re.search(r"\.\d+\.", f".{path}."):
-            assert isinstance(module.weight, torch.Tensor)
-            rows, columns = module.weight.shape if not is_conv1d(module) else module.weight.shape[::-1]
+            rows, columns = _shape(module)
             found.append(Site(path, _role(path), module, rows, columns, getattr(module, "bias", None) is not None))
     return found
+
+
+def _shape(module: nn.Module) -> tuple[int, int]:
+    """n and d of a linear; of a quantised one, whose weight is packed into another shape, by its own account."""
+    weight: torch.Tensor = module.weight  # type: ignore[assignment]
+    if not weight.is_floating_point():
+        return module.out_features, module.in_features  # type: ignore[return-value]
+    rows, columns = weight.shape if not is_conv1d(module) else weight.shape[::-1]
+    return rows, columns
 
 
 def _role(path: str) -> str:
@@ -105,7 +114,7 @@ def find_stacks(model: nn.Module, targets: Sequence[str]) -> list[Stack]:
     """The stacks that the targets name, in forward order; a target is a role or the end of a module's path.
 
     Layers of unequal shape, or of unlike place (encoder and decoder), form stacks of their own.
-    Raises SettingError for a target that no linear answers to; it names the roles the model has.
+    Raises SettingError for a target that no linear answers to (it names the roles the model has), and for a linear that is never called.
     """
     if isinstance(targets, str) or not targets:
         raise SettingError(f"targets: {targets!r}; it must be a list of roles ({', '.join(ROLES)}) or of module names")
@@ -114,6 +123,7 @@ def find_stacks(model: nn.Module, targets: Sequence[str]) -> list[Stack]:
     for target in dict.fromkeys(targets):
         stacks += _stacks_of(target, _matching(target, sites, model))
     _refuse_double(stacks)
+    _refuse_bypassed(model, stacks)
     order = {site.path: place for place, site in enumerate(sites)}
     stacks.sort(key=lambda stack: (_forward_place(stack.role), order.get(stack.sites[0].path, 0)))
     _mark_first_inputs(stacks)
@@ -155,6 +165,15 @@ def _refuse_double(stacks: list[Stack]) -> None:
             if site.path in seen:
                 raise SettingError(f"targets: '{stack.name}' and '{seen[site.path]}' both name {site.path}; a linear is adapted once")
             seen[site.path] = stack.name
+
+
+def _refuse_bypassed(model: nn.Module, stacks: list[Stack]) -> None:
+    for path in (site.path for stack in stacks for site in stack.sites):
+        parent, _, name = path.rpartition(".")
+        owner = model.get_submodule(parent)
+        if is_bypassed(owner, name):
+            there = f"targets: {path}: {type(owner).__name__} computes with its weight and does not call it"
+            raise SettingError(f"{there}, so an adapter there does nothing; leave it out (linears can be named by the ends of their paths)")
 
 
 def _mark_first_inputs(stacks: list[Stack]) -> None:

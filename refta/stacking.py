@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import nn
+from torch.nn.modules.module import _EXTRA_STATE_KEY_SUFFIX
 
-from refta import cost, tensor_svd
-from refta.errors import SettingError
-from refta.factor_cache import FactorCache
+from refta import cost
+from refta.base_weights import check_devices, check_values, is_hollow, turned_weight, widest
 from refta.linear import AdaptedLinear, Tensor, fold, fold_stack
 from refta.lines import Regime
 from refta.network import Network, Order
 from refta.operands import AUTOMATIC
 from refta.per_step import BuiltPerStep, Part
-from refta.sites import Site, Stack, is_conv1d
+from refta.sites import Stack, is_conv1d
+from refta.stack_factors import Factors, factors
 
 CONTAINER = "refta_adapter"  # the name under which the stacks are registered at the model's root
 
@@ -45,13 +47,12 @@ class Run:
 
 @dataclass
 class Attached:
-    """What a method put into a model: the adapter's own parameters, the sites, notes, and how to fold it in again."""
+    """What a method put into a model: the adapter's own parameters as they are then, the sites, notes, how to fold it in again."""
 
     parameters: list[nn.Parameter]
     sites: list[str]
     merge: Callable[[nn.Module], None]
     notes: list[str] = field(default_factory=list)
-    stacks: dict[str, Any] = field(default_factory=dict)
 
 
 class ReftaStack(BuiltPerStep):
@@ -60,6 +61,7 @@ class ReftaStack(BuiltPerStep):
     transform_matrix Φ (K, K) is a buffer, or a parameter where it is trained. Read off it: coefficients u (K, R), Φ[k, slice of
     each component], and slice_coefficients (K, G) in the order of the slices that have components; buffers while Φ is frozen, and
     picked out of Φ at every use while it is trained (slice_of_component (R) and filled_slices (G) say where).
+    initial: the factors that define the residual, on the CPU. They and the slice ranks are in the state_dict as extra state.
     """
 
     transform_matrix: torch.Tensor
@@ -101,6 +103,34 @@ class ReftaStack(BuiltPerStep):
         self.register_buffer("transform_matrix", phi.to(left.dtype))
         self.register_buffer("coefficients", read[:, component].to(left.dtype).contiguous())
         self.register_buffer("slice_coefficients", read[:, filled].to(left.dtype).contiguous())
+
+    def get_extra_state(self) -> torch.Tensor:
+        """Slice ranks and initial factors as bytes in a tensor: formats such as safetensors hold nothing else."""
+        held = {f"initial.{name}": one for name, one in self.initial.items()}
+        held["slice_ranks"] = torch.tensor(self.slice_ranks, device="cpu")
+        return torch.frombuffer(bytearray(safetensors.torch.save(held)), dtype=torch.uint8)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Take up the slice ranks and initial factors of another stack of the same shape, whose factors come too."""
+        held = safetensors.torch.load(state.cpu().numpy().tobytes())
+        self._take_slice_ranks(tuple(held.pop("slice_ranks").tolist()))
+        self.initial = {name.removeprefix("initial."): one for name, one in held.items()}
+
+    def _take_slice_ranks(self, ranks: tuple[int, ...]) -> None:
+        if ranks == self.slice_ranks:
+            return
+        filled = tuple(rank for rank in ranks if rank)
+        name, shape = ("filled_slices", (len(filled),)) if self.trains_transform else ("slice_coefficients", (self.layers, len(filled)))
+        setattr(self, name, getattr(self, name).new_empty(shape))
+        self.slice_ranks, self.network = ranks, replace(self.network, slice_ranks=filled)
+        self._built, self._choices = None, {}
+        self._choose()
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest) -> None:  # type: ignore[override]
+        state = state_dict.get(prefix + _EXTRA_STATE_KEY_SUFFIX)
+        if state is not None:  # before the buffers, whose shape depends on how many slices have components
+            self.set_extra_state(state)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def shared_operands(self) -> dict[str, torch.Tensor]:
         """The operands that all layers share, by name."""
@@ -171,6 +201,10 @@ class ReftaStack(BuiltPerStep):
         """The factors."""
         return list(self.parameters())
 
+    def base(self) -> list[torch.Tensor]:
+        """The layers' residuals and biases."""
+        return [one for member in self._members for one in (member.weight, member.bias) if one is not None]
+
     def build(self) -> tuple[torch.Tensor, list[Part]]:
         """The fold of the whole stack, and each layer's weight and bias of it."""
         order = next(one for one in self.network.orders.values() if one.mode == "stack")
@@ -179,127 +213,54 @@ class ReftaStack(BuiltPerStep):
         result: Tensor = fold_stack(self.network, order, weights, {**self.shared_operands(), "u": u})
         biases: Sequence[torch.Tensor | None] = [member.bias for member in self._members]
         if result.constant is not None:
-            own = torch.stack([bias.detach() for bias in biases if bias is not None])
+            own = torch.stack([bias for bias in biases if bias is not None])
             biases = (own + result.constant.to(own.dtype)).unbind(0)
         return result.tensor, list(zip(result.tensor.unbind(0), biases, strict=True))
 
 
 def attach_refta(model: nn.Module, stacks: list[Stack], settings, run: Run) -> Attached:
-    """ReFTA on the model's stacks: every site replaced by an AdaptedLinear on its residual, the factors registered at the root."""
+    """ReFTA on the model's stacks: every site replaced by an AdaptedLinear on its residual, the factors registered at the root.
+
+    All stacks are decomposed before the first site is replaced, so that one that cannot be leaves the model as it was.
+    """
+    check_values(stacks)
+    check_devices(stacks)
+    prepared = [_prepared(stack, settings, run) for stack in stacks]
+    container = nn.ModuleDict({stack.name: module for stack, (module, _) in zip(stacks, prepared, strict=True)})
+    for stack, (module, found) in zip(stacks, prepared, strict=True):
+        _put_in(model, stack, module, found)
+    model.add_module(CONTAINER, container.train(model.training))
+    return Attached(list(container.parameters()), [site.path for stack in stacks for site in stack.sites], merge_refta)
+
+
+def _prepared(stack: Stack, settings, run: Run) -> tuple[ReftaStack, Factors]:
+    """A stack's module with its factors, and what is left of the layers; the model is not touched."""
     from refta.methods import refta as method
 
-    container = nn.ModuleDict()
-    for stack in stacks:
-        run.tell(f"decompose {stack.name}: {len(stack.sites)} × {stack.sites[0].rows} × {stack.sites[0].columns}")
-        container[stack.name] = _attach_stack(model, stack, settings, run, method)
-    model.add_module(CONTAINER, container.train(model.training))
-    sites = [site.path for stack in stacks for site in stack.sites]
-    ranks = {name: module.slice_ranks for name, module in container.items()}
-    return Attached(list(container.parameters()), sites, merge_refta, stacks=ranks)
-
-
-def _attach_stack(model: nn.Module, stack: Stack, settings, run: Run, method) -> ReftaStack:
+    run.tell(f"decompose {stack.name}: {len(stack.sites)} × {stack.sites[0].rows} × {stack.sites[0].columns}")
     shape = stack.shape()
     method.network(settings, shape)  # checks the rank before the work
     weights = [turned_weight(site) for site in stack.sites]
     biases = [site.module.bias for site in stack.sites] if shape.bias else None
-    found = _factors(weights, biases, shape, settings, run, method)
-    shape = stack.shape(found.slice_ranks)
-    order = run.order or "shared"
-    network, free = method.network(settings, shape), shape.inputs_without_gradient
-    module = ReftaStack(network, shape.layers, order, inputs_without_gradient=free, settings=settings)
     dtype = run.adapter_dtype or (torch.float64 if weights[0].dtype == torch.float64 else torch.float32)
+    found = factors(weights, biases, shape, settings, run, dtype)
+    shape = stack.shape(found.slice_ranks)
+    network, free = method.network(settings, shape), shape.inputs_without_gradient
+    module = ReftaStack(network, shape.layers, run.order or "shared", inputs_without_gradient=free, settings=settings)
     module.fill(found.left.to(dtype), found.right.to(dtype), found.phi, found.slice_ranks)
     kept = found.initial or {name: one.detach() for name, one in module.named_parameters(recurse=False)}
     module.initial = {} if is_hollow(weights[0]) else {name: one.to("cpu", copy=True).contiguous() for name, one in kept.items()}
+    return module, found
+
+
+def _put_in(model: nn.Module, stack: Stack, module: ReftaStack, found: Factors) -> None:
     for layer, site in enumerate(stack.sites):
         adapted = AdaptedLinear(found.weights[layer], None if found.biases is None else found.biases[layer], module, layer)
         adapted.was_conv1d = is_conv1d(site.module)
         adapted.train(site.module.training)
         set_module(model, site.path, adapted)
         module.enlist(adapted, site.path)
-    module.use_order(order, model)
-    return module
-
-
-@dataclass
-class _Factors:
-    left: torch.Tensor
-    right: torch.Tensor
-    phi: torch.Tensor
-    slice_ranks: list[int]
-    weights: list[torch.Tensor]
-    biases: list[torch.Tensor] | None
-    initial: dict[str, torch.Tensor] | None = None
-
-
-def _factors(weights, biases, shape, settings, run: Run, method) -> _Factors:
-    if run.stored is not None:
-        return _stored_factors(weights, biases, shape, run.stored)
-    if is_hollow(weights[0]):
-        return _hollow_factors(weights, biases, shape, settings, run, method)
-    bias = None if biases is None else torch.stack([one.detach() for one in biases])
-    cache = None if run.cache is None else FactorCache(run.cache, run.tell)
-
-    def tell(words: str) -> None:
-        run.tell(f"decompose {shape.name}: {words}")
-
-    weight = torch.stack([one.detach() for one in weights])
-    found = tensor_svd.decompose(weight, bias, settings.rank, settings.transform, cache=cache, progress=tell)
-    left = torch.cat([a for a, _ in found.factors], dim=1)
-    right = torch.cat([b for _, b in found.factors], dim=0)
-    residual = [one.clone() for one in found.residual_weight]
-    residual_bias = None if found.residual_bias is None else [one.clone() for one in found.residual_bias]
-    return _Factors(left, right, found.transform_matrix, found.slice_ranks.tolist(), residual, residual_bias)
-
-
-def _stored_factors(weights, biases, shape, stored: dict[str, torch.Tensor]) -> _Factors:
-    """A file's factors, and the residual that its initial factors define on these weights."""
-    prefix, device = f"{shape.name}.", weights[0].device
-    given = {key.removeprefix(prefix): value.to(device) for key, value in stored.items() if key.startswith(prefix)}
-    coefficients, left, right = given["residual_coefficients"], given["initial.A"], given["initial.B"]
-    residual = [_minus(one, (left * u) @ right) for one, u in zip(weights, coefficients, strict=True)]
-    residual_bias = None
-    if biases is not None:
-        residual_bias = [_minus(one, (left * u) @ given["initial.beta"]) for one, u in zip(biases, coefficients, strict=True)]
-    columns = [given["B"]] + ([given["beta"][:, None]] if biases is not None else [])
-    initial = {key: given[f"initial.{key}"] for key in ("A", "B", "beta", "transform_matrix") if f"initial.{key}" in given}
-    ranks = given["slice_ranks"].tolist()
-    return _Factors(given["A"], torch.cat(columns, dim=1), given["transform_matrix"], ranks, residual, residual_bias, initial)
-
-
-def _minus(tensor: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
-    return (tensor.detach().to(update.dtype) - update).to(tensor.dtype).contiguous()
-
-
-def is_hollow(weight: torch.Tensor) -> bool:
-    """Whether a tensor has a shape but no values: on the meta device, or fake."""
-    from torch._subclasses.fake_tensor import FakeTensor
-
-    return weight.is_meta or isinstance(weight, FakeTensor) or isinstance(getattr(weight, "data", None), FakeTensor)
-
-
-def _hollow_factors(weights, biases, shape, settings, run: Run, method) -> _Factors:
-    """Empty factors of the right shapes for a model without values: no SVD, slice ranks as given or assumed."""
-    ranks = list(run.slice_ranks.get(shape.name, method.assumed_slice_ranks(settings.rank, shape.layers)))
-    if len(ranks) != shape.layers or sum(ranks) != settings.rank:
-        wanted = f"{shape.layers} numbers that sum to the rank {settings.rank}"
-        raise SettingError(f"slice_ranks: {ranks} for '{shape.name}'; they must be {wanted}")
-    dtype = torch.float64 if weights[0].dtype == torch.float64 else torch.float32
-    with torch.device(weights[0].device):
-        left = torch.empty(shape.rows, settings.rank, dtype=dtype)
-        right = torch.empty(settings.rank, shape.columns + shape.bias, dtype=dtype)
-        phi = torch.empty(shape.layers, shape.layers, dtype=dtype)
-    residual = [torch.empty(shape.rows, shape.columns, dtype=one.dtype, device=one.device) for one in weights]
-    residual_bias = None if biases is None else [torch.empty_like(one, requires_grad=False) for one in biases]
-    return _Factors(left, right, phi, ranks, residual, residual_bias)
-
-
-def turned_weight(site: Site) -> torch.Tensor:
-    """The site's weight as n × d."""
-    weight = site.module.weight
-    assert isinstance(weight, torch.Tensor)
-    return weight.T if is_conv1d(site.module) else weight
+    module.use_order(module.order_name, model)
 
 
 def set_module(model: nn.Module, path: str, module: nn.Module) -> None:
@@ -323,8 +284,8 @@ def merge_refta(model: nn.Module) -> None:
 def merged(module: AdaptedLinear, order: Order) -> nn.Module:
     """A plain linear (or Conv1D) with the update of one layer folded in."""
     own = module.stack.operands(module.layer, order)
-    operands = {name: one.float() if one.dtype != torch.float64 else one for name, one in own.items()}
-    wide = next(iter(operands.values())).dtype
+    wide = widest(module.weight, *own.values())
+    operands = {name: one.to(wide) for name, one in own.items()}
     own_bias = None if module.bias is None else module.bias.to(wide)
     weight, bias = fold(module.stack.network, order, module.weight.to(wide), own_bias, operands)
     weight = weight.to(module.weight.dtype)

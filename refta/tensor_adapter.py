@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from refta import cost
+from refta.base_weights import check_devices, check_values, is_hollow, turned_weight
 from refta.errors import SettingError
 from refta.initial import fill
 from refta.linear import AdaptedLinear, delta_stack, fold_stack
@@ -24,7 +25,7 @@ from refta.operands import AUTOMATIC
 from refta.per_step import BuiltPerStep, Part
 from refta.shapes import StackShape
 from refta.sites import Stack, head_size, is_conv1d
-from refta.stacking import CONTAINER, Attached, Run, is_hollow, merged, set_module, turned_weight
+from refta.stacking import CONTAINER, Attached, Run, merged, set_module
 
 
 class SharedOperands(nn.Module):
@@ -95,6 +96,10 @@ class TensorStack(BuiltPerStep):
         """The stack's operands."""
         return list(self._stacked().values())
 
+    def base(self) -> list[torch.Tensor]:
+        """The layers' weights and biases."""
+        return [one for member in self.members for one in (member.weight, member.bias) if one is not None]
+
     def build(self) -> tuple[torch.Tensor, list[Part]]:
         """All layers' folded weights, or their updates alone, and each layer's part."""
         order = self._per_step
@@ -129,6 +134,8 @@ def attach_tensor(model: nn.Module, stacks: Sequence[Stack], settings: Any, run:
     container = SharedOperands()
     shapes = [replace(stack.shape(), stacks=len(stacks), head_size=head_size(model)) for stack in stacks]
     networks = [method.network(settings, shape) for shape in shapes]
+    check_values(stacks)
+    check_devices(stack for stack, network in zip(stacks, networks, strict=True) if any(one.shared for one in network.operands))
     for place, (stack, shape, network) in enumerate(zip(stacks, shapes, networks, strict=True)):
         module = TensorStack(
             network, shape, place, run.order or method.ORDERS[0], container=container, dropout=getattr(settings, "dropout", 0.0)

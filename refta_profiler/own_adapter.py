@@ -10,7 +10,8 @@ from typing import Any
 
 from torch import nn
 
-from refta.adapter import Adapted, head_parameters
+from refta.adapter import Adapted
+from refta.heads import head_parameters
 from refta_profiler import own_code
 from refta_profiler.errors import OwnCodeError
 from refta_profiler.plan import Point

@@ -22,8 +22,9 @@ def network(settings: Settings, shape: StackShape) -> None:
 
 def attach(model, stacks, settings: Settings, run):
     """Nothing; a causal language model, whose head is tied to the embeddings, is refused."""
+    from refta.heads import has_language_head
     from refta.stacking import Attached
 
-    if "lm_head" in dict(model.named_children()):
+    if has_language_head(model):
         raise SettingError(f"head: {type(model).__name__} has no head to train (its head is the language model's)")
     return Attached([], [], lambda model: None)

@@ -181,6 +181,35 @@ def test_state_dict_round_trip(order):
     assert relative_error(target.model(x).logits.detach(), source.model(x).logits.detach()) < 1e-5
 
 
+@pytest.mark.parametrize("trained", [False, True], ids=["", "trained_transform"])
+@pytest.mark.parametrize("order", ["slices", "auto"])
+def test_a_state_dict_brings_slice_ranks_and_the_residuals_factors(tmp_path, order, trained):
+    """Into a model of other weights, of which other slices have components; strictly, as checkpoints are loaded."""
+    source = adapted_stack("random", train_transform=trained)
+    target = adapted_stack("tied", order=order, train_transform=trained)
+    moved(source.model)
+    assert [sum(rank > 0 for rank in one.slice_ranks["query"]) for one in (source, target)] == [4, 1]
+    target.model.load_state_dict(source.model.state_dict())
+    x = torch.randn(5, 7)
+    assert relative_error(target.model(x).detach(), source.model(x).detach()) < 1e-6
+    assert target.slice_ranks == source.slice_ranks
+    assert target.shapes() == source.shapes()
+    for one, path in ((source, tmp_path / "source"), (target, tmp_path / "target")):
+        refta.save(one, path)
+    assert (tmp_path / "source").read_bytes() == (tmp_path / "target").read_bytes()
+
+
+def test_a_state_dict_holds_nothing_but_tensors():
+    """What formats such as safetensors take."""
+    assert all(isinstance(one, torch.Tensor) for one in adapted_stack().model.state_dict().values())
+
+
+def test_copies_of_data_parallel_are_refused():
+    model = adapted_stack().model
+    with pytest.raises(SettingError, match="use DistributedDataParallel"):
+        model.layers[0].query._replicate_for_data_parallel()(torch.randn(5, 7))
+
+
 @pytest.mark.parametrize("order", REFTA_ORDERS)
 def test_a_deep_copy_is_its_own(order):
     adapted, x = made("vit", order=order)
@@ -333,6 +362,25 @@ def test_a_matrix_of_the_wrong_size_is_refused_and_leaves_the_model_as_it_was():
         refta.adapt(model, "refta", targets=["query"], rank=3, transform=torch.eye(3))
     assert all(one.requires_grad for one in model.parameters())
     refta.adapt(model, "refta", targets=["query"], rank=3)
+
+
+@pytest.mark.parametrize("method", ["refta", "pissa"])
+def test_weights_that_cannot_be_decomposed_leave_the_model_as_it_was(method):
+    """The fault is in the last site, after others were worked on; the model can be adapted once it is mended."""
+    model = vit()
+    last = refta.adapt(vit(), method, targets=["query", "value"], rank=2).sites[-1]
+    weight = model.get_submodule(last).weight
+    before, value = {name: one.clone() for name, one in model.state_dict().items()}, weight[3, 4].item()
+    with torch.no_grad():
+        weight[3, 4] = torch.nan
+    with pytest.raises(SettingError, match=r"not finite|non-finite"):
+        refta.adapt(model, method, targets=["query", "value"], rank=2)
+    with torch.no_grad():
+        weight[3, 4] = value
+    assert model.state_dict().keys() == before.keys()
+    assert all(torch.allclose(one, before[name], atol=1e-6) for name, one in model.state_dict().items())
+    assert all(one.requires_grad for one in model.parameters())
+    refta.adapt(model, method, targets=["query", "value"], rank=2)
 
 
 def test_a_model_is_adapted_once():

@@ -1,5 +1,7 @@
 """Adapters as files: what is loaded is what was saved, on any copy of the same base weights and no other."""
 
+import copy
+import dataclasses
 import json
 
 import pytest
@@ -100,6 +102,85 @@ def test_the_adapter_dtype_is_kept(tmp_path):
     path = tmp_path / "adapter.safetensors"
     saved(path, adapter_dtype="bfloat16")
     assert dict(refta.load(vit(), path).model.named_parameters())["refta_adapter.query.A"].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("model_dtype", [torch.float32, torch.float64])
+def test_narrower_factors_round_no_base_weight(tmp_path, model_dtype):
+    path = tmp_path / "adapter.safetensors"
+    weight, bias = stack_of("random", dtype=model_dtype)
+    narrow = "bfloat16" if model_dtype == torch.float32 else "float32"
+    adapted = refta.adapt(parallel(weight, bias), "refta", targets=["query"], rank=5, adapter_dtype=narrow)
+    refta.save(adapted, path)
+    loaded = refta.load(parallel(weight, bias), path)
+    for one, other in zip(adapted.model.modules(), loaded.model.modules(), strict=True):
+        assert not hasattr(one, "layer") or torch.equal(one.weight, other.weight)
+    for model in (refta.merge(loaded), refta.merge(adapted)):
+        found = torch.stack([torch.cat([layer.query.weight, layer.query.bias[:, None]], dim=1) for layer in model.layers])
+        assert relative_error(found, torch.cat([weight, bias[:, :, None]], dim=2)) < (1e-6 if model_dtype == torch.float32 else 1e-14)
+
+
+def test_a_model_that_was_made_wider_is_saved(tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    adapted = refta.adapt(vit().eval(), "refta", targets=["query"], rank=4)
+    adapted.model.double()
+    refta.save(adapted, path)
+    found = refta.load(vit().double().eval(), path).model(pixels().double()).logits.detach()
+    assert relative_error(found, vit().eval()(pixels()).logits.detach()) < 1e-5
+
+
+def test_a_head_that_was_frozen_after_training_is_in_the_file(tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    adapted = refta.adapt(vit().eval(), "refta", targets=["query"], rank=4)
+    moved(adapted.model)
+    adapted.model.requires_grad_(False)
+    refta.save(adapted, path)
+    loaded = refta.load(vit().eval(), path)
+    assert relative_error(loaded.model(pixels()).logits.detach(), adapted.model(pixels()).logits.detach()) < 1e-6
+
+
+@pytest.mark.parametrize("build", [gpt2, llama])
+def test_what_else_was_thawed_is_in_the_file_and_comes_back_thawed_alone(tmp_path, build):
+    first, second = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    adapted = refta.adapt(build().eval(), "refta", targets=["qkv" if build is gpt2 else "query"], rank=4)
+    norm = adapted.model.transformer.ln_f if build is gpt2 else adapted.model.model.norm
+    norm.requires_grad_(True)
+    moved(adapted.model)
+    refta.save(adapted, first)
+    loaded = refta.load(build().eval(), first)
+    assert relative_error(loaded.model(tokens()).logits.detach(), adapted.model(tokens()).logits.detach()) < 1e-6
+    trained = [[name for name, one in model.named_parameters() if one.requires_grad] for model in (adapted.model, loaded.model)]
+    assert trained[0] == trained[1]
+    refta.save(loaded, second)
+    assert load_file(first).keys() == load_file(second).keys()
+
+
+def test_a_thawed_weight_under_an_adapter_cannot_be_saved(tmp_path):
+    adapted = refta.adapt(vit(), "refta", targets=["query"], rank=4)
+    adapted.model.get_submodule(adapted.sites[1]).weight.requires_grad_(True)
+    with pytest.raises(SettingError, match=rf"save: {adapted.sites[1]}\.weight is trained beside its adapter"):
+        refta.save(adapted, tmp_path / "adapter.safetensors")
+
+
+def test_a_copy_and_assigned_parameters_are_saved_as_they_are_now(tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    source, wanted = saved(path)
+    with torch.device("meta"):
+        hollow = refta.adapt(vit().eval(), "refta", targets=["query", "value"], rank=4)
+    hollow.model.load_state_dict(source.model.state_dict(), assign=True)
+    for name, one in (("copy", dataclasses.replace(source, model=copy.deepcopy(source.model))), ("assigned", hollow)):
+        refta.save(one, tmp_path / name)
+        assert load_file(tmp_path / name).keys() == load_file(path).keys()
+        assert relative_error(refta.load(vit().eval(), tmp_path / name).model(pixels()).logits.detach(), wanted) < 1e-6
+
+
+def test_a_file_can_be_saved_over_after_it_was_loaded(tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    saved(path)
+    loaded = refta.load(vit().eval(), path)
+    moved(loaded.model)
+    refta.save(loaded, path)
+    found = refta.load(vit().eval(), path).model(pixels()).logits.detach()
+    assert relative_error(found, loaded.model(pixels()).logits.detach()) < 1e-6
 
 
 def test_a_file_without_head_leaves_the_head_alone(tmp_path):

@@ -203,6 +203,43 @@ def test_two_forwards_before_one_backward(order):
         assert relative_error(gradients(both)[name], wanted) < 1e-5
 
 
+@pytest.mark.parametrize("order", REFTA_ORDERS)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
+def test_a_thawed_base_gets_its_gradient_in_every_order(order, bias):
+    """In a forward of the whole model and in one of its layers alone, after a step too."""
+    found, wanted = (_thawed_gradients(one, bias) for one in (order, "shared"))
+    assert list(found) == list(wanted)
+    assert {"layers.1.query.weight", *(["layers.1.query.bias"] if bias else [])} < set(found)
+    for name, one in wanted.items():
+        assert relative_error(found[name], one) < 1e-5, name
+
+
+def _thawed_gradients(order: str, bias: bool) -> dict[str, torch.Tensor]:
+    model = adapted_stack(order=order, bias=bias).model
+    moved(model)
+    model.layers[1].requires_grad_(True)
+    optimizer = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.01)
+    x = torch.randn(5, 7, generator=torch.Generator().manual_seed(1))
+    model(x).square().sum().backward()
+    optimizer.step()
+    for _ in range(2):
+        torch.stack([layer(x) for layer in model.layers]).square().sum().backward()
+    return gradients(model)
+
+
+@pytest.mark.parametrize("order", REFTA_ORDERS)
+def test_beta_can_be_trained_alone(order):
+    found, wanted = {}, {}
+    for one, result in ((order, found), ("shared", wanted)):
+        model = adapted_stack(order=one).model
+        for name in ("A", "B"):
+            getattr(model.refta_adapter["query"], name).requires_grad_(False)
+        model(torch.ones(5, 7)).square().sum().backward()
+        result |= gradients(model)
+    assert list(found) == ["refta_adapter.query.beta"]
+    assert relative_error(found["refta_adapter.query.beta"], wanted["refta_adapter.query.beta"]) < 1e-5
+
+
 def trained(build, order: str, *, checkpointing: dict | None, steps: int = 2):
     """Losses and last gradients of a small model over optimizer steps, two backwards each."""
     model = build(layers=3)

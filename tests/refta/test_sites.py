@@ -191,6 +191,31 @@ def test_targets_that_cannot_be_are_refused(targets, fault):
         find_stacks(model, targets)
 
 
+BYPASSED = {
+    "WavLM": (["query", "value"], r"encoder\.layers\.0\.attention\.q_proj: WavLMAttention computes with its weight"),
+    "Mamba": (["output"], r"layers\.0\.mixer\.out_proj: MambaMixer"),
+    "torch": (["output"], r"layers\.0\.self_attn\.out_proj: MultiheadAttention"),
+    "torch's MLP": (["linear1"], r"layers\.0\.linear1: TransformerEncoderLayer"),
+}
+
+
+@pytest.mark.parametrize("name", BYPASSED)
+def test_linears_whose_weight_is_read_and_that_are_never_called_are_refused(name):
+    import transformers
+
+    wavlm = {"conv_dim": (8,), "conv_stride": (2,), "conv_kernel": (2,), "num_feat_extract_layers": 1, "num_conv_pos_embeddings": 4}
+    with torch.device("meta"):
+        if name == "WavLM":
+            model: nn.Module = transformers.WavLMModel(transformers.WavLMConfig(**TEXT, **wavlm, num_conv_pos_embedding_groups=2))
+        elif name == "Mamba":
+            model = transformers.MambaModel(transformers.MambaConfig(hidden_size=32, num_hidden_layers=2, vocab_size=50))
+        else:
+            model = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64), 2, enable_nested_tensor=False)
+    targets, fault = BYPASSED[name]
+    with pytest.raises(SettingError, match=fault):
+        find_stacks(model, targets)
+
+
 def test_a_model_without_numbered_layers_is_refused():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
