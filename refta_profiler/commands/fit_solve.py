@@ -10,7 +10,7 @@ from typing import Any
 from refta import registry
 from refta.errors import SettingError
 from refta_profiler import devices, models, plan, processes, scenario
-from refta_profiler.commands import check_runs
+from refta_profiler.commands import named_orders
 from refta_profiler.commands.answer import table
 from refta_profiler.commands.largest_fit import Search
 from refta_profiler.errors import ScenarioError
@@ -148,7 +148,7 @@ def _entries(question: Question, name: str) -> list[dict[str, Any]]:
     settings = {key: value for key, value in question.settings.items() if alone or key in known}
     registry.settings(name, settings)
     stacks = closed_form.shapes(question.model, closed_form.sites(question.model, name, question.targets))
-    orders = check_runs.distinct_orders(name, settings, stacks)
+    orders = named_orders.distinct_orders(name, settings, stacks)
     return [{"name": name, **settings, **({"order": order} if order else {})} for order in orders or [None]]
 
 
