@@ -69,7 +69,8 @@ class Stack:
         """The stack's shape as data."""
         first = self.sites[0]
         ranks = tuple(slice_ranks) if slice_ranks is not None else None
-        return StackShape(self.name, self.role, len(self.sites), first.rows, first.columns, first.bias, self.inputs_without_gradient, ranks)
+        free, reads = self.inputs_without_gradient, tuple(_input(site) for site in self.sites)
+        return StackShape(self.name, self.role, len(self.sites), first.rows, first.columns, first.bias, free, ranks, reads=reads)
 
 
 def stack_tensors(stack: Stack) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -199,6 +200,18 @@ def _place(site: Site) -> tuple[str, int, tuple[int, int]]:
     place = INPUT_PLACES.get(site.role, 0)
     block = 2 if place >= INPUT_PLACES["up"] else int(bool(_CROSS_ATTENTION.search(site.path)))
     return tower, layer, (block, place)
+
+
+def _input(site: Site) -> tuple[str | int, ...]:
+    """A name for what the site reads, the same for all that read the same x: its innermost numbered layer, and the part of that.
+
+    Keys and values of cross-attention read what the encoder gives, one x for all layers of a decoder; a linear without a role its own.
+    """
+    tower, _, part = _place(site)
+    if site.role in ("key", "value") and _CROSS_ATTENTION.search(site.path):
+        return tower, "encoder"
+    layer = re.match(r"(?:.*\.)?\d+(?=\.)", site.path)
+    return (layer.group(), *part) if layer and site.role else (site.path,)
 
 
 def head_size(model: nn.Module) -> int | None:

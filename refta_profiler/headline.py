@@ -69,10 +69,20 @@ def evidence_words(compared: Sequence["Verdict"]) -> str:
     known = [verdict for verdict in compared if verdict.time_difference_fraction is not None]
     alone = "; step time there is not known, so the memory verdict stands alone"
     missing = "" if len(known) == len(compared) else "; step time is not known of all of them" if known else alone
-    rooflines = any(verdict.time_source == "dryrun" for verdict in known)
-    least = format_percent(min((verdict.time_noise_fraction for verdict in known), default=0.0))
-    roofline = f"; step times are a roofline's, in which a difference under {least} is not told apart"
-    return f"Peak memory is {memory} ({quantity} bytes){roofline if rooflines else ''}{missing}."
+    return f"Peak memory is {memory} ({quantity} bytes){roofline_words(known)}{missing}."
+
+
+def roofline_words(known: Sequence["Verdict"]) -> str:
+    """'; step times are measured at batch 1, otherwise a roofline's, in which …', of verdicts with a time; '' where all are measured."""
+    predicted = [verdict for verdict in known if verdict.time_source == "dryrun"]
+    if not predicted:
+        return ""
+    limits = sorted({verdict.time_noise_fraction for verdict in predicted})
+    under = " to ".join(format_percent(limit) for limit in dict.fromkeys((limits[0], limits[-1])))
+    batches = sorted({verdict.batch for verdict in known if verdict.time_source == "measured"})
+    both = " where both ran" if {verdict.batch for verdict in predicted} & set(batches) else ""
+    measured = f"measured at batch {listing([str(batch) for batch in batches])}{both}, otherwise " if batches else ""
+    return f"; step times are {measured}a roofline's, in which a difference under {under} is not told apart"
 
 
 def varying(verdicts: Sequence["Verdict"]) -> set[str]:

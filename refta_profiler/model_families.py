@@ -15,7 +15,7 @@ IMAGES, SEQUENCES, CAUSAL = "image-classification", "sequence-classification", "
 
 @dataclass(frozen=True)
 class LayerGroup:
-    """The linears of one role that share a shape: `layers` matrices of n × d (outputs × inputs)."""
+    """The linears of one role that share a shape: `layers` matrices of n × d (outputs × inputs), of layer `first` and those after it."""
 
     role: str
     layers: int
@@ -23,11 +23,17 @@ class LayerGroup:
     d: int
     bias: bool
     template: str  # module name with {} for the layer's number, e.g. "vit.layers.{}.attention.q_proj"
+    first: int = 0
+
+    @property
+    def numbers(self) -> range:
+        """The numbers of the layers."""
+        return range(self.first, self.first + self.layers)
 
     @property
     def names(self) -> list[str]:
         """The module names, first layer first."""
-        return [self.template.format(layer) for layer in range(self.layers)]
+        return [self.template.format(layer) for layer in self.numbers]
 
     @property
     def largest_rank(self) -> int:

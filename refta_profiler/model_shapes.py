@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +13,8 @@ from refta_profiler.suggest import closest
 
 ARCHITECTURES = {"ForImageClassification": IMAGES, "ForSequenceClassification": SEQUENCES, "ForMaskedLM": SEQUENCES}
 ARCHITECTURES |= {"ForCausalLM": CAUSAL, "LMHeadModel": CAUSAL}
+POSITIONS = ("max_position_embeddings", "n_positions")  # what a config.json calls them
+RELATIVE = ("relative_attention", "relative_attention_num_buckets")  # which it has where they are no limit
 
 
 def family(name: str) -> Family | None:
@@ -44,14 +46,13 @@ def select(groups: list[LayerGroup], wanted: Sequence[str], name: str) -> list[L
                 if (other := meant_by.setdefault(module, target)) != target:
                     raise ScenarioError(f"'{other}' and '{target}' both mean {module} of {name}; a linear is adapted once")
             kept[group.template] = group
-    return sorted(kept.values(), key=lambda group: ROLES.index(group.role))
+    return sorted(kept.values(), key=lambda group: (ROLES.index(group.role), group.first))
 
 
 def _meant(groups: list[LayerGroup], target: str, name: str) -> list[LayerGroup]:
     """The groups of a role, or those whose module names end in `target`; a name with a layer's number is a group of one."""
     ends = [x for x in groups if f".{x.template}".endswith(f".{target}")]
-    single = [replace(x, layers=1, template=module) for x in groups for module in x.names if f".{module}".endswith(f".{target}")]
-    found = [x for x in groups if x.role == target] or ends or single
+    found = [x for x in groups if x.role == target] or ends or _single(groups, target)
     if not found:
         has = ", ".join(dict.fromkeys(group.role for group in groups))
         close = closest(target, [group.role for group in groups] + [x.template.rsplit(".", 1)[1] for x in groups])
@@ -59,6 +60,12 @@ def _meant(groups: list[LayerGroup], target: str, name: str) -> list[LayerGroup]
         what = f"no role '{target}'" if target in ROLES else f"no role or linear '{target}' in its layers"
         raise ScenarioError(f"{name} has {what}{hint} (it has {has})")
     return found
+
+
+def _single(groups: list[LayerGroup], target: str) -> list[LayerGroup]:
+    """A group of one layer for every linear whose name, its layer's number in it, ends in `target`."""
+    numbered = [(x, number, module) for x in groups for number, module in zip(x.numbers, x.names, strict=True)]
+    return [replace(x, layers=1, template=module, first=number) for x, number, module in numbered if f".{module}".endswith(f".{target}")]
 
 
 def roles(name: str) -> list[str] | None:
@@ -118,11 +125,19 @@ def head_size(name: str) -> int | None:
 
 
 def longest_sequence(name: str) -> int | None:
-    """The most tokens of text that a model has positions for; None for images and for an architecture not described as data."""
-    known = family(name)
-    if known is None or IMAGES in known.tasks:
+    """The most tokens of text that a model has positions for; None for images, relative positions and where its config says none."""
+    known, settings = family(name), describe(name).settings
+    if known is None:
+        return _positions(settings)
+    return None if IMAGES in known.tasks else known.positions(known.complete(settings))
+
+
+def _positions(settings: Mapping[str, Any]) -> int | None:
+    """The positions that the config of an architecture not described as data states; T5 and DeBERTa state some and have relative ones."""
+    if any(settings.get(key) for key in RELATIVE):
         return None
-    return known.positions(known.complete(describe(name).settings))
+    stated = (settings.get(key) for key in POSITIONS)
+    return next((value for value in stated if isinstance(value, int) and value > 0), None)
 
 
 def fingerprint(name: str) -> str:

@@ -84,21 +84,27 @@ def best_of(family: Family, others: Sequence[Candidate], inputs: Inputs) -> Cand
 
 
 def method_verdicts(groups: Sequence[Family], baseline: str, inputs: Inputs) -> list[Verdict]:
-    """Every method that is no reference against LoRA and PiSSA, where they are equal in something; and the comparisons that are missing."""
+    """Every method that is no reference against LoRA and PiSSA, where they are equal in something; and the comparisons that are missing.
+
+    References and bounds are what others are compared with; they are themselves compared with a baseline that is another method.
+    """
     found: list[Verdict] = []
     missing: dict[tuple[str, str], Verdict] = {}
     matched: set[tuple[str, str]] = set()
     for family in groups:
         subject = first_subject(family.members, baseline)
-        if subject.method in (*REFERENCES, *BOUNDS):
-            continue
+        settled = subject.method in (*REFERENCES, *BOUNDS)
         others = [other for group in groups for other in group.members if other.setting == subject.setting]
+        if settled:
+            others = [other for other in others if other.label == baseline and other not in family.members]
         for other in others:
             equal = equalities(subject, other) if other.method in REFERENCES else []
             matched |= {(subject.label, comparison) for comparison in equal}
             foreign_baseline = [BY_LABEL] if other.label == baseline and other not in family.members else []
             if equal or foreign_baseline:
                 found.append(pair_verdict(subject, other, inputs, comparison=" and ".join(equal + foreign_baseline)))
+        if settled:
+            continue
         references = [other for other in others if other.method in REFERENCES]
         wanted = COMPARISONS if references else ("equal rank, parameters or step cost",)
         missing |= {(subject.label, name): missing_verdict(subject, references, name, inputs) for name in wanted}

@@ -3,7 +3,8 @@
 Peaks are dry runs of every order of the method, of LoRA and PiSSA at equal rank, parameters and step cost where such ranks exist, and of
 the head alone. The best other order that runs is always in the answer. ReFTA is judged as the public code runs it (`shared`) and as the
 paper writes it (`slices`). With --exit-code the exit is 4 where it does not pay off: against --against where that is given, otherwise
-against the best other order that runs, or, for a method with one order, against LoRA and PiSSA.
+against the best other order that runs, or, for a method with one order, against LoRA and PiSSA. `--order auto` judges the order that auto
+takes at this batch.
 """
 
 from __future__ import annotations

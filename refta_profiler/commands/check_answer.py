@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from refta.errors import SettingError
+from refta.operands import AUTOMATIC
 from refta_profiler import devices, verdict
 from refta_profiler.causes import PEAK, PEAK_PARTS, Cause, causes
 from refta_profiler.commands import check_closed, check_runs, options, order_table
@@ -89,10 +90,10 @@ def of(runs: Runs, *, with_largest: bool) -> CheckAnswer | ClosedAnswer:
         table = _order_table(runs)
         if table is None:
             raise ScenarioError(f"{question.method} on {question.model} has neither a dry run nor a closed form: {reason}")
-        return check_closed.of(question, table, reason)
+        return check_closed.of(question, table, reason, runs.order)
     ranked = sorted(peaks, key=lambda label: (peaks[label], runs.values(label).get("step_flops", 0)))  # of equal peaks the less work
     subjects = _subjects(runs)
-    verdicts = {label: check_runs.verdicts_of(runs, label, memory, _baseline(runs, label)) for label in subjects}
+    verdicts = {label: check_runs.verdicts_of(runs, label, memory, runs.baseline) for label in subjects}
     found = CheckAnswer(runs, memory, subjects, verdicts, ranked[0], ranked[1] if len(ranked) > 1 else None, [])
     found.table = _order_table(runs)
     found.reasons = [_reason(found, label, other) for label in subjects for other in _explained(found, label)]
@@ -102,30 +103,15 @@ def of(runs: Runs, *, with_largest: bool) -> CheckAnswer | ClosedAnswer:
 
 
 def _subjects(runs: Runs) -> dict[str, str]:
-    """The labels that are judged: the order asked for, or the published one and, for ReFTA, the paper's form."""
+    """The labels that are judged: the order asked for, or the published one and, unless it is `--against`, the form of ReFTA's paper."""
     question = runs.question
     own = [point for point in runs.points if point.method == question.method]
-    if question.order:
-        return {point.label: "the order asked for" for point in own if point.order == _resolved(runs, question.order)}
+    if runs.order:
+        form = f"what `{question.order}` takes here" if question.order in AUTOMATIC else "the order asked for"
+        return {point.label: form for point in own if point.order == runs.order}
     found = {own[0].label: "as the public code runs it"}
-    return found | {point.label: "as the paper writes it" for point in own[1:] if point.order == PAPER_FORM}
-
-
-def _resolved(runs: Runs, order: str) -> str:
-    """An order's own name for an alias such as `published`."""
-    table = _order_table(runs)
-    aliases = {alias: name for name, others in table.aliases.items() for alias in others} if table else {}
-    return aliases.get(order, order)
-
-
-def _baseline(runs: Runs, subject: str) -> str:
-    """The label that `--against` means; 'best' where none is asked for or the subject is it."""
-    if not (name := runs.question.against):
-        return "best"
-    order = _resolved(runs, name)
-    labels = [point.label for point in runs.points if point.order == order and point.method == runs.question.method]
-    labels += [point.label for point in runs.points if point.method == name]
-    return labels[0] if labels and labels[0] != subject else "best"
+    papers = [point for point in own[1:] if point.order == PAPER_FORM and point.label != runs.baseline]
+    return found | {point.label: "as the paper writes it" for point in papers}
 
 
 def _order_table(runs: Runs) -> order_table.OrderTable | None:
@@ -133,7 +119,7 @@ def _order_table(runs: Runs) -> order_table.OrderTable | None:
     try:
         stacks = options.stacks(question.model, question.method, question.targets)
         seq = options.tokens(question.model, question.seq)
-        return order_table.of(question.method, question.settings, stacks, seq=seq, model=question.model)
+        return order_table.of(question.method, question.settings, stacks, seq=seq, model=question.model, precision=question.precision)
     except (ScenarioError, SettingError):
         return None
 
@@ -169,9 +155,12 @@ def _reason(found: CheckAnswer, subject: str, against: str) -> Reason:
 
 
 def _closed(found: CheckAnswer, label: str) -> dict[str, Any] | None:
-    """What the adapters of a label keep beyond x, and their largest temporary, at the asked tokens."""
+    """What the adapters of a label keep beyond x, and their largest temporary, at the asked tokens.
+
+    None where there is no closed form, and under checkpointing: of what the whole model keeps only one block's is alive at the peak.
+    """
     point, table = found.runs.point(label), found.table
-    if table is None or point.method != table.method or point.order not in table.network.orders:
+    if point.checkpointing or table is None or point.method != table.method or point.order not in table.network.orders:
         return None
     cost, tokens = table.scope("model")[0].costs[point.order], point.batch * table.seq
     line = cost.kept_bytes
@@ -247,7 +236,9 @@ def entries(found: CheckAnswer) -> list[dict[str, Any]]:
     """The answer as JSON takes it."""
     question = asdict(found.runs.question)
     peaks = [_peak_entry(found, point.label) for point in found.runs.points]
-    judged = [_verdict_entry(one, form) for label, form in found.subjects.items() for one in found.verdicts[label]]
+    judged = [
+        _verdict_entry(one, form) for label, form in found.subjects.items() for one in found.verdicts[label] if one.subject in (label, "")
+    ]
     reasons = [{"kind": "reason", **asdict(one)} for one in found.reasons]
     return [
         {"kind": "question", **question},

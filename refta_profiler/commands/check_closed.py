@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from refta.operands import AUTOMATIC
 from refta_profiler.commands import order_table
 from refta_profiler.commands.answer import table as as_table
 from refta_profiler.commands.check_runs import Question
@@ -12,6 +13,7 @@ from refta_profiler.commands.order_table import Crossover, OrderTable, Scope
 from refta_profiler.units import format_bytes, format_flops, format_percent
 
 NOTE = "the adapters alone: the share of a whole step's peak is not known without a dry run"
+CHECKPOINTING = "; of what is kept, checkpointing keeps one block's alive at a time"
 
 
 @dataclass(frozen=True)
@@ -51,15 +53,13 @@ class ClosedAnswer:
         return next(one for one in self.added if one.order == order)
 
 
-def of(question: Question, table: OrderTable, reason: str) -> ClosedAnswer:
-    """The answer for the order asked about, or else the method's published one."""
+def of(question: Question, table: OrderTable, reason: str, order: str | None) -> ClosedAnswer:
+    """The answer for `order`, which is what was asked about, or else the method's published one."""
     scope = table.scope("model")[0]
     tokens = question.batch * table.seq
     added = [_added(scope, order, tokens) for order in scope.costs]
     added.sort(key=lambda one: (one.memory_bytes, one.step_flops))
-    named = {alias: order for order, aliases in table.aliases.items() for alias in aliases}
-    subject = question.order or "published"
-    subject = named.get(subject, subject)
+    subject = order or next(name for name, aliases in table.aliases.items() if "published" in (name, *aliases))
     crossed = [one for name in ("kept_bytes", "step_flops") for one in order_table.crossovers(table, scope, name)]
     return ClosedAnswer(question, reason, subject, added, [one for one in crossed if subject in (one.lower, one.higher)], tokens, table.seq)
 
@@ -77,7 +77,7 @@ def entries(found: ClosedAnswer) -> list[dict[str, Any]]:
     return [
         {"kind": "question", **asdict(found.question)},
         *({"kind": "closed_form", "source": "contraction", **asdict(one), "memory_bytes": one.memory_bytes} for one in found.added),
-        {**winner, "source": "contraction", "margin_fraction_of_peak": None, "note": f"{NOTE}: {found.reason}"},
+        {**winner, "source": "contraction", "margin_fraction_of_peak": None, "note": f"{_note(found)}: {found.reason}"},
         *(_crossover(found, one) for one in found.crossovers),
     ]
 
@@ -88,13 +88,17 @@ def _crossover(found: ClosedAnswer, one: Crossover) -> dict[str, Any]:
     return {"kind": "crossover", "quantity": one.quantity, "lower": one.lower, "higher": one.higher, **place}
 
 
+def _note(found: ClosedAnswer) -> str:
+    return NOTE + (CHECKPOINTING if found.question.checkpointing else "")
+
+
 def text(found: ClosedAnswer) -> str:
     """The answer in words."""
     one = found.question
     head = f"{one.method} on {one.model}, batch {one.batch}, {found.tokens:,} tokens, on {' and '.join(one.targets)}"
     lines = [
         f"{head}; no step could be dry-run: {found.reason}",
-        f"From the closed form, {NOTE}.",
+        f"From the closed form, {_note(found)}.",
         _verdict(found),
         *(f"  - {_sentence(found, crossing)}" for crossing in found.crossovers),
         _table(found),
@@ -104,7 +108,8 @@ def text(found: ClosedAnswer) -> str:
 
 def _verdict(found: ClosedAnswer) -> str:
     ours, other = found.of(found.subject), found.best_other
-    kept = f"`{ours.order}` adds {_parts(ours)}"
+    named = f" (what `{found.question.order}` takes here)" if found.question.order in AUTOMATIC else ""
+    kept = f"`{ours.order}`{named} adds {_parts(ours)}"
     if other is None:
         return f"{kept}; the method has no other order"
     difference = other.memory_bytes - ours.memory_bytes

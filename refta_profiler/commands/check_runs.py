@@ -7,11 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from refta import registry
-from refta.errors import SettingError
-from refta.operands import AUTOMATIC
 from refta.shapes import StackShape
 from refta_profiler import plan, run, scenario, verdict
-from refta_profiler.commands import options
+from refta_profiler.commands import named_orders, options
 from refta_profiler.commands.peak_lines import LAST, PeakLines, edges
 from refta_profiler.errors import ScenarioError
 from refta_profiler.evidence import PEAKS, REFERENCES
@@ -40,7 +38,10 @@ class Question:
 
 @dataclass
 class Runs:
-    """The points of the question, their rows at its batch, and each one's peak over the batch."""
+    """The points of the question, their rows at its batch, and each one's peak over the batch.
+
+    order: what `--order` means, None where it is left out. baseline: the label that `--against` means, 'best' where it is left out.
+    """
 
     question: Question
     orders: list[str]
@@ -48,6 +49,8 @@ class Runs:
     rows: list[Row]
     lines: dict[str, PeakLines] = field(default_factory=dict)
     quantity: str = "peak_allocated_bytes"
+    order: str | None = None
+    baseline: str = "best"
 
     def point(self, label: str) -> Point:
         """The point of that label."""
@@ -85,35 +88,30 @@ class Runs:
             self.predict({label: edges(batch) for label in labels})
 
 
-def distinct_orders(method: str, settings: dict[str, Any], stacks: Sequence[StackShape] | None) -> list[str]:
-    """The orders of a method, none of them twice under another name and without `auto`; [] where it has none."""
-    if not registry.orders(method):
-        return []
-    aliases: dict[str, str] = {}
-    for shape in stacks or [StackShape("query", "query", 24, 1024, 1024)]:
-        try:
-            network = registry.method(method).network(registry.settings(method, settings), shape)
-        except SettingError:
-            continue
-        aliases = network.aliases if network else {}
-    return list(dict.fromkeys(aliases.get(name, name) for name in registry.orders(method) if name not in AUTOMATIC))
-
-
 def ask(question: Question) -> Runs:
     """The question's points and their rows; errors of usage are ScenarioErrors that list what is possible."""
     registry.settings(question.method, question.settings)
     stacks = closed_form.shapes(question.model, closed_form.sites(question.model, question.method, question.targets))
-    orders = distinct_orders(question.method, question.settings, stacks)
-    against = _against(question, orders)
-    entries = [{"name": "head"}, *_own(question, orders), *_references(question, orders, stacks), *against]
-    loaded = scenario.from_values(_values(question, entries), "check")
+    names = named_orders.order_names(question.method, question.settings, stacks)
+    orders = list(dict.fromkeys(names.values()))
+    references = _references(question, orders, stacks)
+    others = [*references, *_against(question, orders, references)]
+    bound = [] if question.method == "head" else [{"name": "head"}]
+    loaded = scenario.from_values(_values(question, [*bound, *_own(question, orders), *others]), "check")
     points = _once(plan.points(loaded))
+    order, baseline = named_orders.meanings(question, names, points, stacks)
     rows: dict[str, list[Row]] = {}
     for (point, _, _), (closed, dry) in run.in_processes([(point, question.target, "dryrun") for point in points]):
         rows[point.id] = [*closed, *dry]
     found = [row for point in points for row in rows[point.id]]
-    reserved = all(any(row.metric == PEAKS[0] for row in rows[point.id]) for point in points)
-    return Runs(question, orders, points, found, quantity=PEAKS[0] if reserved else PEAKS[1])
+    return Runs(question, orders, points, found, quantity=quantity_of(rows.values()), order=order, baseline=baseline)
+
+
+def quantity_of(points: Iterable[Sequence[Row]]) -> str:
+    """Reserved bytes where every point that has a predicted peak has that one, otherwise allocated; as verdicts have it (evidence.py)."""
+    known = [{row.metric for row in rows if row.source == "dryrun" and row.value is not None} for rows in points]
+    running = [metrics for metrics in known if not metrics.isdisjoint(PEAKS)]
+    return PEAKS[0] if running and all(PEAKS[0] in metrics for metrics in running) else PEAKS[1]
 
 
 def _values(question: Question, entries: list[dict[str, Any]]) -> dict[str, Any]:
@@ -133,6 +131,8 @@ def _values(question: Question, entries: list[dict[str, Any]]) -> dict[str, Any]
 
 def _own(question: Question, orders: list[str]) -> list[dict[str, Any]]:
     entry = {"name": question.method, **question.settings}
+    if not orders and question.order is not None:
+        raise ScenarioError(f"--order {question.order}: {question.method} has no orders; leave --order out")
     if not orders:
         return [entry]
     if question.order is not None and question.order not in registry.orders(question.method):
@@ -140,10 +140,10 @@ def _own(question: Question, orders: list[str]) -> list[dict[str, Any]]:
     return [{**entry, "order": order} for order in orders]
 
 
-def _against(question: Question, orders: list[str]) -> list[dict[str, Any]]:
-    """The entry of `--against` where it names another method; ScenarioError where it names nothing that there is."""
+def _against(question: Question, orders: list[str], references: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entry of `--against` where it names a method that is not there yet; ScenarioError where it names nothing that there is."""
     name = question.against
-    if name is None or name in orders or name in registry.orders(question.method):
+    if name is None or name in registry.orders(question.method):
         return []
     if name not in registry.names():
         own = (
@@ -154,9 +154,11 @@ def _against(question: Question, orders: list[str]) -> list[dict[str, Any]]:
         raise ScenarioError(f"--against {name}: it is neither {own} nor a method ({', '.join(registry.names())})")
     if name == question.method:
         raise ScenarioError(f"--against {name}: that is the method itself; name one of its orders ({', '.join(orders)}) or another method")
+    if name in ("head", *(one["name"] for one in references)):
+        return []
     rank = question.settings.get("rank")
     takes_rank = rank is not None and "rank" in registry.setting_names(name)
-    return [] if name in (*REFERENCES, "head") else [{"name": name, **({"rank": rank} if takes_rank else {})}]
+    return [{"name": name, **({"rank": rank} if takes_rank else {})}]
 
 
 def _references(question: Question, orders: list[str], stacks: Sequence[StackShape] | None) -> list[dict[str, Any]]:
@@ -166,14 +168,18 @@ def _references(question: Question, orders: list[str], stacks: Sequence[StackSha
 
 
 def reference_ranks(question: Question, orders: list[str], stacks: Sequence[StackShape] | None) -> list[int]:
-    """Ranks of LoRA: the method's own, and those nearest to its parameters and step FLOPs where both have a closed form."""
+    """Ranks of LoRA on the targets: the method's own, and those nearest to its parameters and step FLOPs where both have a closed form.
+
+    stacks: what the method adapts, which for one with sites of its own are not the targets.
+    """
     own = getattr(registry.settings(question.method, question.settings), "rank", None)
     found = [own] if isinstance(own, int) else []
     costs = _totals(question.method, question.settings, orders[0] if orders else None, stacks, question)
-    unit = _totals("lora", {"rank": 1}, None, stacks, question)
+    targets = closed_form.shapes(question.model, question.targets)
+    unit = _totals("lora", {"rank": 1}, None, targets, question)
     if costs and unit:
         found += [max(1, round(mine / one)) for mine, one in zip(costs, unit, strict=True) if one]
-    largest = min((min(one.rows, one.columns) for one in stacks or []), default=None)
+    largest = min((min(one.rows, one.columns) for one in targets or []), default=None)
     return list(dict.fromkeys(rank for rank in found if largest is None or rank <= largest))
 
 

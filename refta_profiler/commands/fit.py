@@ -1,9 +1,9 @@
 """The most one can afford: the largest batch, sequence or rank whose training step fits, over methods, orders and checkpointing.
 
-By dry runs alone: every answer was dry-run and fits, and the next larger was dry-run and does not. What fits is the whole step's peak
-(reserved by the allocator where that is known) beside the CUDA context where that is known. --memory is the card's whole memory; kernels
-are --target's (h100 where it is left out), and without --memory so is the memory. --measure then bisects over real steps on the device at
-hand, which must be the --target.
+By dry runs alone: every answer was dry-run and fits, and the next larger was dry-run and does not, or cannot be had. What fits is the
+whole step's peak (reserved by the allocator where that is known) beside the CUDA context where that is known. --memory is the card's whole
+memory; kernels are --target's (h100 where it is left out), and without --memory so is the memory. --measure then bisects over real steps
+on the device at hand, which must be the --target.
 """
 
 from __future__ import annotations

@@ -84,8 +84,8 @@ def measure(point: Point, fit: Fit, budget: Budget, device: str) -> MeasuredFit:
     looking = Search(peak, budget.for_tensors, WIDE * predicted)
     same: dict[str, Any] = {"label": point.label, "checkpointing": point.checkpointing, "predicted": predicted, "quantity": quantity}
     try:
-        looking.peaks[predicted] = peak(predicted)
-        largest = looking.run(max(predicted + (1 if looking.peaks[predicted] <= budget.for_tensors else -1), 1))
+        looking.peaks[predicted] = first = peak(predicted)
+        largest = looking.run(max(predicted + (1 if first <= budget.for_tensors else -1), 1))
     except StepFailedError as fault:
         return MeasuredFit(**same, largest=None, peak_bytes=None, next_peak_bytes=None, steps=len(looking.peaks), reason=str(fault))
     after = None if largest + 1 in refused else looking.peaks.get(largest + 1)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from refta import registry
-from refta.errors import SettingError
 from refta_profiler import devices, models, plan, processes, scenario
-from refta_profiler.commands import check_runs
+from refta_profiler.commands import largest_rank, named_orders
 from refta_profiler.commands.answer import table
 from refta_profiler.commands.largest_fit import Search
 from refta_profiler.errors import ScenarioError
 from refta_profiler.plan import Point
 from refta_profiler.predict import closed_form
+from refta_profiler.suggest import closest
 from refta_profiler.units import format_bytes, format_percent, parse_bytes
 
 SOLVED = ("batch", "seq", "rank")
@@ -100,6 +100,7 @@ def solve_all(question: Question) -> tuple[Budget, list[Fit]]:
         raise ScenarioError(f"--solve {question.solve}: it must be one of {', '.join(SOLVED)}")
     if question.solve == "seq":
         _must_be_text(question)
+    _refuse_unknown(question)
     budget = budget_of(question)
     tasks = [_task(question, budget, point) for point in points_of(question)]
     return budget, _in_processes(tasks)
@@ -127,6 +128,18 @@ def _must_be_text(question: Question) -> None:
         raise ScenarioError(f"--solve seq: {question.model} reads images of {own} tokens; solve for batch or rank")
 
 
+def _refuse_unknown(question: Question) -> None:
+    """Nothing; a ScenarioError for a setting that no method takes, which would otherwise be as if it had not been given."""
+    takes = {name: registry.setting_names(name) for name in question.methods}
+    known = list(dict.fromkeys(key for keys in takes.values() for key in keys))
+    for key in question.settings:
+        if key not in known:
+            near = closest(key, known)
+            hint = f"did you mean '{near}'? " if near else ""
+            words = "; ".join(f"{name} takes {', '.join(keys) or 'no settings'}" for name, keys in takes.items())
+            raise ScenarioError(f"{'--rank' if key == 'rank' else f'--set {key}'}: unknown key '{key}'; {hint}{words}")
+
+
 def _scenario(question: Question, *, checkpointing: bool) -> scenario.Scenario:
     values = {
         "model": question.model,
@@ -148,7 +161,7 @@ def _entries(question: Question, name: str) -> list[dict[str, Any]]:
     settings = {key: value for key, value in question.settings.items() if alone or key in known}
     registry.settings(name, settings)
     stacks = closed_form.shapes(question.model, closed_form.sites(question.model, name, question.targets))
-    orders = check_runs.distinct_orders(name, settings, stacks)
+    orders = named_orders.distinct_orders(name, settings, stacks)
     return [{"name": name, **settings, **({"order": order} if order else {})} for order in orders or [None]]
 
 
@@ -157,34 +170,8 @@ def _task(question: Question, budget: Budget, point: Point) -> Task:
     if question.solve == "seq" and (most := models.longest_sequence(point.model)):
         last, words = most, f"the {most:,} positions of {point.model}"
     if question.solve == "rank":
-        last, words = largest_rank(point)
+        last, words = largest_rank.of(point)
     return Task(point, question.solve, budget, last, words)
-
-
-def largest_rank(point: Point) -> tuple[int, str]:
-    """The largest rank that the method takes on these layers, and what it is; 0 where it has none."""
-    if "rank" not in registry.setting_names(point.method):
-        return 0, f"{point.method} has no rank"
-    stacks = closed_form.shapes(point.model, closed_form.sites(point.model, point.method, point.targets)) or []
-    smallest = min((min(one.rows, one.columns) for one in stacks), default=LAST["batch"])
-    most = max((one.layers * min(one.rows, one.columns + one.bias) for one in stacks), default=smallest)
-    if _takes(point, stacks, most + 1):
-        return smallest, f"full rank, {smallest:,}"
-    low, high = 0, most + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if _takes(point, stacks, middle) else (low, middle)
-    return low, f"the largest rank of {point.method}, {low:,}"
-
-
-def _takes(point: Point, stacks: Sequence[Any], rank: int) -> bool:
-    try:
-        chosen = registry.settings(point.method, {**point.settings, "rank": rank})
-        for shape in stacks:
-            registry.method(point.method).network(chosen, shape)
-    except SettingError:
-        return False
-    return True
 
 
 def _in_processes(tasks: Sequence[Task]) -> list[Fit]:
@@ -197,19 +184,27 @@ def _in_processes(tasks: Sequence[Task]) -> list[Fit]:
 
 
 def search(task: Task) -> Fit:
-    """The answer of one task; a point that cannot be dry-run has its reason for an answer."""
+    """The answer of one task. A point that cannot be dry-run has its reason for an answer, or for the limit where smaller ones can."""
     if not task.last:
         return _fit(task, limit=task.last_is)
     seen: dict[int, Any] = {}
-    looking = Search(lambda number: _peak(task, number, seen), task.budget.for_tensors, task.last)
-    try:
-        found = looking.run(START[task.solve])
-    except Exception as error:  # whatever a model or a method does under fake tensors is an answer with its reason
-        return _fit(task, limit=f"cannot be predicted: {type(error).__name__}: {error}")
+    failed: dict[int, str] = {}
+
+    def peak(number: int) -> int | None:
+        try:
+            return _peak(task, number, seen)
+        except Exception as error:  # whatever a model or a method does under fake tensors is an answer with its reason
+            failed[number] = f"cannot be predicted: {type(error).__name__}: {error}"
+            return None
+
+    looking = Search(peak, task.budget.for_tensors, task.last)
+    found = looking.run(START[task.solve])
+    if (found or 1) in failed:
+        return _fit(task, limit=failed[found or 1])
     shares = _shares(seen[found or 1])
     quantity = "peak_allocated_bytes" if seen[found or 1].peak_reserved_bytes is None else "peak_reserved_bytes"
     peaks = (looking.peaks.get(found), looking.peaks.get(found + 1))
-    return _fit(task, limit=_limit(task, found, shares), largest=found, peaks=peaks, quantity=quantity, shares=shares)
+    return _fit(task, limit=_limit(task, found, shares, failed), largest=found, peaks=peaks, quantity=quantity, shares=shares)
 
 
 def _fit(
@@ -249,10 +244,12 @@ def _shares(found: Any) -> dict[str, float]:
     return dict(sorted(parts.items(), key=lambda one: -one[1]))
 
 
-def _limit(task: Task, found: int, shares: dict[str, float]) -> str:
+def _limit(task: Task, found: int, shares: dict[str, float], failed: Mapping[int, str]) -> str:
     """What keeps it from being larger."""
     if found == task.last:
         return task.last_is
+    if found + 1 in failed:
+        return f"{found + 1:,} {failed[found + 1]}"
     words = ", ".join(f"{name} {format_percent(share)}" for name, share in list(shares.items())[:3])
     return f"memory: {words}" if found else f"memory: not even 1 fits ({words})"
 

@@ -16,7 +16,7 @@ TEXT_TOKENS = 128  # tokens of a text example where none are given, as in a scen
 ModelOption = Annotated[str, typer.Option("--model", help="a preset, a hub name, or a folder with a config.json")]
 RankOption = Annotated[int | None, typer.Option("--rank", help="the method's rank (by default the method's own)")]
 TargetsOption = Annotated[str | None, typer.Option("--targets", help="what is adapted (query,value, or qkv where they are one)")]
-SeqOption = Annotated[int | None, typer.Option("--seq", help="tokens of a text (default 128); images have their own count")]
+SeqOption = Annotated[int | None, typer.Option("--seq", help="tokens of a text (default 128, or all its positions); images have their own")]
 SettingOption = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="a setting of the method, e.g. alpha=16")]
 JsonOption = Annotated[bool, typer.Option("--json", help="the answer as one JSON array")]
 PrecisionOption = Annotated[str, typer.Option("--precision", help="fp32, bf16 or amp-bf16")]
@@ -86,10 +86,13 @@ def stacks(model: str, method: str, targets: list[str]) -> list[StackShape]:
 
 
 def tokens(model: str, seq: int | None) -> int:
-    """Tokens of one example: an image's own, or a text's `--seq`."""
+    """Tokens of one example: an image's own, or a text's `--seq`, of which a model has no more than its positions."""
     own = models.tokens_per_sequence(model, None)
     if own is not None and seq is not None:
         raise ScenarioError(f"--seq {seq}: {model} reads images of {own} tokens; leave --seq out")
     if seq is not None and seq < 1:
         raise ScenarioError(f"--seq {seq}: it must be at least 1")
-    return own or seq or TEXT_TOKENS
+    most = models.longest_sequence(model)
+    if most is not None and seq is not None and seq > most:
+        raise ScenarioError(f"--seq {seq}: it is more than the {most} positions of {model}")
+    return own or seq or min(TEXT_TOKENS, most or TEXT_TOKENS)

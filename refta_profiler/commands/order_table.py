@@ -79,7 +79,7 @@ class Crossover:
     tokens: Fraction | None
 
 
-def of(method: str, settings: dict[str, Any], stacks: Sequence[StackShape], *, seq: int, model: str) -> OrderTable:
+def of(method: str, settings: dict[str, Any], stacks: Sequence[StackShape], *, seq: int, model: str, precision: str = "fp32") -> OrderTable:
     """The table; raises SettingError or ScenarioError for what the method or the shapes cannot be."""
     chosen = registry.settings(method, settings)
     networks = [registry.method(method).network(chosen, shape) for shape in stacks]
@@ -87,8 +87,9 @@ def of(method: str, settings: dict[str, Any], stacks: Sequence[StackShape], *, s
         raise ScenarioError(f"'{method}' states no network, so it has no orders; those that do: {', '.join(with_networks())}")
     first: Network = networks[0]
     aliases = {name: [alias for alias, of in first.aliases.items() if of == name] for name in first.orders}
-    scopes = _scopes(method, settings, list(zip(stacks, networks, strict=True)))
-    kept = closed_form.inputs_kept(stacks, itemsize=4, shared=True)
+    itemsizes = {order: closed_form.itemsize_of(order, precision) for order in first.orders}
+    scopes = _scopes(method, settings, list(zip(stacks, networks, strict=True)), itemsizes)
+    kept = closed_form.inputs_kept(stacks, itemsize=closed_form.itemsize_of(None, precision), shared=precision == "fp32")
     shown = {key: value for key, value in vars(chosen).items() if value is not None}
     return OrderTable(method, model, shown, first, aliases, scopes, kept, seq)
 
@@ -105,25 +106,36 @@ def with_networks() -> list[str]:
     return found
 
 
-def _scopes(method: str, settings: dict[str, Any], stacks: list[tuple[StackShape, Network]]) -> list[Scope]:
+def _scopes(method: str, settings: dict[str, Any], stacks: list[tuple[StackShape, Network]], itemsizes: Mapping[str, int]) -> list[Scope]:
     """Layers and stacks of each shape there is, then the model."""
-    orders = list(stacks[0][1].orders)
-    whole = {order: closed_form.stack_costs(method, settings, order, [shape for shape, _ in stacks]) or [] for order in orders}
-    found, seen = [], set()
+    shapes = [shape for shape, _ in stacks]
+    whole = {
+        order: closed_form.stack_costs(method, settings, order, shapes, itemsize=itemsize) or [] for order, itemsize in itemsizes.items()
+    }
+    found: list[Scope] = []
     for place, (shape, network) in enumerate(stacks):
-        alike = (shape.rows, shape.columns, shape.layers, shape.bias, shape.inputs_without_gradient)
-        if alike in seen:
-            continue
-        seen.add(alike)
-        same = [one for one, _ in stacks if (one.rows, one.columns, one.layers, one.bias, one.inputs_without_gradient) == alike]
-        roles, size = tuple(dict.fromkeys(one.role for one in same)), (shape.rows, shape.columns)
-        found.append(Scope("layer", roles, 1, size, {order: cost.layer_cost(network, order) for order in orders}))
-        found.append(Scope("stack", roles, shape.layers, size, {order: whole[order][place].cost for order in orders}))
-    sizes = {(shape.rows, shape.columns) for shape, _ in stacks}
-    costs = {order: cost.summed(one.cost for one in whole[order]) for order in orders}
-    roles = tuple(dict.fromkeys(shape.role for shape, _ in stacks))
-    layers = sum(shape.layers for shape, _ in stacks)
-    return [*found, Scope("model", roles, layers, sizes.pop() if len(sizes) == 1 else None, costs)]
+        size = (shape.rows, shape.columns)
+        same = _alike(shapes, shape)
+        if shape is same[0]:
+            layer = {order: cost.layer_cost(network, order, itemsize=itemsize) for order, itemsize in itemsizes.items()}
+            found.append(Scope("layer", _roles(same), 1, size, layer))
+        marked = [one for one in same if one.inputs_without_gradient == shape.inputs_without_gradient]
+        if shape is marked[0]:
+            found.append(Scope("stack", _roles(marked), shape.layers, size, {order: costs[place].cost for order, costs in whole.items()}))
+    sizes = {(shape.rows, shape.columns) for shape in shapes}
+    costs = {order: cost.summed(one.cost for one in costs) for order, costs in whole.items()}
+    layers = sum(shape.layers for shape in shapes)
+    return [*found, Scope("model", _roles(shapes), layers, sizes.pop() if len(sizes) == 1 else None, costs)]
+
+
+def _alike(shapes: Sequence[StackShape], shape: StackShape) -> list[StackShape]:
+    """The stacks whose layers cost what those of this one do."""
+    alike = (shape.rows, shape.columns, shape.layers, shape.bias)
+    return [one for one in shapes if (one.rows, one.columns, one.layers, one.bias) == alike]
+
+
+def _roles(shapes: Sequence[StackShape]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(one.role for one in shapes))
 
 
 def largest_lines(lines: Iterable[Line]) -> list[Line]:

@@ -9,12 +9,12 @@ from refta import cost, registry
 from refta.cost import Line
 from refta.network import Network, count_trainable
 from refta.operands import AUTOMATIC, HAND_WRITTEN
-from refta.shapes import StackShape, mark_first_inputs
+from refta.shapes import StackShape, layer_inputs, mark_first_inputs
 from refta_profiler import models, own_code
+from refta_profiler.model_families import LayerGroup
 from refta_profiler.plan import Point
 
 ITEMSIZE = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
-SHARED_INPUTS = ({"query", "key", "value", "qkv"}, {"output"}, {"gate", "up"}, {"down"})
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,12 @@ def shapes(model: str, targets: Sequence[str]) -> list[StackShape] | None:
     if groups is None:
         return None
     size = models.head_size(model)
-    found = [StackShape(one.role, one.role, one.layers, one.n, one.d, one.bias, stacks=len(groups), head_size=size) for one in groups]
-    return mark_first_inputs(found)
+    return mark_first_inputs([_shape(one, stacks=len(groups), head_size=size) for one in groups])
+
+
+def _shape(group: LayerGroup, *, stacks: int, head_size: int | None) -> StackShape:
+    sizes = (group.layers, group.n, group.d, group.bias)
+    return StackShape(group.role, group.role, *sizes, stacks=stacks, head_size=head_size, reads=layer_inputs(group.role, group.numbers))
 
 
 def sites(model: str, method: str, targets: Sequence[str]) -> list[str]:
@@ -77,34 +81,33 @@ def inputs_kept(stacks: Sequence[StackShape], *, itemsize: int, shared: bool) ->
 
     ViT-L, query and value in float32: 24 inputs of 1024 numbers a token, 98,304 bytes a token.
     """
-    total = 0
-    for group in SHARED_INPUTS:
-        inside = [one for one in stacks if one.role in group]
-        inputs = [max((one.layers for one in inside), default=0)] if shared else [one.layers for one in inside]
-        width = inside[0].columns if inside else 0
-        total += sum(inputs) * width * itemsize
-    total += sum(one.layers * one.columns * itemsize for one in stacks if not any(one.role in group for group in SHARED_INPUTS))
-    return Line(0, total)
+    widths = {read: one.columns for one in stacks for read in one.inputs}
+    numbers = sum(widths.values()) if shared else sum(one.layers * one.columns for one in stacks)
+    return Line(0, numbers * itemsize)
+
+
+def itemsize_of(order: str | None, precision: str, adapter_dtype: str = "float32") -> int:
+    """Bytes of a number that the adapters compute with: autocast's, which a backward written by hand does without, or their own."""
+    return 2 if precision == "amp-bf16" and order not in HAND_WRITTEN else ITEMSIZE[adapter_dtype]
 
 
 def point_costs(point: Point, stacks: Sequence[StackShape]) -> tuple[list[StackCost] | None, Line, str]:
     """The closed form of a point's stacks, the x that is kept, and a note on what is assumed."""
     if point.order in HAND_WRITTEN:
         return _hand_written_costs(point, stacks)
-    itemsize = 2 if point.precision == "amp-bf16" else ITEMSIZE[point.adapter_dtype]
+    size = itemsize_of(point.order, point.precision, point.adapter_dtype)
     uniform = point.precision == "fp32" and point.adapter_dtype == "float32"
-    found = stack_costs(point.method, point.settings, point.order, stacks, itemsize=itemsize)
+    found = stack_costs(point.method, point.settings, point.order, stacks, itemsize=size)
     note = "the adapters alone, beyond the frozen base"
     if not uniform:
-        note += (
-            f"; every role keeps a copy of x in {'bfloat16' if itemsize == 2 else point.adapter_dtype}, casts of weights are not counted"
-        )
-    return found, inputs_kept(stacks, itemsize=itemsize, shared=uniform), note
+        note += f"; every role keeps a copy of x in {'bfloat16' if size == 2 else point.adapter_dtype}, casts of weights are not counted"
+    return found, inputs_kept(stacks, itemsize=size, shared=uniform), note
 
 
 def _hand_written_costs(point: Point, stacks: Sequence[StackShape]) -> tuple[list[StackCost] | None, Line, str]:
     """The same for the orders that keep x as it comes, once, whatever the dtypes of base and adapter."""
-    found = stack_costs(point.method, point.settings, point.order, stacks, itemsize=ITEMSIZE[point.adapter_dtype])
+    size = itemsize_of(point.order, point.precision, point.adapter_dtype)
+    found = stack_costs(point.method, point.settings, point.order, stacks, itemsize=size)
     kept = inputs_kept(stacks, itemsize=2 if point.precision == "bf16" else 4, shared=True)
     return found, kept, "the adapters alone, beyond the frozen base; x is kept as it comes, once for all roles that read it"
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -48,6 +49,7 @@ class DryRun:
     no_time: str = ""  # why there is no time
     note: str = ""
     sent_bytes: int | None = None  # by one rank to the others; None for one process
+    repeated: str = ""  # as a trace has it
 
 
 def dry_run(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] | None = None) -> DryRun:
@@ -105,7 +107,7 @@ def _follow(
             ranks.spread(work, live, mode, foreach=cuda)
             initial = _initial(work)
             live.know(one for tensors in work.static_tensors().values() for one in tensors)
-            with live:
+            with live, _calls(work, live) as calls:
                 workload.training_step(work, _marker(live, point.accumulate))
                 _mark_gradients(live, gradients_of(work))
                 work.optimizer.zero_grad(set_to_none=True)
@@ -124,6 +126,7 @@ def _follow(
         rebuilt=rebuilt_shapes(work),
         sent_bytes=live.sent.bytes(parallel.world(point.parallel)),
         branches=live.branches,
+        repeated=_repeated(calls, point.accumulate),
         note="; ".join([*work.adapted.notes, *ranks.notes(point, kind=device.kind), *_branches(live), *(_coverage(live) if cuda else [])]),
     )
 
@@ -147,6 +150,32 @@ def _random_state() -> Iterator[None]:
         yield
     finally:
         torch.get_rng_state, torch.set_rng_state = kept
+
+
+@contextlib.contextmanager
+def _calls(work: Workload, live: LiveStorages) -> Iterator[Counter[str]]:
+    """How often each adapted module is called in the forward passes within it (what checkpointing runs again in backward apart)."""
+    calls: Counter[str] = Counter()
+
+    def counting(path: str) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            calls[path] += live.phase == "forward"
+
+        return hook
+
+    sites = [site for stack in work.adapted.stacks for site in stack.sites]
+    handles = [site.module.register_forward_pre_hook(counting(site.path)) for site in sites]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _repeated(calls: Counter[str], passes: int) -> str:
+    """'albert.….query runs 12 times in a forward' of the module that is called most; '' where none runs more than once."""
+    (path, count), *_ = calls.most_common(1) or [("", 0)]
+    return f"{path} runs {count // passes} times in a forward" if count > passes else ""
 
 
 def _marker(live: LiveStorages, accumulate: int) -> Callable[[str], None]:
@@ -216,6 +245,7 @@ def _summary(trace: Trace, device: devices.Device, *, allocator: str = "default"
         no_time=no_time,
         note=trace.note,
         sent_bytes=trace.sent_bytes,
+        repeated=trace.repeated,
     )
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from refta.adapter import Adapted
+from refta.shapes import StackShape
 from refta_profiler import models, own_code, workload
 from refta_profiler.plan import Point
 from refta_profiler.workload import Workload
@@ -27,6 +28,13 @@ def build_on_meta(point: Point, *, foreach: bool, slice_ranks: Mapping[str, Sequ
         optimizer = workload.make_optimizer(model, point, foreach=foreach)
         batch = models.batch(point, "meta")
     return Workload(point, model, adapted, optimizer, batch)
+
+
+def shapes(point: Point) -> list[StackShape]:
+    """The stacks that the point's method adapts, from its model built without numbers, where they are not described as data."""
+    model = models.build_on_meta(point)
+    with torch.device("meta"):
+        return workload.attach(model, point).shapes()
 
 
 def build(point: Point, mode: FakeTensorMode, *, foreach: bool, slice_ranks: Mapping[str, Sequence[int]] | None = None) -> Workload:

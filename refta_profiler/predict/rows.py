@@ -113,6 +113,8 @@ def _closed(point: Point, target: str, found: DryRun, note: str) -> list[Row]:
         return _no_closed_form(point, target, f"{point.settings['call']} states no network")
     if not found.shapes:
         return _no_closed_form(point, target, f"'{point.method}' has no adapter on linears")
+    if found.repeated:
+        return _no_closed_form(point, target, found.repeated)
     costs, kept_inputs, assumed = closed_form.point_costs(point, found.shapes)
     if costs is None:
         reason = f"order {point.order} changes with the tokens" if point.order in AUTOMATIC else f"'{point.method}' states no network"

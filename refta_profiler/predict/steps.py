@@ -60,7 +60,7 @@ def asked(point: Point) -> dict[str, Any]:
 def _of(point: Point, found: Sweep) -> dict[str, Any]:
     first, (low, high) = found.trace(1), _bases(found)
     device = devices.get(point.target)
-    costs = closed_form.point_costs(point, low.shapes)[0] if low.shapes else None
+    costs = closed_form.point_costs(point, low.shapes)[0] if low.shapes and not low.repeated else None
     known = rates.of(device.name)
     return {
         "trainable_parameters": low.trainable_parameters,

@@ -35,6 +35,7 @@ class Trace:
     sent_bytes: int = 0  # that the rank sends to others (collectives.py); 0 for one process
     branches: int = 0  # on the numbers of a tensor, all taken as true
     note: str = ""
+    repeated: str = ""  # an adapted module that runs more than once in a forward, in words; '' where none does
 
     def signature(self) -> tuple:
         """What two traces must agree in for a third to lie between them: operations, order, phases; everything but sizes."""

@@ -172,6 +172,13 @@ def test_encoder_and_decoder_both_start_at_frozen_embeddings(family):
     assert {stack.sites[0].path.split(".")[0]: stack.inputs_without_gradient for stack in only_up} == {"encoder": 1, "decoder": 0}
 
 
+@pytest.mark.parametrize(("family", "read"), [("vit", 2), ("bart", 2 + 2 + 2 + 1), ("t5", 2 + 2 + 2 + 1), ("swin", 4)])
+def test_linears_that_read_the_same_x_name_it_alike(family, read):
+    """Query and value share theirs; cross-attention's values read what the encoder gives, one x for both layers of the decoder."""
+    stacks = find_stacks(on_meta(family), ["query", "value"])
+    assert len({name for stack in stacks for name in stack.shape().inputs}) == read
+
+
 @pytest.mark.parametrize(
     ("targets", "fault"),
     [

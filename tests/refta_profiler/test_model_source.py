@@ -51,6 +51,21 @@ def test_an_architecture_that_is_not_described_is_still_built(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("settings", "most"),
+    [
+        ({"max_position_embeddings": 512}, 512),
+        ({"n_positions": 1024}, 1024),
+        ({"n_positions": 512, "relative_attention_num_buckets": 32}, None),  # T5's are no limit
+        ({"max_position_embeddings": 512, "relative_attention": True}, None),  # nor DeBERTa's
+        ({"max_position_embeddings": -1}, None),
+    ],
+)
+def test_positions_of_an_architecture_that_is_not_described(settings, most, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "unheard", **settings}))
+    assert models.longest_sequence(str(tmp_path)) == most
+
+
+@pytest.mark.parametrize(
     ("settings", "kinds"),
     [
         ({"architectures": ["SwinForImageClassification"]}, ("image-classification",)),

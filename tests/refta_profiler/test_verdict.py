@@ -95,6 +95,19 @@ def test_a_baseline_of_another_method_is_compared_with():
     assert [(verdict.kind, verdict.outcome) for verdict in found] == [("method", "costs")]
 
 
+def test_what_others_are_compared_with_is_compared_with_a_baseline_alone():
+    """`check --method pissa --against lora`: the verdict that was asked for, and nothing of what is missing."""
+    rows = [row("pissa", 900, rank=8), row("lora", 1000, rank=8), row("head", 700), row("full", 5000, rank=None)]
+    found = of_kind("method", verdicts(rows, baseline="lora"))
+    assert [(verdict.subject, verdict.against, verdict.outcome) for verdict in found] == [
+        ("pissa", "lora", "pays"),
+        ("head", "lora", "pays"),
+        ("full", "lora", "costs"),
+    ]
+    assert found[0].comparison == "equal rank and the baseline of the scenario"
+    assert not of_kind("method", verdicts(rows))
+
+
 def test_a_baseline_that_is_nowhere_names_the_labels():
     with pytest.raises(ScenarioError, match="refta/shared"):
         verdicts([row("refta/shared", 1)], baseline="lora")
@@ -293,6 +306,23 @@ def test_a_predicted_time_blocks_a_verdict_only_beyond_what_a_roofline_tells_apa
     assert found(1.15).outcome == "costs" and "predicted to take 15% more time" in found(1.15).sentence
     assert found(1.15, launches=0.6).outcome == "pays"  # launches bound the step: 30% is not told apart
     assert "a roofline's" in " ".join(headline([found(1.08)]))
+
+
+def test_the_head_says_which_times_are_predicted_and_what_of_them_is_not_told_apart():
+    """A measured time's noise is not the roofline's limit, and where launches bound the step that is wider."""
+
+    def words(*batches):
+        rows = []
+        for batch, source, launches in batches:
+            for label in ("refta/shared", "refta/reconstruct"):
+                rows += [row(label, 900, batch=batch), row(label, 1.0, "step_seconds", batch=batch, source=source)]
+                rows += [row(label, 0.004, "noise_fraction", batch=batch, source=source)]
+                rows += [row(label, launches, "launch_bound_seconds", batch=batch)]
+        return next(line for line in headline(verdicts(rows)) if "Peak memory is" in line)
+
+    assert "measured at batch 1, otherwise a roofline's, in which a difference under 10% is" in words((1, "measured", 0), (8, "dryrun", 0))
+    assert "step times are a roofline's, in which a difference under 10% to 30% is" in words((1, "dryrun", 0.6), (8, "dryrun", 0))
+    assert "roofline" not in words((1, "measured", 0))
 
 
 def test_a_measured_time_goes_before_a_predicted_one():

@@ -4,13 +4,32 @@ import json
 from itertools import pairwise
 
 import pytest
-from real_steps import ORDERS
+from model_points import point
+from real_steps import ORDERS, tiny
 
 from refta.errors import ReftaError
-from refta_profiler.commands import check, check_answer, check_runs, fit, peak_lines
-from refta_profiler.predict import dryrun
+from refta_profiler.commands import check, check_answer, check_closed, check_runs, fit, largest_rank, peak_lines
+from refta_profiler.evidence import PEAKS
+from refta_profiler.predict import closed_form, dryrun, rows
 
 MIB = 2**20
+
+
+@pytest.fixture
+def ask(monkeypatch):
+    """The points of a question with peaks made up, each larger than the one before: no dry run."""
+
+    def in_processes(jobs):
+        for place, job in enumerate(jobs):
+            yield job, ([], [rows.row(job[0], "dryrun", "peak_allocated_bytes", 1000 + 100 * place, target=job[1])])
+
+    def asked(**options):
+        values = {"model": "vit-large", "batch": 8, "method": "refta", "settings": {}, "against": None, "order": None, "target": "h100"}
+        values |= {"seq": None, "targets": ["query", "value"], "precision": "fp32", "checkpointing": False}
+        return check_runs.ask(check_runs.Question(**{**values, **options}))
+
+    monkeypatch.setattr(check_runs.run, "in_processes", in_processes)
+    return asked
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +100,9 @@ def test_the_largest_batch_is_dry_run_at_its_edge(monkeypatch):
         ({"rank": 0}, "at least 1"),
         ({"batch": 0}, "the least is 1"),
         ({"target": "h1"}, "did you mean 'h100'"),
+        ({"method": "lora", "order": "features"}, "lora has no orders; leave --order out"),
+        ({"against": "published"}, "`shared` is the order that is judged"),
+        ({"order": "slices", "against": "slices"}, "`slices` is the order that is judged"),
         ({"method": "tucker", "rank": 3}, "did you mean 'ranks'"),
     ],
 )
@@ -92,10 +114,80 @@ def test_a_question_that_cannot_be_asked(options, words):
 
 def test_equal_parameters_and_step_cost_give_ranks_of_lora():
     question = check_runs.Question("vit-large", 8, "refta", {"rank": 360}, None, None, "h100", None, ["query", "value"], "fp32", False)
-    from refta_profiler.predict import closed_form
-
     stacks = closed_form.shapes("vit-large", ["query", "value"])
     assert check_runs.reference_ranks(question, ["shared"], stacks) == [360, 15]
+
+
+def test_ranks_of_lora_are_for_the_layers_that_it_is_put_on():
+    """LoRETTA's adapters stand after output and down (43,008·t FLOPs a layer and rank of LoRA), LoRA on query and value (24,576·t)."""
+    question = check_runs.Question("vit-large", 8, "loretta_adp", {}, None, None, "h100", None, ["query", "value"], "fp32", False)
+    stacks = closed_form.shapes("vit-large", ["output", "down"])
+    assert check_runs.reference_ranks(question, ["published"], stacks) == [1, 65]
+
+
+def test_one_point_without_a_peak_does_not_take_reserved_bytes_from_the_others():
+    """GPT-2 has no head of its own to train, so the head alone cannot be dry-run."""
+    _, head, _ = rows.predict(tiny("gpt2-tiny", "head"), "h100")
+    lora = [rows.row(tiny("gpt2-tiny", "lora"), "dryrun", metric, 1000, target="h100") for metric in PEAKS]
+    assert {one.metric for one in head} & set(PEAKS) == {"peak_allocated_bytes"}
+    assert check_runs.quantity_of([head, lora]) == "peak_reserved_bytes"
+    assert check_runs.quantity_of([head]) == check_runs.quantity_of([lora, lora[1:]]) == check_runs.quantity_of([]) == PEAKS[1]
+
+
+@pytest.mark.parametrize(
+    ("order", "model", "subject", "form"),
+    [
+        ("published", "vit-large", "refta/shared", "the order asked for"),
+        ("auto", "vit-large", "refta/fused", "what `auto` takes here"),
+        ("auto_time", "vit-large", "refta/fused_fold", "what `auto_time` takes here"),
+        ("features", "distilbert", "refta/shared", "the order asked for"),
+        ("auto", "distilbert", "refta/reconstruct_recompute", "what `auto` takes here"),
+    ],
+)
+def test_every_name_of_an_order_is_one_that_is_judged(order, model, subject, form, ask, distilbert):
+    runs = ask(order=order, model=distilbert if model == "distilbert" else model)
+    found = check_answer.of(runs, with_largest=False)
+    assert found.subjects == {subject: form} and check_answer.decisive(found, subject)
+
+
+def test_an_automatic_order_that_is_not_one_order_says_what_it_takes(ask):
+    with pytest.raises(ReftaError, match="--order auto_time: it takes fused_fold for query, fused for down at 985 tokens"):
+        ask(order="auto_time", targets=["query", "down"], batch=5)
+
+
+def test_an_automatic_order_has_an_answer_in_closed_form(ask, monkeypatch):
+    monkeypatch.setattr(check_runs.run, "in_processes", lambda jobs: [(job, ([], [])) for job in jobs])
+    found = check_answer.of(ask(order="auto", checkpointing=True), with_largest=False)
+    assert isinstance(found, check_closed.ClosedAnswer) and found.subject == "fused"
+    assert "`fused` (what `auto` takes here) adds" in check_closed.text(found)
+    assert "one block's alive at a time" in check_closed.text(found)
+
+
+@pytest.mark.parametrize(
+    ("method", "against", "subject", "label"),
+    [
+        ("pissa", "lora", "pissa", "lora"),
+        ("lora", "pissa", "lora", "pissa"),
+        ("fourierft", "lora", "fourierft", "lora"),
+        ("full", "head", "full", "head"),
+        ("head", "lora", "head", "lora"),
+        ("refta", "lora", "refta/shared", "lora r=8"),
+        ("refta", "slices", "refta/shared", "refta/slices"),
+        ("refta", "auto", "refta/shared", "refta/fused"),
+    ],
+)
+def test_the_gate_rests_on_what_was_asked_for(method, against, subject, label, ask):
+    found = check_answer.of(ask(method=method, against=against), with_largest=False)
+    assert next(iter(found.subjects)) == subject and label not in found.subjects
+    (verdict,) = check_answer.decisive(found, subject)
+    assert verdict.against == label
+    assert {one["subject"] for one in check_answer.entries(found) if one["kind"] == "verdict"} <= {*found.subjects, ""}
+
+
+def test_what_the_whole_model_keeps_is_no_reason_under_checkpointing(ask):
+    plain, checkpointed = (check_answer.of(ask(checkpointing=flag), with_largest=False) for flag in (False, True))
+    assert all(reason.closed for reason in plain.reasons) and plain.reasons
+    assert not any(reason.closed for reason in checkpointed.reasons) and checkpointed.reasons
 
 
 def test_fit_finds_the_largest_batch_and_what_limits_it():
@@ -135,10 +227,42 @@ def test_a_method_that_breaks_is_a_row_with_its_reason(monkeypatch):
     assert one["largest"] is None and "no such kernel" in one["limit"]
 
 
+def test_a_number_that_cannot_be_predicted_is_the_limit_of_those_that_can(monkeypatch):
+    def fails_beyond_20(point, *_):
+        if point.batch > 20:
+            raise RuntimeError("no such kernel")
+        return dry_runs(point, "cpu")
+
+    dry_runs = dryrun.dry_run
+    monkeypatch.setattr(dryrun, "dry_run", fails_beyond_20)
+    (one, _) = fit.command("roberta-tiny", "batch", memory="1GiB", target="cpu", methods=["head"], seq=16).data
+    assert (one["largest"], one["next_peak_bytes"]) == (20, None)
+    assert one["limit"] == "21 cannot be predicted: RuntimeError: no such kernel"
+
+
+@pytest.fixture
+def distilbert(tmp_path):
+    """A folder with an architecture whose shapes are not described as data."""
+    sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "vocab_size": 50, "max_position_embeddings": 48}
+    config = {"model_type": "distilbert", "architectures": ["DistilBertForSequenceClassification"], **sizes}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return str(tmp_path)
+
+
+def test_an_architecture_that_is_not_data_has_its_ranks_and_positions(distilbert):
+    same = {"targets": ["query", "value"]}
+    assert largest_rank.of(point(distilbert, method="lora", **same)) == (32, "full rank, 32")
+    assert largest_rank.of(point(distilbert, method="refta", order="slices", **same)) == (64, "the largest rank of refta, 64")
+    (one, _) = fit.command(distilbert, "seq", memory="8GiB", target="cpu", methods=["head"], batch=2).data
+    assert one["largest"] == 48 and "positions" in one["limit"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"solve": "x"}, "batch, seq, rank"),
+        ({"memory": "1GiB", "settings": ["dropuot=0.1"]}, "--set dropuot: unknown key 'dropuot'; did you mean 'dropout'?"),
+        ({"memory": "1GiB", "methods": ["head", "full"], "rank": 4}, "--rank: unknown key 'rank'; head takes no settings"),
         ({}, "give --memory"),
         ({"target": "cpu"}, "memory is not known"),
         ({"memory": "lots"}, "24GiB"),

@@ -57,6 +57,34 @@ def test_a_text_model_counts_batches_of_its_sequence():
     assert crossover(found, "kept_bytes", "layer", "shared", "reconstruct")["batch"] == (1024 * 1024 // 5 + 1024) // 100
 
 
+def test_a_text_that_is_not_said_is_no_longer_than_the_positions():
+    assert crossover(answer(model="roberta-tiny", rank=4), "kept_bytes", "layer", "shared", "reconstruct")["seq"] == 64
+    assert crossover(answer(model="roberta-base", rank=4), "kept_bytes", "layer", "shared", "reconstruct")["seq"] == 128
+
+
+def test_single_layers_each_keep_their_x_and_the_first_alone_needs_no_gradient():
+    """The folded weight of layer 23 is kept for the gradient of its x: 4·n·d bytes. Every layer of a size stands there once."""
+    found = answer(rank=15, targets="layers.23.attention.q_proj,layers.22.attention.q_proj")
+    costs = {(one["scope"], one["order"]): one for one in found.data if one["kind"] == "cost"}
+    assert costs["model", "reconstruct"]["kept_bytes"][0] == 4 * 1024 * 1024 + 2 * 4 * 1024 * 15
+    assert "8,192·t bytes over the model" in found.text
+    assert found.text.count("One layer (query)") == 1 and found.text.count("One stack (query)") == 2
+
+
+def test_bytes_of_a_number_are_those_of_the_precision():
+    """Under autocast features are kept in bfloat16; a backward written by hand computes without it."""
+    from refta_profiler.predict import closed_form
+
+    stacks = closed_form.shapes("vit-large", ["query", "value"])
+    whole, half = (
+        order_table.of("refta", {"rank": 15}, stacks, seq=197, model="vit-large", precision=precision).scope("model")[0].costs
+        for precision in ("fp32", "amp-bf16")
+    )
+    assert (whole["shared"].kept_bytes, half["shared"].kept_bytes) == (Line(0, 2880), Line(0, 1440))
+    assert whole["reconstruct"].temporary_bytes(1576) == 2 * half["reconstruct"].temporary_bytes(1576)
+    assert whole["fused"].temporaries == half["fused"].temporaries
+
+
 def test_settings_can_be_given():
     found = answer("tt_lora", "roberta-base", rank=5, settings=["input_factors=[16, 8, 6]", "output_factors=[16, 8, 6]"])
     assert {one["order"] for one in found.data if one["kind"] == "cost"} == {
@@ -85,6 +113,7 @@ def test_every_method_with_a_network_has_a_table(method):
         ({"model": "vit-larg"}, "did you mean 'vit-large'"),
         ({"targets": "querry"}, "did you mean 'query'"),
         ({"seq": 12}, "leave --seq out"),
+        ({"model": "roberta-tiny", "seq": 65}, "more than the 64 positions of roberta-tiny"),
         ({"settings": ["rank"]}, "KEY=VALUE"),
         ({"settings": ["rnk=3"]}, "did you mean 'rank'"),
         ({"method": "tt_lora", "settings": ["input_factors=[3, 4]"]}, "1024"),

@@ -26,6 +26,14 @@ def test_the_largest_that_fits_was_seen_and_so_was_the_next(peak, budget, last, 
     assert found == last or looking.peaks[found + 1] > budget
 
 
+@pytest.mark.parametrize(("beyond", "expected"), [(300, 300), (7, 7), (0, 0)])
+def test_what_cannot_be_had_is_a_limit(beyond, expected):
+    """A model of so many positions, of which nothing said how many they are."""
+    looking = Search(lambda n: None if n > beyond else n, 10**9, 1 << 20)
+    assert looking.run(128) == expected
+    assert expected + 1 in looking.peaks and len(looking.peaks) < 30
+
+
 def test_a_straight_peak_needs_few_looks():
     looking = Search(lambda n: 1_300_000 + 220_000 * n, 24_000_000, 65_536)
     looking.run(16)

@@ -1,9 +1,12 @@
 """The closed form of whole stacks, by hand for ViT-Large and against the numbers of the paper."""
 
 import pytest
+from model_points import point
 from real_steps import tiny
 
 from refta.cost import Line
+from refta.sites import find_stacks
+from refta_profiler import models
 from refta_profiler.predict import closed_form
 
 VIT_L = closed_form.shapes("vit-large", ["query", "value"])
@@ -44,6 +47,19 @@ def test_crossover_of_kept_bytes_on_vit_large():
 def test_x_is_kept_once_where_dtypes_allow():
     assert closed_form.inputs_kept(VIT_L, itemsize=4, shared=True) == Line(0, 24 * 1024 * 4)
     assert closed_form.inputs_kept(VIT_L, itemsize=4, shared=False) == Line(0, 48 * 1024 * 4)
+
+
+LAST_TWO = ["layers.11.attention.q_proj", "layers.10.attention.q_proj", "layers.10.attention.v_proj"]
+
+
+def test_single_layers_are_what_the_library_finds():
+    """x once for query and value of layer 10, once more for layer 11, whose x alone needs a gradient."""
+    data = closed_form.shapes("vit-tiny", LAST_TWO)
+    built = [one.shape() for one in find_stacks(models.build_on_meta(point("vit-tiny")), LAST_TWO)]
+    for stacks in (data, built):
+        assert [(one.role, one.inputs_without_gradient) for one in stacks] == [("query", 1), ("query", 0), ("value", 1)]
+        assert closed_form.inputs_kept(stacks, itemsize=4, shared=True) == Line(0, 2 * 192 * 4)
+        assert closed_form.inputs_kept(stacks, itemsize=4, shared=False) == Line(0, 3 * 192 * 4)
 
 
 def test_half_precision_says_what_is_assumed():

@@ -1,7 +1,10 @@
 """predict/rows.py: a point's predictions as rows, and what goes wrong as rows with a reason."""
 
+import json
+
 import pytest
-from real_steps import measured, tiny
+from model_points import point
+from real_steps import METHODS, measured, tiny
 
 from refta.errors import SettingError
 from refta_profiler.predict import closed_form, rows
@@ -88,6 +91,20 @@ def test_assumed_slice_ranks_are_said(monkeypatch):
 
 def test_architectures_that_are_not_data_have_shapes_from_the_model():
     assert closed_form.shapes("vit-tiny", ["query"]) is not None
+
+
+def test_a_layer_that_runs_several_times_has_no_closed_form(tmp_path):
+    """ALBERT's layers are one, called once for each; what accumulates or runs again in backward is not that."""
+    sizes = {"hidden_size": 16, "embedding_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    config = {"model_type": "albert", "architectures": ["AlbertForSequenceClassification"], "vocab_size": 50, **sizes}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    lora = {**METHODS["lora"], "targets": ["query"], "label": "lora"}
+    closed, dry, _ = rows.predict(point(str(tmp_path), "sequence-classification", accumulate=2, **lora))
+    assert {(row.status, row.value) for row in closed} == {("unsupported", None)}
+    assert "query runs 3 times in a forward" in closed[0].note
+    assert {row.status for row in known(dry)} == {"ok"}
+    closed, _, _ = rows.predict(tiny("roberta-tiny", "lora", checkpointing=True, accumulate=2))
+    assert {row.status for row in closed} == {"ok"}
 
 
 def test_the_time_of_a_gpu_step_and_its_parts_sum():
