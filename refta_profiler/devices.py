@@ -13,6 +13,8 @@ from refta_profiler.errors import ScenarioError
 from refta_profiler.suggest import closest
 
 DATA = Path(__file__).with_name("devices.yaml")
+# Words by which a name tells another card, or a part of one, from the card whose number it bears; no entry of devices.yaml has them
+OTHER_CARDS = {"laptop", "mobile", "max", "ti", "super", "d", "nvl", "mig"}
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,12 @@ def device_key(device: str) -> str:
 def named_device(name: str) -> str:
     """The key of the GPU that calls itself that: "NVIDIA A100-SXM4-80GB" is a100-80; in lower case where none is known by it.
 
-    Every part of the key is a word of the name (80 is 80GB, rtx4090 is RTX 4090); of several keys the one with most parts.
+    Every part of the key is a word of the name (80 is 80GB, rtx4090 is RTX 4090); of several keys the one with most parts. A name with a
+    word of another card (RTX 4090 Laptop GPU, H100 NVL) is none of them.
     """
     words = re.findall("[a-z0-9]+", name.lower())
+    if OTHER_CARDS.intersection(words):
+        return name.lower()
     said = {*words, *(word.removesuffix("gb") for word in words), *(one + two for one, two in pairwise(words))}
     known = sorted(names(), key=lambda key: -len(key.split("-")))
     return next((key for key in known if said.issuperset(key.split("-"))), name.lower())

@@ -104,7 +104,8 @@ def _ready(model: "PreTrainedModel", point: "Point") -> "PreTrainedModel":
 def batch(point: "Point", device: "torch.device | str") -> "dict[str, torch.Tensor]":
     """One batch of made-up examples with labels, the same for every method and order of a seed: it seeds torch's generator.
 
-    Images are in the weights' dtype. No attention mask is passed, since no example is padded; a causal model's labels are its input.
+    Images are in the weights' dtype. A causal model's labels are its input. A mask is passed where the loop asks for one and there are
+    examples to pad: transformers drops one that hides nothing, but on fake tensors, which have no numbers, it cannot tell.
     """
     import torch
 
@@ -118,8 +119,7 @@ def batch(point: "Point", device: "torch.device | str") -> "dict[str, torch.Tens
     text = settings.get_text_config()
     first, last = _plain_tokens(text.vocab_size, text.pad_token_id)
     tokens = torch.randint(first, last, (point.batch, point.seq or 1), device=device)
-    mask = {"attention_mask": _padding(tokens)} if point.loop["attention_mask"] else {}
-    return {"input_ids": tokens, **mask, "labels": tokens if point.task["kind"] == CAUSAL else _labels(point, device)}
+    return {"input_ids": tokens, **_mask(point, tokens), "labels": tokens if point.task["kind"] == CAUSAL else _labels(point, device)}
 
 
 @contextmanager
@@ -142,6 +142,29 @@ def without_packing() -> Iterator[None]:
         yield
     finally:
         setattr(masking_utils, name, found)
+
+
+def _mask(point: "Point", tokens: "torch.Tensor") -> "dict[str, torch.Tensor]":
+    """The attention mask in the form that the point's loop asks for; nothing where it asks for none or one example has no padding."""
+    form = point.loop["attention_mask"]
+    if not form or point.batch == 1:
+        return {}
+    padding = _padding(tokens)
+    return {"attention_mask": _additive(padding, WEIGHT_DTYPES[point.precision]) if form == "additive" else padding}
+
+
+def _additive(padding: "torch.Tensor", dtype: str) -> "torch.Tensor":
+    """The mask (batch, 1, tokens, tokens) that is added to attention's scores: 0, and -inf for padding.
+
+    transformers 5 passes a mask of four dimensions on as it is (masking_utils._preprocess_mask_arguments), one tensor to every layer.
+    transformers 4.49 to 4.55 made such a one for encoders (modeling_attn_mask_utils, _prepare_4d_attention_mask_for_sdpa).
+    It hides no later tokens, so that a decoder's memory and time are right, but not its loss.
+    """
+    import torch
+
+    batch, tokens = padding.shape
+    added = torch.zeros((batch, 1, tokens, tokens), dtype=getattr(torch, dtype), device=padding.device)
+    return added.masked_fill_(padding[:, None, None, :] == 0, float("-inf"))
 
 
 def _padding(tokens: "torch.Tensor") -> "torch.Tensor":

@@ -44,7 +44,7 @@ class Point:
     allocator: str  # of a GPU: default, or expandable_segments
     accumulate: int
     clip: float | None
-    loop: dict[str, bool]  # keep_outputs, use_cache, attention_mask
+    loop: dict[str, bool | str]  # keep_outputs, use_cache, attention_mask (true, false or additive)
     measure_on_cpu: bool  # whether the scenario asks for it where there is no GPU
     parallel: str = ""  # over which ranks, e.g. ddp:2 (parallel.py); '' for one process. The batch is a rank's
 

@@ -65,7 +65,9 @@ class Loop(Settings):
 
     keep_outputs: bool = False  # whether the forward's outputs (logits, cache) stay alive through backward, as in `outputs = model(…)`
     use_cache: bool = False  # whether a decoder builds its key-value cache in training (transformers' Trainer switches it off from 5 on)
-    attention_mask: bool = False  # whether batches are padded, so that a real mask is passed
+    # whether batches are padded (of one example: never), so that a mask is passed: true, of booleans, as transformers 5 has it; additive,
+    # one of numbers that all layers share, as transformers 4.49 to 4.55 made for encoders
+    attention_mask: Literal[False, True, "additive"] = False
 
 
 class Scenario(Settings):

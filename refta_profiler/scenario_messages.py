@@ -110,7 +110,7 @@ def _wrong_value(kind: str, value: Any, limits: Mapping[str, Any], message: str)
     if kind == "too_short":
         return "is an empty list; give at least one"
     if kind == "literal_error":
-        known = message.removeprefix("Input should be ").replace(" or ", ", ")
+        known = message.removeprefix("Input should be ").replace(" or ", ", ").replace("True", "true").replace("False", "false")
         found = closest(value, [name.strip("' ") for name in known.split(",")])
         return f"unknown value {shown(value)}; " + (f"did you mean '{found}'? (there is {known})" if found else f"there is {known}")
     return f"{shown(value)} {_expected(kind, value, message)}"

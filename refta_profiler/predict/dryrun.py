@@ -20,7 +20,7 @@ from refta_profiler.categories import category_of, rebuilt_shapes
 from refta_profiler.plan import Point
 from refta_profiler.predict import fake, ranks
 from refta_profiler.predict.allocator import CachingAllocator, ExpandableAllocator
-from refta_profiler.predict.kernels import CudaKernels, cublas_workspace_bytes, not_counted
+from refta_profiler.predict.kernels import CudaKernels, cublas_workspace_bytes, not_counted, workspace_places
 from refta_profiler.predict.operands import CpuStorages
 from refta_profiler.predict.replay import Memory, PlainMemory, replay
 from refta_profiler.predict.roofline import Estimate, RateMissingError, estimate
@@ -221,7 +221,7 @@ def _summary(trace: Trace, device: devices.Device, *, allocator: str = "default"
     if device.kind == "cuda":
         make_memory = ALLOCATORS[allocator]
         trace = on_device(trace)
-        workspaces = [(place, cublas_workspace_bytes(device.compute_capability)) for place in trace.products]
+        workspaces = [(place, cublas_workspace_bytes(device.compute_capability)) for place in workspace_places(trace.products)]
     stream, boundary = two_steps(trace)
 
     def category(block: Block) -> str:

@@ -13,7 +13,7 @@ from refta_profiler import devices, own_code, plan, rates, scenario
 from refta_profiler.plan import Point
 from refta_profiler.predict import closed_form, slice_ranks
 from refta_profiler.predict.dryrun import on_device, sweep
-from refta_profiler.predict.kernels import cublas_workspace_bytes
+from refta_profiler.predict.kernels import cublas_workspace_bytes, workspace_places
 from refta_profiler.predict.trace import NotAffineError, Sweep, Trace
 from refta_profiler.workload import PHASES
 
@@ -96,8 +96,8 @@ def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
     """The step of all batches through two (through one: of that batch alone).
 
     sizes: lines. initial: which size each block has that is there before. events: a number n from 0 on allocates a block of sizes[n],
-    −k frees the k-th youngest of the live ones; what is not freed outlives the step. products: how many events stood before the
-    first matrix products of forward and backward. operations: [phase, dtype, FLOPs, bytes, how many there are of it].
+    −k frees the k-th youngest of the live ones; what is not freed outlives the step. products: how many events stood before the first
+    matrix products of forward and backward, where workspaces are taken. operations: [phase, dtype, FLOPs, bytes, how many of it].
     """
     if cuda:
         low, high = on_device(low), on_device(high)
@@ -126,7 +126,7 @@ def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
         "sizes": [list(one) for one in sizes],
         "initial": initial,
         "events": events,
-        "products": list(low.products),
+        "products": list(workspace_places(low.products)),
         "step_flops": list(flops),
         "operations": [[*key, count] for key, count in operations.items()],
     }

@@ -74,6 +74,11 @@ def test_a_slip_is_answered_with_the_right_name():
         ("Tesla T4", "t4"),
         ("Tesla V100-SXM2-16GB", "v100"),
         ("NVIDIA Something New", "nvidia something new"),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", "nvidia geforce rtx 4090 laptop gpu"),  # 16 GB
+        ("NVIDIA GeForce RTX 4090 D", "nvidia geforce rtx 4090 d"),
+        ("NVIDIA GeForce RTX 3090 Ti", "nvidia geforce rtx 3090 ti"),
+        ("NVIDIA H100 NVL", "nvidia h100 nvl"),  # 94 GB
+        ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", "nvidia a100-sxm4-40gb mig 1g.5gb"),
     ],
 )
 def test_a_gpus_name_is_looked_up(name, key):

@@ -92,6 +92,22 @@ def test_batches_are_the_same_shapes_under_fake_tensors(name, kind, precision):
     assert "attention_mask" not in real
 
 
+def test_a_padded_batch_has_a_mask_and_one_example_has_none():
+    loop = {"keep_outputs": False, "use_cache": False, "attention_mask": True}
+    found = [models.batch(point("roberta-tiny", batch=batch, loop=loop), "cpu") for batch in (1, 2)]
+    assert "attention_mask" not in found[0] and found[1]["attention_mask"].sum() == 2 * 8 - 1
+
+
+def test_a_mask_of_numbers_hides_what_the_padding_does():
+    """transformers' RoBERTa passes it to every layer as it is, and finds what it finds with the mask of booleans."""
+    told = [{"keep_outputs": False, "use_cache": False, "attention_mask": form} for form in (True, "additive")]
+    points = [point("roberta-tiny", batch=2, loop=loop) for loop in told]
+    plain, added = (models.batch(one, "cpu") for one in points)
+    assert added["attention_mask"].shape == (2, 1, 8, 8) and added["attention_mask"].dtype == torch.float32
+    model = models.build(points[0], "cpu").eval()
+    torch.testing.assert_close(model(**added).logits, model(**plain).logits)
+
+
 def kept_by_a_forward(one, mode=None):
     """Shapes and dtypes of what autograd keeps of a forward, with real tensors or fake ones."""
     kept, model = [], models.build(one, "cpu")

@@ -207,6 +207,10 @@ MISTAKES = [
     ("checkpointing: yes\n" + GOOD, "s.yaml: checkpointing: 'yes' is not true or false; write true"),
     ("checkpointing: [false, off]\n" + GOOD, "s.yaml: checkpointing[1]: 'off' is not true or false; write false"),
     ("checkpointing: 1\n" + GOOD, "s.yaml: checkpointing: 1 is not true or false"),
+    (
+        "loop: {attention_mask: aditive}\n" + GOOD,
+        "s.yaml: loop.attention_mask: unknown value 'aditive'; did you mean 'additive'? (there is false, true, 'additive')",
+    ),
     (change("label: ours", "label: 7"), "s.yaml: methods[2].label: 7 is not a name"),
     ("name: 3\n" + GOOD, "s.yaml: name: 3 is not a name; write a word, or quote it: '3'"),
     ("name: a/b\n" + GOOD, "s.yaml: name: 'a/b' cannot name a folder"),

@@ -1,6 +1,7 @@
 """The dry run against a real step of the same point under the CPU profiler: equal to the byte, and FLOP for FLOP."""
 
 import itertools
+import math
 import warnings
 from dataclasses import replace
 
@@ -28,6 +29,7 @@ VARIANTS = {
     "clipped": {"clip": 1.0},
     "accumulated": {"accumulate": 2},
     "padded": {"loop": {**LOOP, "attention_mask": True}},
+    "padded, a mask of numbers": {"loop": {**LOOP, "attention_mask": "additive"}},
     "outputs kept": {"loop": {**LOOP, "keep_outputs": True}},
     "checkpointed and accumulated": {"checkpointing": True, "accumulate": 2},
     "factors in float64": {"adapter_dtype": "float64"},
@@ -179,6 +181,22 @@ def test_a_padded_batch_keeps_its_mask():
     fake = dryrun._follow(point, device, None, FakeTensorMode())
     assert dryrun._summary(dryrun.follow(point, "h100"), device) == dryrun._summary(fake, device)
     assert dryrun._summary(fake, device).kept_bytes > dryrun._summary(asked, device).kept_bytes
+
+
+@pytest.mark.parametrize(("form", "made"), [(True, 3), ("additive", 0)])
+def test_every_layer_makes_and_keeps_a_mask_of_numbers_where_it_is_given_one_of_booleans(form, made):
+    """torch makes each layer its own (attention.cpp, convert_boolean_attn_mask); one of numbers it takes as it is."""
+    point = tiny("roberta-tiny", "lora", loop={**LOOP, "attention_mask": form})
+    wanted = (point.batch, 1, point.seq, point.seq)
+    blocks = [block for block in dryrun.follow(point, "a100-80").stream.blocks if block.shape == wanted]
+    kept = [block.nbytes for block in blocks if block.phase == "forward" and block.died_phase == "backward"]
+    assert kept == [4 * math.prod(wanted)] * made
+
+
+def test_one_example_has_no_padding_and_is_predicted_without_a_mask():
+    points = [tiny("roberta-tiny", "lora", batch=1, loop={**LOOP, "attention_mask": asked}) for asked in (True, False)]
+    masked, plain = (dryrun.dry_run(one, "a100-80") for one in points)
+    assert masked == plain
 
 
 def assert_same(one, other):
