@@ -161,10 +161,12 @@ def _predicted(adapted: refta.Adapted, order: str | None, free: int) -> tuple[in
     return tuple(result)
 
 
+# Layers whose x needs no gradient; with one of them both kinds of layers are there
+FREE = [pytest.param(0, marks=pytest.mark.slow), 1, pytest.param(LAYERS, marks=pytest.mark.slow)]
 COUNTED = [*WITH_ORDERS, *((name, None) for name in NETWORKS if not registry.orders(name))]
 
 
-@pytest.mark.parametrize("free", [0, 1, LAYERS])
+@pytest.mark.parametrize("free", FREE)
 @pytest.mark.parametrize(("name", "order"), COUNTED)
 def test_forward_flops_backward_flops_and_kept_bytes_equal_the_counters_exactly(name, order, free):
     adapted = adapted_encoder(name, order)

@@ -75,7 +75,7 @@ def without_onednn():
 
 
 HALF = [
-    pytest.param(*one, marks=() if one[0] == "gpt2-tiny" and (not one[3] or one[1] == "refta/fused") else pytest.mark.slow)
+    pytest.param(*one, marks=() if one[0] == "gpt2-tiny" and one[3] == (one[1] == "refta/fused") else pytest.mark.slow)
     for one in itertools.product(TARGETS, WITHOUT_ONEDNN, ("bf16", "amp-bf16"), (False, True))
 ]
 
@@ -89,11 +89,13 @@ def test_in_half_precision_too_where_onednn_takes_no_scratch(model, label, preci
     assert (dry.static_bytes, dry.peak_allocated_bytes) == (real.static_bytes, real.peak_allocated_bytes)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_onednn")
 def test_the_patch_embeddings_gradient_is_exact_where_onednn_takes_no_scratch():
     assert_exact(tiny("vit-tiny", "full", batch=1, checkpointing=True))
 
 
+@pytest.mark.slow
 def test_a_convolutions_scratch_is_not_predicted():
     """All trained and checkpointed, a small batch peaks in the patch embedding's gradient, for which oneDNN takes scratch."""
     point = tiny("vit-tiny", "full", batch=1, checkpointing=True)
@@ -145,8 +147,9 @@ def test_half_precision_falls_short_by_the_scratch_of_the_processors_kernels(pre
     assert 0.99 * real.peak_allocated_bytes <= dry.peak_allocated_bytes <= real.peak_allocated_bytes
 
 
+ALWAYS = ("full", "head", "lora", "pissa", "lotr", "tt_lora", "loretta_adp")
 ON_META = [
-    pytest.param(name, order, marks=() if name == "refta" or (order in ("published", None) and name != "fourierft") else pytest.mark.slow)
+    pytest.param(name, order, marks=() if name == "refta" or (order in ("published", None) and name in ALWAYS) else pytest.mark.slow)
     for name in registry.names()
     for order in (registry.orders(name) or [None])
     if order not in AUTOMATIC and name != "loha"  # whose scale is a tensor on the host, which fake tensors count as the card's
