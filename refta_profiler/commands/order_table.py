@@ -89,7 +89,8 @@ def of(method: str, settings: dict[str, Any], stacks: Sequence[StackShape], *, s
     aliases = {name: [alias for alias, of in first.aliases.items() if of == name] for name in first.orders}
     itemsizes = {order: closed_form.itemsize_of(order, precision) for order in first.orders}
     scopes = _scopes(method, settings, list(zip(stacks, networks, strict=True)), itemsizes)
-    kept = closed_form.inputs_kept(stacks, itemsize=closed_form.itemsize_of(None, precision), shared=precision == "fp32")
+    reading_x = [] if first.serial else stacks  # a serial adapter reads the layer's output, which counts among what it keeps
+    kept = closed_form.inputs_kept(reading_x, itemsize=closed_form.itemsize_of(None, precision), shared=precision == "fp32")
     shown = {key: value for key, value in vars(chosen).items() if value is not None}
     return OrderTable(method, model, shown, first, aliases, scopes, kept, seq)
 

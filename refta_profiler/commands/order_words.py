@@ -69,7 +69,7 @@ def statements(found: OrderTable) -> list[str]:
     said = [one for quantity in order_table.COMPARED for one in _crossover_sentences(found, quantity)]
     said += [one for quantity in LEAST for one in _least(found, quantity)]
     said += [one for name in found.network.orders for one in _recompute(found, name)]
-    if found.kept_inputs.per_token and not found.network.serial:
+    if found.kept_inputs.per_token:
         said.append(f"every order keeps x beside that, once per layer input: {line_words(found.kept_inputs)} bytes over the model.")
     if any(order.mode == "slices" for order in found.network.orders.values()):
         said.append(f"slice ranks depend on the weights; here {len(found.network.slice_ranks)} slices with components are assumed.")

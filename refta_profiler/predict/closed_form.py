@@ -86,6 +86,11 @@ def inputs_kept(stacks: Sequence[StackShape], *, itemsize: int, shared: bool) ->
     return Line(0, numbers * itemsize)
 
 
+def _reading_x(stacks: Sequence[StackShape], found: Sequence[StackCost] | None) -> Sequence[StackShape]:
+    """The stacks whose adapters read the layer's input: a serial one reads its output, which counts among the bytes that it keeps."""
+    return stacks if found is None else [stack for stack, one in zip(stacks, found, strict=True) if not one.network.serial]
+
+
 def itemsize_of(order: str | None, precision: str, adapter_dtype: str = "float32") -> int:
     """Bytes of a number that the adapters compute with: autocast's, which a backward written by hand does without, or their own."""
     return 2 if precision == "amp-bf16" and order not in HAND_WRITTEN else ITEMSIZE[adapter_dtype]
@@ -101,7 +106,7 @@ def point_costs(point: Point, stacks: Sequence[StackShape]) -> tuple[list[StackC
     note = "the adapters alone, beyond the frozen base"
     if not uniform:
         note += f"; every role keeps a copy of x in {'bfloat16' if size == 2 else point.adapter_dtype}, casts of weights are not counted"
-    return found, inputs_kept(stacks, itemsize=size, shared=uniform), note
+    return found, inputs_kept(_reading_x(stacks, found), itemsize=size, shared=uniform), note
 
 
 def _hand_written_costs(point: Point, stacks: Sequence[StackShape]) -> tuple[list[StackCost] | None, Line, str]:

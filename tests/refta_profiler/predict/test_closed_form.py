@@ -1,5 +1,7 @@
 """The closed form of whole stacks, by hand for ViT-Large and against the numbers of the paper."""
 
+from dataclasses import replace
+
 import pytest
 from model_points import point
 from real_steps import tiny
@@ -60,6 +62,16 @@ def test_single_layers_are_what_the_library_finds():
         assert [(one.role, one.inputs_without_gradient) for one in stacks] == [("query", 1), ("query", 0), ("value", 1)]
         assert closed_form.inputs_kept(stacks, itemsize=4, shared=True) == Line(0, 2 * 192 * 4)
         assert closed_form.inputs_kept(stacks, itemsize=4, shared=False) == Line(0, 3 * 192 * 4)
+
+
+def test_a_serial_adapter_keeps_no_x_but_the_output_that_it_reads():
+    """ViT-Ti's output and down layers have outputs of 192 numbers, which the costs count: 2 · 12 · 192 · 4 bytes a token."""
+    stacks = closed_form.shapes("vit-tiny", ["output", "down"])
+    found, kept, _ = closed_form.point_costs(
+        replace(tiny("vit-tiny", "lora"), method="loretta_adp", settings={}, order="published"), stacks
+    )
+    assert found is not None and kept == Line()
+    assert sum(one.cost.kept_bytes.per_token for one in found) >= 2 * 12 * 192 * 4
 
 
 def test_half_precision_says_what_is_assumed():
