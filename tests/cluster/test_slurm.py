@@ -213,6 +213,7 @@ def test_a_job_that_is_killed_is_a_row_that_resuming_makes_anew(tmp_path, code, 
     """This SLURM keeps no accounts: what became of a job that left no result, nobody can say for ever."""
     started = run(code, tmp_path, "--out", str(tmp_path / "out"), repeats=1, scenario=RANKS, FAKE_SECONDS="600", **slurm)
     wait_for(lambda: said(["squeue", "-h", "-t", "RUNNING"], slurm), 60, "a job that runs")
+    wait_for(lambda: len(said(["squeue", "-h", "-r"], slurm).splitlines()) == 2, 60, "both arrays in the queue")  # none comes after
     said(["scancel", "--me"], slurm)
     status, errors = finish(started)
     assert status == 1, errors
