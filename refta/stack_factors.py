@@ -58,8 +58,7 @@ def factors(weights, biases, shape: StackShape, settings, run: Run, dtype: torch
 
 def _rounded_factors(weights, biases, left: torch.Tensor, right: torch.Tensor, phi: torch.Tensor, ranks: list[int]) -> Factors:
     """Factors of a dtype narrower than they were computed in: what their rounding takes from them stays in the residual."""
-    slice_of_component = torch.arange(len(ranks), device=phi.device).repeat_interleave(torch.tensor(ranks, device=phi.device))
-    coefficients, width = phi[:, slice_of_component], weights[0].shape[1]
+    coefficients, width = phi[:, tensor_svd.slice_of_component(ranks, phi.device)], weights[0].shape[1]
     residual_bias = None if biases is None else residuals(biases, left, coefficients, right[:, width])
     return Factors(left, right, phi, ranks, residuals(weights, left, coefficients, right[:, :width]), residual_bias)
 

@@ -21,6 +21,7 @@ from refta.operands import AUTOMATIC
 from refta.per_step import BuiltPerStep, Part
 from refta.sites import Stack, is_conv1d
 from refta.stack_factors import Factors, factors
+from refta.tensor_svd import slice_of_component
 
 CONTAINER = "refta_adapter"  # the name under which the stacks are registered at the model's root
 
@@ -90,8 +91,7 @@ class ReftaStack(BuiltPerStep):
         self.B = nn.Parameter(right[:, :width].contiguous())
         if right.shape[1] > width:
             self.beta = nn.Parameter(right[:, width].contiguous())
-        ranks = torch.as_tensor(slice_ranks, device=phi.device)
-        component = torch.arange(len(ranks), device=phi.device).repeat_interleave(ranks, output_size=int(sum(slice_ranks)))
+        component = slice_of_component(slice_ranks, phi.device)
         filled = [j for j, rank in enumerate(slice_ranks) if rank]
         self.slice_ranks = tuple(int(rank) for rank in slice_ranks)
         if self.trains_transform:
@@ -181,7 +181,7 @@ class ReftaStack(BuiltPerStep):
     def residual_coefficients(self) -> torch.Tensor:
         """Φ[k, slice of each component] (K, R), as the residual was built with: Φ untrained and not transposed."""
         phi = self.initial.get("transform_matrix", self.transform_matrix).detach()
-        return phi[:, torch.arange(self.layers, device=phi.device).repeat_interleave(torch.tensor(self.slice_ranks, device=phi.device))]
+        return phi[:, slice_of_component(self.slice_ranks, phi.device)]
 
     @property
     def members(self) -> list[AdaptedLinear]:

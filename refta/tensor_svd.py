@@ -6,7 +6,7 @@ biases has no extra column.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -120,14 +120,17 @@ def _pair(triplets: Triplets, kept: int, matrix: torch.Tensor) -> tuple[torch.Te
     return left.to(matrix.dtype).contiguous(), (left.T @ matrix.double()).to(matrix.dtype) if kept else matrix.new_zeros(0, matrix.shape[1])
 
 
+def slice_of_component(slice_ranks: Sequence[int], device: torch.device) -> torch.Tensor:
+    """The slice that each component is of (R,), for R_j (K): of ranks 2, 0, 1 it is 0, 0, 2."""
+    ranks = torch.as_tensor(slice_ranks, device=device)
+    return torch.arange(len(ranks), device=device).repeat_interleave(ranks, output_size=int(sum(slice_ranks)))
+
+
 def _subtract(stack: torch.Tensor, phi: torch.Tensor, factors: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
     """T_k − Σ_j Φ[k, j] A_j B_j, in place, one layer at a time."""
     left = torch.cat([a for a, _ in factors], dim=1)
     right = torch.cat([b for _, b in factors], dim=0)
-    slice_of_component = torch.repeat_interleave(
-        torch.arange(len(factors), device=stack.device), torch.tensor([a.shape[1] for a, _ in factors], device=stack.device)
-    )
-    coefficients = phi.to(stack.dtype)[:, slice_of_component]
+    coefficients = phi.to(stack.dtype)[:, slice_of_component([a.shape[1] for a, _ in factors], stack.device)]
     for layer, u in zip(stack, coefficients, strict=True):
         layer.addmm_(left * u, right, alpha=-1)
     return stack
