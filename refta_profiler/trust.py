@@ -38,12 +38,9 @@ def entries() -> tuple[Trust, ...]:
     return tuple(Trust(**{key: value for key, value in one.items() if key != "except"}, limits=one["except"]) for one in found)
 
 
-def of(metric: str, target: str, precision: str, parallel: str = "") -> Trust | None:
-    """What is known of a metric's error on a device (by its kind), precision and number of ranks; None where there is no such entry.
-
-    parallel: as in rows, '' for one process, else e.g. 'ddp:2'.
-    """
-    asked = (metric, devices.get(target).kind, precision, ranks(parallel))
+def of(metric: str, target: str, precision: str, ranks: str = ONE) -> Trust | None:
+    """What is known of a metric's error on a kind of device, in a precision, on `one` or `several` ranks; None where no entry says."""
+    asked = (metric, devices.get(target).kind, precision, ranks)
 
     def holds(one: Trust) -> bool:
         return all(there in (wanted, ANY) for there, wanted in zip((one.metric, one.kind, one.precision, one.ranks), asked, strict=True))
@@ -51,6 +48,6 @@ def of(metric: str, target: str, precision: str, parallel: str = "") -> Trust | 
     return next((one for one in entries() if holds(one)), None)
 
 
-def ranks(parallel: str) -> str:
+def ranks_of(parallel: str) -> str:
     """`several` for a step that is spread over ranks, `one` for a process of its own."""
     return SEVERAL if parallel else ONE

@@ -15,14 +15,14 @@ METRICS = ("peak_allocated_bytes", "peak_reserved_bytes", "step_flops", "step_se
 
 def error_of(metric: str, target: str, precision: str, parallel: str = "") -> float | None:
     """The worst error known of such predictions, a fraction; None where none is known, or the device is not of devices.yaml."""
-    found = entry(metric, target, precision, parallel)
+    found = entry(metric, target, precision, trust.ranks_of(parallel))
     return None if found is None else found.error
 
 
-def entry(metric: str, target: str, precision: str, parallel: str = "") -> Trust | None:
+def entry(metric: str, target: str, precision: str, ranks: str) -> Trust | None:
     """What is known of such predictions, of one process or over ranks."""
     try:
-        return trust.of(metric, target, precision, parallel)
+        return trust.of(metric, target, precision, ranks)
     except ScenarioError:
         return None
 
@@ -30,14 +30,14 @@ def entry(metric: str, target: str, precision: str, parallel: str = "") -> Trust
 def trust_section(material: Material) -> Section | None:
     """A row for each kind of prediction in this run: what it was held against, and the worst error found."""
     predicted = {
-        (row.metric, row.target, row.precision, trust.ranks(row.parallel))
+        (row.metric, row.target, row.precision, trust.ranks_of(row.parallel))
         for row in material.rows
         if row.source == "dryrun" and row.value is not None
     }
     rows, used = [], []
     for metric in METRICS:
         for target, precision, ranks in sorted(one[1:] for one in predicted if one[0] == metric):
-            found = entry(metric, target, precision, "" if ranks == trust.ONE else ranks)
+            found = entry(metric, target, precision, ranks)
             if found is not None:
                 rows.append(trust_row(metric, target, precision, ranks, found))
                 used.append(found)
@@ -60,13 +60,13 @@ def trust_section(material: Material) -> Section | None:
 
 def words(material: Material) -> str:
     """The finding for peak memory on the target."""
-    kinds = sorted({(row.precision, row.parallel and trust.SEVERAL) for row in material.rows if row.target == material.target})
+    kinds = sorted({(row.precision, trust.ranks_of(row.parallel)) for row in material.rows if row.target == material.target})
     parts = []
     for precision, ranks in kinds:
         found = entry("peak_allocated_bytes", material.target, precision, ranks)
         if found is None:
             continue
-        name = f"{precision} on {devices.get(material.target).kind} devices{', over several ranks' if ranks else ''}"
+        name = f"{precision} on {devices.get(material.target).kind} devices{', over several ranks' if ranks == trust.SEVERAL else ''}"
         parts.append(f"{name}: {'unproved' if found.error is None else f'within {format_percent(found.error)} in {found.cases} cases'}")
     own = "What this run itself measured stands under “Predicted beside measured”."
     return f"Predicted peak memory (allocated), {'; '.join(parts)}. {own}" if parts else own

@@ -29,10 +29,10 @@ def test_every_entry_names_a_metric_and_says_what_it_was_held_against():
     ],
 )
 def test_the_entry_of_a_device_is_its_kinds_and_that_of_ranks_is_their_own(metric, target, precision, parallel, proved):
-    found = trust.of(metric, target, precision, parallel)
+    found = trust.of(metric, target, precision, trust.ranks_of(parallel))
     assert found is not None and (found.error is not None) is proved
 
 
 def test_what_has_no_entry_has_none():
     assert trust.of("setup_seconds", "cpu", "fp32") is None
-    assert trust.of("peak_allocated_bytes", "cpu", "bf16", "ddp:2") is None
+    assert trust.of("peak_allocated_bytes", "cpu", "bf16", trust.ranks_of("ddp:2")) is None
