@@ -62,12 +62,7 @@ def mesh_of(work: Workload, world: int) -> Any:
     """The ranks of the default process group on the batch's kind of device, to which sharding takes the model."""
     from torch.distributed.device_mesh import init_device_mesh
 
-    return init_device_mesh(device_of(work).type, (world,))
-
-
-def device_of(work: Workload) -> torch.device:
-    """The device that the step runs on: the batch is there from the beginning."""
-    return next(iter(work.batch.values())).device
+    return init_device_mesh(work.device.type, (world,))
 
 
 def shard(work: Workload, mesh: Any) -> None:
@@ -87,7 +82,7 @@ def shard(work: Workload, mesh: Any) -> None:
         fully_shard(work.model, mesh=mesh)
     except (AssertionError, NotImplementedError, ValueError) as error:
         raise SettingError(f"fsdp: fully_shard refuses this model: {first_line(error)}") from error
-    take_along(work.model, device_of(work))
+    take_along(work.model, work.device)
     work.optimizer = workload.make_optimizer(work.model, work.point, foreach=foreach)
     if work.adapted.attached is not None:
         work.adapted.attached.parameters = [one for name, one in work.model.named_parameters() if name in own]
@@ -105,11 +100,15 @@ def let_go(work: Workload) -> set[str]:
 
 
 def take_along(model: nn.Module, device: torch.device) -> None:
-    """Modules' plain tensors go to the device too, of which fully_shard knows nothing."""
-    for module in model.modules():
-        for name, value in list(vars(module).items()):
-            if isinstance(value, torch.Tensor):
-                setattr(module, name, value.to(device))
+    """Modules' plain tensors go to the device too, of which fully_shard knows nothing; what was one tensor stays one."""
+    moved: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # with the first itself, so that its identity is not given to another
+
+    def there(one: torch.Tensor) -> torch.Tensor:
+        if id(one) not in moved:
+            moved[id(one)] = one, one.to(device)
+        return moved[id(one)][1]
+
+    workload.replace_plain(model, there)
 
 
 def explained(run: Callable[..., Any]) -> Callable[..., Any]:

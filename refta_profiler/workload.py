@@ -39,6 +39,11 @@ class Workload:
     buckets: list[torch.Tensor] = field(default_factory=list)
     unseen_bytes: Callable[[], int] = lambda: 0
 
+    @property
+    def device(self) -> torch.device:
+        """Where the step runs: the batch is there from the beginning."""
+        return next(iter(self.batch.values())).device
+
     def static_tensors(self) -> dict[str, list[torch.Tensor]]:
         """What is live when a step starts, by category: weights, adapter, optimizer, batch, and gradients (DDP's buckets).
 
@@ -54,6 +59,16 @@ class Workload:
             "batch": list(self.batch.values()),
             "gradients": self.buckets,
         }
+
+
+def replace_plain(model: nn.Module, new: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Give a model another tensor for each that modules hold as a plain attribute, or in a dict of theirs as FourierFT its indices."""
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, torch.Tensor):
+                setattr(module, name, new(value))
+            elif isinstance(value, dict) and name not in ("_parameters", "_buffers", "_modules"):
+                value.update({key: new(one) for key, one in value.items() if isinstance(one, torch.Tensor)})
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -137,5 +152,4 @@ def precision(work: Workload) -> contextlib.AbstractContextManager[Any]:
     """What a forward pass of the point runs in: autocast where it mixes precisions, otherwise nothing."""
     if work.point.precision != "amp-bf16":
         return contextlib.nullcontext()
-    device = next(iter(work.batch.values())).device
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+    return torch.autocast(work.device.type, dtype=torch.bfloat16)

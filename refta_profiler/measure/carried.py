@@ -31,8 +31,7 @@ def measure(process: Process, wanted: Mapping[str, str], place: str, node: str) 
 
 def unmeasured(note: str, place: str, node: str = "") -> Answer:
     """The answer where the cluster, and not the point, is to blame that there is none: an error now, and run again on resuming."""
-    failure = isolate.failure("error", note)["failure"]
-    return located({"failure": {**failure, "by": EXECUTOR}}, place, node)
+    return located(isolate.failure("error", note, by=EXECUTOR), place, node)
 
 
 def located(answer: Answer, place: str, node: str) -> Answer:

@@ -95,9 +95,8 @@ def _died(code: int, errors: str) -> dict[str, Any]:
 
 def late(limit_s: float, who: str = "") -> dict[str, Any]:
     """The answer of a process that was ended since it was not done within its limit; who: which of several ranks were not."""
-    found = failure("error", f"took longer than {limit_s:.0f} s{f' ({who})' if who else ''}")
-    return {"failure": {**found["failure"], "late": True}}
+    return failure("error", f"took longer than {limit_s:.0f} s{f' ({who})' if who else ''}", late=True)
 
 
-def failure(status: str, note: str) -> dict[str, Any]:
-    return {"failure": {"status": status, "note": note}}
+def failure(status: str, note: str, **more: Any) -> dict[str, Any]:
+    return {"failure": {"status": status, "note": note, **more}}

@@ -84,11 +84,7 @@ def _replace(model: nn.Module) -> None:
             for name, tensor in table.items():
                 if tensor is not None:
                     table[name] = _fake(tensor, made)  # type: ignore[assignment]
-        for name, value in list(vars(module).items()):
-            if isinstance(value, torch.Tensor):
-                setattr(module, name, _fake(value, made))
-            elif isinstance(value, dict) and name not in ("_parameters", "_buffers", "_modules"):  # FourierFT keeps indices in a dict
-                value.update({key: _fake(one, made) for key, one in value.items() if isinstance(one, torch.Tensor)})
+    workload.replace_plain(model, lambda one: _fake(one, made))
 
 
 def _fake(tensor: torch.Tensor, made: dict[int, torch.Tensor]) -> torch.Tensor:

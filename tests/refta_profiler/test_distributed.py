@@ -9,6 +9,7 @@ from torch.distributed import device_mesh, fsdp
 
 from refta.errors import SettingError
 from refta_profiler import distributed
+from refta_profiler.workload import Workload
 
 FAILURES = [torch.distributed.DistBackendError("NCCL error"), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("peer is gone")]
 
@@ -23,7 +24,7 @@ def raising(error):
 def small():
     model = nn.Linear(2, 2)
     optimizer, adapted = torch.optim.SGD(model.parameters()), SimpleNamespace(attached=None)
-    return SimpleNamespace(model=model, optimizer=optimizer, adapted=adapted, batch={"x": torch.empty(1, device="meta")})
+    return Workload(None, model, adapted, optimizer, {"x": torch.empty(1, device="meta")})
 
 
 @pytest.mark.parametrize(("error", "seen"), [(ValueError("two kinds"), SettingError), *((one, type(one)) for one in FAILURES)])
@@ -57,3 +58,12 @@ def test_plain_tensors_go_along():
     model[0].fixed = torch.ones(3)
     distributed.take_along(model, torch.device("meta"))
     assert model[0].fixed.is_meta and not model[0].weight.is_meta
+
+
+def test_so_do_those_in_a_dict_and_one_of_two_modules_stays_one():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[0].fixed = model[1].fixed = torch.ones(3)
+    model[0].indices = {"default": torch.ones(2)}
+    distributed.take_along(model, torch.device("meta"))
+    assert model[0].indices["default"].is_meta
+    assert model[0].fixed is model[1].fixed and model[0].fixed.is_meta
