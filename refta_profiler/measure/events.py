@@ -12,14 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+from torch.profiler import profile, record_function
 
 from refta_profiler.errors import ProfilerError
-from refta_profiler.measure.memory import MARK, MarkedStep, _silent, mark_end
+from refta_profiler.measure.memory import MARK, MarkedStep, _silent, mark_end, memory_profiler
 from refta_profiler.measure.modules import MODULE
 from refta_profiler.workload import Workload
 
 MADE = "refta_profiler: made "  # and a number: the events that stand behind an operation, see `record`
+# around the step: what CUDA's allocator does within no event of the CPU is not in the tree (profiler_kineto.cpp, materializeOpEvents)
+WHOLE = "refta_profiler: step"
 Made = Sequence[tuple[int, tuple[int, ...]]]  # what an operation made: (address, shape)
 
 
@@ -86,7 +88,7 @@ def record(work: Workload, step: MarkedStep, *, made: Sequence[Made] = ()) -> Re
     kind = next(work.model.parameters()).device.type
     work.optimizer.zero_grad(set_to_none=True)
     gc.collect()
-    with _silent(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with _silent(), memory_profiler() as profiler, record_function(WHOLE):
         step(mark_end)
     return recording_of(in_time(event_tree(profiler)), kind, made)
 
@@ -111,7 +113,7 @@ def _walk(roots: Sequence[Any]) -> Iterator[tuple[Any, str, str]]:
         yield event, operation, module
         if event.name.startswith(MODULE):
             module = event.name.removeprefix(MODULE)
-        elif not event.name.startswith((MADE, MARK)):
+        elif not event.name.startswith((MADE, MARK, WHOLE)):
             operation = event.name
         waiting += [(child, operation, module) for child in reversed(event.children)]
 

@@ -56,7 +56,7 @@ def write_trace(profiler: profile, path: Path) -> Path:
 @contextlib.contextmanager
 def _profiled() -> Iterator[profile]:
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
-    with _silent(), profile(activities=activities) as profiler:
+    with _silent(), profile(activities=activities, acc_events=True) as profiler:  # as memory_profiler does
         yield profiler
 
 

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 
-from refta_profiler.measure.memory import _silent, mark_end, marked_events, phase_sums
+from refta_profiler.measure.memory import _silent, mark_end, marked_events, memory_profiler, phase_sums
 
 Built = TypeVar("Built")
 Attached = TypeVar("Attached")
@@ -29,7 +28,7 @@ def cpu_peak(build: Callable[[], Built], attach: Callable[[Built], Attached]) ->
 
     The model is built in the profiler's sight: it drops frees of what was there before it, and a method may replace the weights.
     """
-    with _silent(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with _silent(), memory_profiler() as profiler:
         model = build()
         mark_end("build")
         attached = attach(model)

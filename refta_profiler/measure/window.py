@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch._C._profiler import _EventType
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import record_function
 
-from refta_profiler.measure.memory import ROUNDING, _silent, highest_sum
+from refta_profiler.measure.memory import ROUNDING, _silent, highest_sum, memory_profiler
 
 FREED = "refta_profiler: freed bytes "  # the mark's name, before the bytes
 
@@ -28,7 +28,7 @@ class CpuWindow:
     def __init__(self) -> None:
         self.live_bytes = 0
         self._watched: list[weakref.ref] = []
-        self._profiler = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+        self._profiler = memory_profiler()
 
     def start(self, known: Iterable[torch.Tensor]) -> None:
         """Count what is alive, and follow what comes and goes; `known` counts whatever the garbage collector lists."""

@@ -128,6 +128,14 @@ class ExpandableAllocator(CachingAllocator):
     def _splits_off(self, remaining: int, *, small: bool) -> bool:
         return remaining >= MIN_BLOCK
 
+    def _best_fit(self, size: int) -> Block | None:
+        """The smallest block that fits; the one at the segment's end, which could grow, only where no other does (get_free_block)."""
+        pool = self._pools[size <= SMALL_SIZE]
+        place = bisect.bisect_left(pool, (size, -1))
+        if place + 1 < len(pool) and pool[place][2].after is None:
+            place += 1
+        return pool.pop(place)[2] if place < len(pool) else None
+
     def _new_segment(self, size: int) -> Block:
         small = size <= SMALL_SIZE
         last = self._last(small=small)

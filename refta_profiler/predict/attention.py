@@ -162,7 +162,10 @@ def _repeated(one: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
 
 
 class _FusedAttention(torch.autograd.Function):
-    """Attention that keeps q, k, v, its output, the log-sum-exp, two seeds and the mask."""
+    """Attention that keeps q, k, v, its output, the log-sum-exp, two seeds and the mask.
+
+    The memory-efficient kernel's seeds are on the host (attention.cu, _efficient_attention_forward); meta kernels say otherwise.
+    """
 
     @staticmethod
     def forward(ctx, kernel, record, capability, query, key, value, mask):
@@ -172,7 +175,7 @@ class _FusedAttention(torch.autograd.Function):
         out = torch.empty_permuted((batch, heads, tokens, value.shape[-1]), layout, dtype=query.dtype, device=query.device)
         rows = _up(tokens, 32) if kernel == "efficient" else tokens
         logsumexp = torch.empty(batch, heads, rows, dtype=torch.float32, device=query.device)
-        seeds = [torch.empty(1, dtype=torch.int64, device=query.device) for _ in range(2)]
+        seeds = [torch.empty(1, dtype=torch.int64, device=query.device) for _ in range(0 if kernel == "efficient" else 2)]
         work = sdpa_flop_count(query.shape, *_of_heads(heads, key, value))
         record(f"attention ({kernel})", work, _bytes(query, key, value, out, mask), dtype_of([query]))
         ctx.save_for_backward(query, key, value, out, logsumexp, *seeds, *([mask] if mask is not None else []))

@@ -22,6 +22,7 @@ from refta_profiler.predict import fake, ranks
 from refta_profiler.predict.allocator import CachingAllocator, ExpandableAllocator
 from refta_profiler.predict.kernels import CudaKernels, cublas_workspace_bytes, not_counted, workspace_places
 from refta_profiler.predict.operands import CpuStorages
+from refta_profiler.predict.releases import release
 from refta_profiler.predict.replay import Memory, PlainMemory, replay
 from refta_profiler.predict.roofline import Estimate, RateMissingError, estimate
 from refta_profiler.predict.storage import Block, LiveStorages, MetaStorages, Stream
@@ -118,6 +119,7 @@ def _follow(
         stream=live.stream,
         persistent={block.number for block in live.stream.blocks if block.died is None},
         products=(live.first_products.get("forward", 0), live.first_products.get("backward", 0)),
+        biased=tuple(live.first_biased[phase] for phase in ("forward", "backward") if phase in live.first_biased),
         flops_by_phase=live.flops_by_phase,
         operations=live.operations,
         trainable_parameters=sum(one.numel() for one in work.model.parameters() if one.requires_grad),
@@ -222,6 +224,7 @@ def _summary(trace: Trace, device: devices.Device, *, allocator: str = "default"
         make_memory = ALLOCATORS[allocator]
         trace = on_device(trace)
         workspaces = [(place, cublas_workspace_bytes(device.compute_capability)) for place in workspace_places(trace.products)]
+        workspaces += [(place, release().biased_workspace_bytes) for place in trace.biased if release().biased_workspace_bytes]
     stream, boundary = two_steps(trace)
 
     def category(block: Block) -> str:
@@ -273,18 +276,19 @@ def _coverage(live: LiveStorages) -> list[str]:
 def on_device(trace: Trace) -> Trace:
     """The trace without what stays on the host: generator states, Adam's step counts.
 
-    `products` stay where cuBLAS takes its workspaces: one belongs to a thread's handle, the forward's is taken at the first matrix product,
-    the backward's at its own.
+    `products` and `biased` stay where cuBLAS and cuBLASLt take their workspaces: one belongs to a thread's handle, the forward's is taken
+    at the first matrix product, the backward's at its own.
     """
     blocks = trace.stream.blocks
     host = {block.number for block in blocks if block.shape == (RNG_STATE,) or (block.shape == () and block.phase == "optimizer")}
     events: list[tuple[int, int]] = []
-    before = [0, 0]
+    places = (*trace.products, *trace.biased)
+    before = [0] * len(places)
     for index, event in enumerate(trace.stream.events):
         if event[0] not in host:
             events.append(event)
-            before = [old + (index < place) for old, place in zip(before, trace.products, strict=True)]
-    return replace(trace, stream=Stream(blocks, events), products=(before[0], before[1]))
+            before = [old + (index < place) for old, place in zip(before, places, strict=True)]
+    return replace(trace, stream=Stream(blocks, events), products=(before[0], before[1]), biased=tuple(before[2:]))
 
 
 def _category(block: Block, rebuilt: set[tuple[int, ...]]) -> str:

@@ -1,8 +1,8 @@
 """What of CUDA's memory depends on torch's release: a prediction is of the torch that is installed where it is made.
 
 Each row holds from its release on, by torch's release notes and by its sources of those dates. Within a release the wheels of another CUDA
-may have another cuDNN; the rows stand for the wheels on PyPI. Not told apart: cuBLASLt, which adds biases, has 1 MiB a thread of its own
-before 2.12, and shares cuBLAS's from then on (pytorch #168175, #175879); it is not counted.
+may have another cuDNN; the rows stand for the wheels on PyPI. cuBLASLt, which adds biases, has 1 MiB a thread of its own
+before 2.12, and shares cuBLAS's from then on (pytorch #168175, #175879).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class Release:
     efficient_groups: bool = False  # the memory-efficient kernel takes fewer heads of keys than of queries
     large_workspaces: tuple[int, ...] = (9,)  # major compute capabilities for which cuBLAS is given 32 MiB
     keeps_workspaces: bool = True  # cuBLAS's workspaces stay allocated from their first product on
+    biased_workspace_bytes: int = 1 << 20  # of its own that cuBLASLt has for a thread that adds biases (seen on an H100 with 2.11)
 
 
 FROM = {
@@ -29,12 +30,13 @@ FROM = {
     (2, 9): Release(cudnn_first=True),  # pytorch #162073
     (2, 10): Release(),  # since #171627 behind a cuDNN later than 9.15.0, which the wheels for CUDA 12 do not have
     (2, 11): Release(cudnn_first=True),  # whose wheels have cuDNN 9.19 (huggingface/transformers #48163)
-    (2, 12): Release(cudnn_first=True, cudnn_any_dropout=False, large_workspaces=(9, 10, 12)),  # #174245, #175344
+    (2, 12): Release(cudnn_first=True, cudnn_any_dropout=False, large_workspaces=(9, 10, 12), biased_workspace_bytes=0),  # #174245, #175344
     (2, 14): Release(
         cudnn_first=True,
         cudnn_any_dropout=False,
         cudnn_wide_heads=True,  # sdp_utils.cpp, check_cudnn_d256_bprop_head_dim, with a cuDNN later than 9.22
         efficient_groups=True,  # #191085
+        biased_workspace_bytes=0,
         large_workspaces=(9, 10, 11, 12),  # #189312
     ),
     (2, 15): Release(
@@ -42,6 +44,7 @@ FROM = {
         cudnn_any_dropout=False,
         cudnn_wide_heads=True,
         efficient_groups=True,
+        biased_workspace_bytes=0,
         large_workspaces=(9, 10, 11, 12),
         keeps_workspaces=False,  # #194311: TORCH_CUBLAS_WORKSPACE_CACHE is off by default
     ),

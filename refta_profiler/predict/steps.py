@@ -14,6 +14,7 @@ from refta_profiler.plan import Point
 from refta_profiler.predict import closed_form, slice_ranks
 from refta_profiler.predict.dryrun import on_device, sweep
 from refta_profiler.predict.kernels import cublas_workspace_bytes, workspace_places
+from refta_profiler.predict.releases import release
 from refta_profiler.predict.trace import NotAffineError, Sweep, Trace
 from refta_profiler.workload import PHASES
 
@@ -70,6 +71,7 @@ def _of(point: Point, found: Sweep) -> dict[str, Any]:
         else None,  # a + b·tokens
         "memory": point.allocator if device.kind == "cuda" else "plain",
         "workspace_bytes": cublas_workspace_bytes(device.compute_capability) if device.kind == "cuda" else 0,
+        "biased_workspace_bytes": release().biased_workspace_bytes if device.kind == "cuda" else 0,
         "rates": _rates(known) if known else None,
         "first": _step(first, first, cuda=device.kind == "cuda"),
         "following": _step(low, high, cuda=device.kind == "cuda"),
@@ -97,7 +99,8 @@ def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
 
     sizes: lines. initial: which size each block has that is there before. events: a number n from 0 on allocates a block of sizes[n],
     −k frees the k-th youngest of the live ones; what is not freed outlives the step. products: how many events stood before the first
-    matrix products of forward and backward, where workspaces are taken. operations: [phase, dtype, FLOPs, bytes, how many of it].
+    matrix products of forward and backward, where workspaces are taken; biased: before the first with a bias. operations: [phase, dtype,
+    FLOPs, bytes, how many of it].
     """
     if cuda:
         low, high = on_device(low), on_device(high)
@@ -127,6 +130,7 @@ def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
         "initial": initial,
         "events": events,
         "products": list(workspace_places(low.products)),
+        "biased": list(low.biased),
         "step_flops": list(flops),
         "operations": [[*key, count] for key, count in operations.items()],
     }

@@ -61,6 +61,7 @@ class LiveStorages(TorchDispatchMode):
         self.operations: list[Operation] = []
         self.branches = 0  # on the numbers of a tensor, all taken as true
         self.first_products: dict[str, int] = {}  # by phase: how many events stood before its first matrix product
+        self.first_biased: dict[str, int] = {}  # and before its first one that adds a bias
         self.own_mode: Any = None  # the fake mode whose tensors are followed; None: all are
         self.sent = collectives.Sent()
         self._known: dict[int, weakref.ref] = {}
@@ -100,6 +101,8 @@ class LiveStorages(TorchDispatchMode):
         work = flops.count(func, args, kwargs or {}, out)
         if work:
             self.first_products.setdefault(self.phase, len(self.stream.events))
+        if adds_bias(func, args):
+            self.first_biased.setdefault(self.phase, len(self.stream.events))
         if func.namespace != "prim":
             tensors = list(tensors_of((args, out)))
             moved = 0 if _runs_nothing(func) else sum(touched_bytes(one) for one in tensors)
@@ -156,6 +159,14 @@ class LiveStorages(TorchDispatchMode):
     def _dead(self, block: Block) -> None:
         block.died, block.died_phase = len(self.stream.events), self.phase
         self.stream.events.append((block.number, -1))
+
+
+def adds_bias(func: Any, args: Sequence[Any]) -> bool:
+    """Whether CUDA runs an operation by cuBLASLt, as it does products with a bias (torch's Blas.cpp, isInputCompliesAddmmCudaLt)."""
+    if func is not torch.ops.aten.addmm.default:
+        return False
+    bias, _, weight = args[:3]
+    return bias.dim() == 1 and bias.shape[0] == weight.shape[1] and min(weight.shape) > 1
 
 
 def unfollowed(own_mode: Any, func: Any, types: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:

@@ -18,7 +18,8 @@ class Trace:
     """One followed step of a point, with the optimizer's state appearing in it.
 
     initial: (category, bytes) of what is live before. persistent: numbers of the blocks that outlive the step (the optimizer's state).
-    products: how many events stood before the first matrix product of the forward and of the backward. operations: all that ran.
+    products: how many events stood before the first matrix product of the forward and of the backward; biased: before the first that adds
+    a bias, of the phases that have one. operations: all that ran.
     """
 
     batch: int
@@ -33,6 +34,7 @@ class Trace:
     shapes: list[StackShape]
     rebuilt: set[tuple[int, ...]]
     sent_bytes: int = 0  # that the rank sends to others (collectives.py); 0 for one process
+    biased: tuple[int, ...] = ()
     branches: int = 0  # on the numbers of a tensor, all taken as true
     note: str = ""
     repeated: str = ""  # an adapted module that runs more than once in a forward, in words; '' where none does
@@ -44,7 +46,7 @@ class Trace:
         )
         operations = tuple((one.phase, one.name, one.dtype) for one in self.operations)
         initial = tuple(name for name, _ in self.initial)
-        return blocks, tuple(self.stream.events), initial, tuple(self.flops_by_phase), self.products, operations
+        return blocks, tuple(self.stream.events), initial, tuple(self.flops_by_phase), self.products, self.biased, operations
 
 
 class NotAffineError(Exception):

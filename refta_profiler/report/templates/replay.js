@@ -19,13 +19,15 @@ const replay = (() => {
 
     allocate(bytes) {
       const size = Math.max(MIN_BLOCK, Math.ceil(bytes / MIN_BLOCK) * MIN_BLOCK);
-      const pool = this.pools[size <= SMALL], place = lowerBound(pool, size, -1);
+      const pool = this.pools[size <= SMALL], place = this.bestFit(pool, size);
       const block = place < pool.length ? pool.splice(place, 1)[0] : this.newSegment(size);
       this.split(block, size);
       block.free = false;
       this.allocated += block.size;
       return block;
     }
+
+    bestFit(pool, size) { return lowerBound(pool, size, -1); }
 
     release(freed) {
       let block = freed;
@@ -80,6 +82,12 @@ const replay = (() => {
 
     splitsOff(remaining) { return remaining >= MIN_BLOCK; }
 
+    // the block at the segment's end, which could grow, only where no other fits
+    bestFit(pool, size) {
+      const place = lowerBound(pool, size, -1);
+      return place + 1 < pool.length && !pool[place].after ? place + 1 : place;
+    }
+
     newSegment(size) {
       const small = size <= SMALL;
       let last = this.starts[small];
@@ -126,8 +134,8 @@ const replay = (() => {
     const sizes = step.sizes.map(([constant, each]) => constant + each * batch);
     for (const size of step.initial) memory.allocate(sizes[size]);
     const firstPass = pass(memory, sizes, step.events, null, (index) => {
-      if (variant.workspace_bytes && step.products.includes(index))
-        for (const place of step.products) if (place === index) memory.allocate(variant.workspace_bytes);
+      for (const [places, bytes] of [[step.biased, variant.biased_workspace_bytes], [step.products, variant.workspace_bytes]])
+        if (bytes) for (const place of places ?? []) if (place === index) memory.allocate(bytes);
     });
     let peak = memory.allocated;
     pass(memory, sizes, step.events, firstPass, () => { peak = Math.max(peak, memory.allocated); });

@@ -175,9 +175,11 @@ def made_up(random, memory):
         for dtype in ("float32", "bfloat16")
         for _ in range(5)
     ]
-    step = {"sizes": sizes, "initial": [0, 1, 2, 3], "events": events, "products": [5, 90], "step_flops": [1, 2], "operations": operations}
+    step = {"sizes": sizes, "initial": [0, 1, 2, 3], "events": events, "products": [5, 90], "biased": [5], "step_flops": [1, 2]}
+    step["operations"] = operations
     workspace = 0 if memory == "plain" else 2**23 + 512
-    return {"memory": memory, "workspace_bytes": workspace, "rates": asdict(RATES), "first": step, "following": step}
+    variant = {"memory": memory, "workspace_bytes": workspace, "biased_workspace_bytes": workspace and 2**20}
+    return {**variant, "rates": asdict(RATES), "first": step, "following": step}
 
 
 RATES = Rates(
