@@ -1,0 +1,55 @@
+"""Predictions against what an H100 measured: peaks of tests/data/h100, each of a process of its own with torch 2.11."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from refta_profiler.plan import Point
+from refta_profiler.predict import dryrun, releases, slice_ranks
+from refta_profiler.workload import PHASES
+
+PEAKS = Path(__file__).parents[2] / "data" / "h100" / "peaks.jsonl"
+ROWS = [json.loads(line) for line in PEAKS.read_text(encoding="utf-8").splitlines()]
+POINTS = [(Point.from_json(json.dumps(row["point"])), row["measured"]) for row in ROWS]
+
+
+@pytest.fixture(autouse=True)
+def as_torch_2_11(monkeypatch):
+    """The facts of the release that measured, whichever is installed."""
+    monkeypatch.setattr(releases, "FROM", {known: found for known, found in releases.FROM.items() if known <= (2, 11)})
+    dryrun._sweep_of.cache_clear()
+    yield
+    dryrun._sweep_of.cache_clear()
+
+
+def predicted(point: Point) -> dryrun.DryRun:
+    return dryrun.dry_run(point, "h100", slice_ranks.known(point))
+
+
+def few(points):
+    """One point of each model in each precision."""
+    return list({(point.model, point.precision): (point, measured) for point, measured in points if point.model != "vit-huge"}.values())
+
+
+def held(point: Point, measured: dict[str, int]) -> None:
+    found = predicted(point)
+    assert found.peak_allocated_bytes == pytest.approx(measured["peak_allocated_bytes"], rel=ALLOCATED)
+    for phase in PHASES:
+        assert found.peak_by_phase[phase] == pytest.approx(measured[f"{phase}_peak_bytes"], rel=ALLOCATED)
+    assert found.static_bytes == pytest.approx(measured["static_bytes"], rel=ALLOCATED)
+    assert found.peak_reserved_bytes == pytest.approx(measured["peak_reserved_bytes"], rel=RESERVED)
+
+
+ALLOCATED, RESERVED = 0.005, 0.05
+
+
+@pytest.mark.parametrize(("point", "measured"), [pytest.param(*one, id=one[0].id) for one in few(POINTS)])
+def test_a_point_of_every_model_and_precision(point, measured):
+    held(point, measured)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "measured"), [pytest.param(*one, id=one[0].id) for one in POINTS])
+def test_every_point(point, measured):
+    held(point, measured)
