@@ -82,7 +82,7 @@ def test_only_what_is_to_be_sharded_is_set_up_beside_the_device(monkeypatch, how
     on_the_cpu("build")
     on_the_cpu("batch")
     monkeypatch.setattr(distributed, "spread", lambda work: work)
-    worker._set_up(tiny("roberta-tiny", "head", parallel=how), torch.device("cuda"), memory=False)
+    worker._set_up(tiny("roberta-tiny", "head", parallel=how), torch.device("cuda"), models.build, memory=False)
     assert asked == {"build": place, "batch": "cuda"}
 
 
