@@ -42,6 +42,7 @@ __all__ = [  # what is known of a model, whichever file says it
     "head_size",
     "layers",
     "longest_sequence",
+    "made_from",
     "presets",
     "roles",
     "select",
@@ -82,6 +83,12 @@ def build(point: "Point", device: "torch.device | str") -> "PreTrainedModel":
     torch.manual_seed(point.seed)
     model = _pretrained(point) if point.weights == "pretrained" else _from_config(point)
     return _ready(model, point).to(torch.device(device))  # pyright: ignore[reportArgumentType]
+
+
+def made_from(point: "Point") -> tuple:
+    """All that `build` reads of a point but for the device: points that are alike in it have the same model."""
+    task = point.task["kind"], point.task.get("num_labels")
+    return point.model, point.weights, point.seed, WEIGHT_DTYPES[point.precision], *task, point.attention, point.loop["use_cache"]
 
 
 def build_on_meta(point: "Point") -> "PreTrainedModel":

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -63,8 +63,11 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
     from refta_profiler.task import residuals
     from refta_profiler.task import stage as task
 
+    if options.executor is None:
+        with contextlib.closing(Local()) as here:
+            return run(scenario, folder, replace(options, executor=here), progress)
     points = plan.points(scenario)
-    executor = options.executor or Local()
+    executor = options.executor
     device = executor.kind(options.device)
     # trainings run on this machine, whoever measures
     training = device if executor.name == "local" or scenario.data is None else Local().kind("auto")

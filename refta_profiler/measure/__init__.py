@@ -1,1 +1,1 @@
-"""Measurement: real training steps of one point in a fresh process, under instruments that do not disturb each other."""
+"""Measurement: real training steps of one point in a process of its own, under instruments that do not disturb each other."""

@@ -38,9 +38,8 @@ def measure(
     """
     with tempfile.TemporaryDirectory(prefix="refta-profiler-") as folder:
         request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
-        content: dict[str, Any] = {"device": device, "warmup": warmup, "steps": steps, "passes": list(passes)}
-        content |= {"instruments": list(instruments), **{name: str(path.resolve()) for name, path in (files or {}).items()}}
-        child = start(point, content, request, answer, stderr=subprocess.PIPE, threads=threads)
+        asked = {"warmup": warmup, "steps": steps, "passes": list(passes), "instruments": list(instruments)}
+        child = start(point, content(device, asked, files or {}), request, answer, stderr=subprocess.PIPE, threads=threads)
         try:
             _, errors = child.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
@@ -54,11 +53,21 @@ def measure(
         return outcome(child.returncode, answer, errors.decode(errors="replace"))
 
 
+def content(device: str, asked: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, Any]:
+    """What a request says beside its point and who asks."""
+    return {"device": device, **asked, **{name: str(path.resolve()) for name, path in files.items()}}
+
+
+def write(request: Path, point: Point, content: Mapping[str, Any], *, parent: int) -> None:
+    """The request as the worker reads it; parent: the id of the process that starts the worker."""
+    request.write_text(json.dumps({"parent": parent, "point": asdict(point), **content}), encoding="utf-8")
+
+
 def start(
     point: Point, content: dict[str, Any], request: Path, answer: Path, *, stderr: Any, threads: int | None
 ) -> subprocess.Popen[bytes]:
     """A process that measures the point as `content` asks, and writes its answer."""
-    request.write_text(json.dumps({"parent": os.getpid(), "point": asdict(point), **content}), encoding="utf-8")
+    write(request, point, content, parent=os.getpid())
     command = [sys.executable, "-m", "refta_profiler.measure.worker", str(request), str(answer)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment(point, threads))
 

@@ -1,4 +1,4 @@
-"""The measuring part of a run: every point in fresh processes that take turns, failures as rows, nothing twice.
+"""The measuring part of a run: every point in processes of its own that take turns, failures as rows, nothing twice.
 
 A B C, A B C, …: every round goes over all points, so that a machine that drifts drifts for all. rounds.py says what a process is asked
 and what becomes of its answer, turns.py which one is next.
@@ -6,6 +6,7 @@ and what becomes of its answer, turns.py which one is next.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,9 @@ def measure_all(
 
     What rows call the devices that answered, by what these call themselves.
     """
-    executor = executor or Local()
+    if executor is None:
+        with contextlib.closing(Local()) as here:
+            return measure_all(scenario, points, folder, device, key, progress, here)
     stage = Stage(scenario.measure, folder, device, key, progress)
     meet(stage, points)
     waiting = turns.waiting(stage, points, executor)

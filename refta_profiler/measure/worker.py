@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from refta_profiler import orphans, own_code
+from refta_profiler import models, orphans, own_code
 from refta_profiler.measure import environment
 
 if TYPE_CHECKING:
@@ -31,13 +31,15 @@ if TYPE_CHECKING:
 
 BARE_STEPS = 5  # timed as a whole, between marked ones, to show that the marks cost nothing
 
+Build = Callable[["Point", "torch.device | str"], Any]  # makes a point's model on a device
 
-def main(arguments: list[str]) -> int:
-    """0 with the answer written, whatever the measurement came to."""
+
+def main(arguments: list[str], build: Build = models.build) -> int:
+    """0 with the answer written, whatever the measurement came to. build: what makes the model, or has it already (nursery.py)."""
     request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     orphans.die_with_parent(request["parent"])
     try:
-        answer = measure(request)
+        answer = measure(request, build)
     except Exception as error:  # every failure of a point is a row: the driver writes it with its reason
         answer = {"failure": {**describe_failure(error, request["point"]["settings"].get("call")), "at": time.time()}}
         answer |= {"where": environment.where(request["device"])} if "torch" in sys.modules else {}
@@ -73,7 +75,7 @@ def describe_failure(error: BaseException, call: str | None = None) -> dict[str,
     }
 
 
-def measure(request: dict[str, Any]) -> dict[str, Any]:
+def measure(request: dict[str, Any], build: Build) -> dict[str, Any]:
     """The passes that were asked for, each in steps of its own: set-up, time, memory, FLOPs, operators."""
     warnings.simplefilter("ignore")
 
@@ -82,16 +84,19 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
 
     point = Point.from_json(json.dumps(request["point"]))
     with group.joined(request) as device:
-        return _measured(point, device, request)
+        return _measured(point, device, request, build)
 
 
-def _measured(point: Point, device: torch.device, request: dict[str, Any]) -> dict[str, Any]:
-    from refta_profiler import models
+def _measured(point: Point, device: torch.device, request: dict[str, Any], build: Build) -> dict[str, Any]:
+    import torch
+
     from refta_profiler.measure import afterwards, timing
 
     passes = request["passes"]
-    work, answer = _set_up(point, device, memory="setup_memory" in passes)
+    work, answer = _set_up(point, device, build, memory="setup_memory" in passes)
     gc.collect()
+    if device.type == "cuda":  # what the allocator keeps of set-up's temporaries would count into the bytes that the step reserves
+        torch.cuda.empty_cache()
     whole = "memory" in passes
     with models.without_packing():
         steps = request["steps"]
@@ -105,11 +110,11 @@ def _measured(point: Point, device: torch.device, request: dict[str, Any]) -> di
     return answer
 
 
-def _set_up(point: Point, device: torch.device, *, memory: bool) -> tuple[Workload, dict[str, Any]]:
+def _set_up(point: Point, device: torch.device, build: Build, *, memory: bool) -> tuple[Workload, dict[str, Any]]:
     """The workload, and what attaching the method took; its peak is measured in a process that is not asked for its time alone."""
     import torch
 
-    from refta_profiler import distributed, models, parallel, workload
+    from refta_profiler import distributed, parallel, workload
     from refta_profiler.measure import setup
 
     place = torch.device("cpu") if parallel.is_sharded(point.parallel) else device  # a sharded model may be too large for one device
@@ -125,9 +130,9 @@ def _set_up(point: Point, device: torch.device, *, memory: bool) -> tuple[Worklo
     answer: dict[str, Any] = {"notes": [], "values": {}}
     if memory:
         peak_of = setup.cuda_peak if place.type == "cuda" else setup.cpu_peak
-        model, adapted, answer["values"]["setup_peak_bytes"] = peak_of(lambda: models.build(point, place), attach)
+        model, adapted, answer["values"]["setup_peak_bytes"] = peak_of(lambda: build(point, place), attach)
     else:
-        model = models.build(point, place)
+        model = build(point, place)
         adapted = attach(model)
     model.train()
     optimizer = workload.make_optimizer(model, point, foreach=device.type == "cuda")

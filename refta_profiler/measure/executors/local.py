@@ -9,6 +9,7 @@ from typing import Any
 from refta_profiler.errors import HardwareError
 from refta_profiler.measure import cluster, gpu, isolate
 from refta_profiler.measure.executors import LOCAL, Answer, Place, Process, Settings
+from refta_profiler.measure.forks import Forks
 from refta_profiler.plan import Point
 
 HERE = Place("this machine")
@@ -27,6 +28,7 @@ class Local:
 
     def __init__(self) -> None:
         self.waiting: list[Process] = []
+        self.forks = Forks()
         self.device = "cpu"
 
     def kind(self, wanted: str) -> str:
@@ -61,7 +63,7 @@ class Local:
         """The answer of the process that was submitted, run now."""
         while self.waiting:
             process = self.waiting.pop(0)
-            yield process, HERE, run(process)
+            yield process, HERE, run(process, self.forks)
 
     def withdraw(self, unwanted: Callable[[Process], bool]) -> list[Process]:
         """None: a process that is handed over is the one that is run."""
@@ -75,22 +77,28 @@ class Local:
         return {}
 
     def close(self) -> None:
-        """Nothing runs that was not waited for."""
+        """Nothing runs that was not waited for, and nothing is left that processes were forked from."""
+        self.forks.close()
 
 
-def run(process: Process) -> Answer:
-    """The answer of a fresh process on this machine; a HardwareError where others use the GPU and the scenario refuses that."""
+def run(process: Process, forks: Forks | None = None) -> Answer:
+    """The answer of a process on this machine; a HardwareError where others use the GPU and the scenario refuses that.
+
+    forks: what forks the process where it can be.
+    """
     words = ""
     if process.device == "cuda":
         what, words = gpu.settle(process.busy_gpu, count=process.ranks)
         if what == "refuse":
             raise HardwareError(words)
-    found = spread_over_ranks(process) if process.point.parallel else one_process(process)
+    found = spread_over_ranks(process) if process.point.parallel else one_process(process, forks)
     return {**found, "gpu_others": words} if words else found
 
 
-def one_process(process: Process) -> Answer:
-    """The answer of a step that one process makes."""
+def one_process(process: Process, forks: Forks | None = None) -> Answer:
+    """The answer of a step that one process makes, which is fresh where it cannot be forked."""
+    if forks and (found := forks.measure(process)):
+        return found
     return isolate.measure(
         process.point, process.device, limit_s=process.limit_s, files=process.files, threads=process.threads, **process.asked
     )

@@ -10,7 +10,7 @@ from real_steps import measured, tiny
 
 from refta.errors import SettingError
 from refta_profiler import distributed, models, workload
-from refta_profiler.measure import isolate, worker
+from refta_profiler.measure import environment, isolate, timing, worker
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,21 @@ def test_only_what_is_to_be_sharded_is_set_up_beside_the_device(monkeypatch, how
     on_the_cpu("build")
     on_the_cpu("batch")
     monkeypatch.setattr(distributed, "spread", lambda work: work)
-    worker._set_up(tiny("roberta-tiny", "head", parallel=how), torch.device("cuda"), memory=False)
+    worker._set_up(tiny("roberta-tiny", "head", parallel=how), torch.device("cuda"), models.build, memory=False)
     assert asked == {"build": place, "batch": "cuda"}
+
+
+@pytest.mark.parametrize(("kind", "cleared"), [("cuda", ["emptied"]), ("cpu", [])])
+def test_what_set_up_left_in_a_gpus_cache_is_given_back_before_the_first_step(monkeypatch, kind, cleared):
+    calls = []
+    monkeypatch.setattr(worker, "_set_up", lambda *_, **__: calls.append("set up") or (None, {"values": {}}))
+    monkeypatch.setattr(worker, "_gpu", lambda device: None)
+    monkeypatch.setattr(worker.gc, "collect", lambda: calls.append("collected"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("emptied"))
+    monkeypatch.setattr(timing, "times", lambda *_, **__: calls.append("steps") or timing.Times())
+    monkeypatch.setattr(environment, "where", lambda kind: {})
+    worker._measured(tiny("roberta-tiny", "head"), torch.device(kind), {"passes": isolate.TIME, "steps": 1, "warmup": 0}, models.build)
+    assert calls == ["set up", "collected", *cleared, "steps"]
 
 
 def test_a_failure_is_an_answer_too(tmp_path):

@@ -1,0 +1,110 @@
+"""A process per point, forked from one that has loaded the libraries and drawn the weights (nursery.py): seconds less for each on a GPU.
+
+What cannot be forked, or not any more, is nobody's failure: isolate.py starts a fresh process for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from refta_profiler import own_code, processes
+from refta_profiler.measure import isolate, nursery
+from refta_profiler.measure.executors import Answer, Process
+
+DEVICES = ("cuda",)  # on a CPU nothing that OpenMP does is to differ from a fresh process
+COMMAND = ("-m", "refta_profiler.measure.nursery")
+END_S = 10.0  # how long it may take to end a process, or itself
+
+
+def takes(process: Process) -> bool:
+    """Whether the process may be forked: one rank on a GPU, nobody's own code or weights, and the allocator that torch was loaded with."""
+    point = process.point
+    plain = point.weights == "random" and point.method != own_code.NAME and point.allocator == "default" and not point.parallel
+    return plain and process.device in DEVICES and sys.platform == "linux"
+
+
+class Forks:
+    """The nursery of a run, started when a process first asks for it."""
+
+    def __init__(self) -> None:
+        self.server: subprocess.Popen[bytes] | None = None
+        self.connection: Connection | None = None
+        self.lost = False
+        self.running = False  # whether it has a process now
+
+    def measure(self, process: Process) -> Answer | None:
+        """The worker's answer, as isolate.measure gives it; None where no process could be forked."""
+        if self.lost or not takes(process):
+            return None
+        with tempfile.TemporaryDirectory(prefix="refta-profiler-") as folder:
+            try:
+                return self._measure(process, Path(folder))
+            except (EOFError, OSError):  # it could not be started, has died, or is stuck
+                self.lost = True
+                self.close()
+                return None
+            except BaseException:
+                self.close()
+                raise
+
+    def _measure(self, process: Process, folder: Path) -> Answer | None:
+        ends = time.monotonic() + process.limit_s
+        server, connection = self._started()
+        request, answer, errors = (folder / name for name in ("request.json", "answer.json", "errors.txt"))
+        isolate.write(request, process.point, isolate.content(process.device, process.asked, process.files), parent=server.pid)
+        paths = {"request": str(request), "answer": str(answer), "errors": str(errors)}
+        environment = isolate.environment(process.point, process.threads)
+        connection.send({**paths, "environment": environment, "threads": process.threads})
+        self.running = received(connection, ends - time.monotonic()) == nursery.BEGUN
+        if not self.running:
+            return None
+        if late := not connection.poll(max(ends - time.monotonic(), 0.0)):
+            connection.send(nursery.END)
+        code, self.running = received(connection, END_S), False
+        if late:
+            return isolate.late(process.limit_s)
+        if code == nursery.NO_GPU and not answer.exists():
+            raise ConnectionError("CUDA does not start in a process that is forked here")
+        found = isolate.outcome(code, answer, errors.read_text(encoding="utf-8", errors="replace") if errors.exists() else "")
+        return {**found, "where": {**found["where"], "forked": True}} if "where" in found else found
+
+    def _started(self) -> tuple[subprocess.Popen[bytes], Connection]:
+        if self.server is not None and self.connection is not None:
+            return self.server, self.connection
+        ours, theirs = socket.socketpair()
+        self.connection = Connection(ours.detach())
+        command = [sys.executable, *COMMAND, str(theirs.fileno()), str(os.getpid())]
+        nothing = subprocess.DEVNULL
+        with theirs, processes.interruptions_held():  # Ctrl-C is the driver's to handle
+            self.server = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing, pass_fds=[theirs.fileno()])
+        return self.server, self.connection
+
+    def close(self) -> None:
+        """The nursery is gone, and what it had forked."""
+        server, connection, self.server, self.connection = self.server, self.connection, None, None
+        if connection is not None:
+            connection.close()  # it ends what runs, and itself
+        if server is None:
+            return
+        if self.running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(END_S)
+        server.kill()
+        server.wait()
+        self.running = False
+
+
+def received(connection: Connection, limit_s: float) -> Any:
+    """What is said next; TimeoutError where nothing is within the limit."""
+    if not connection.poll(max(limit_s, 0.0)):
+        raise TimeoutError
+    return connection.recv()
