@@ -27,7 +27,8 @@ class Workload:
     """What a training step needs; of a step that is spread over ranks, one rank's.
 
     forward: what the step calls in the model's place (DDP's wrapper). buckets: what a rank's gradients are copied to, where that is known
-    as tensors; unseen_bytes tells their size where only C++ holds them.
+    as tensors; unseen_bytes tells their size where only C++ holds them. before: the storages of the model without the method, in the order
+    in which a device takes them; for predictions.
     """
 
     point: Point
@@ -38,6 +39,7 @@ class Workload:
     forward: Callable[..., Any] | None = None
     buckets: list[torch.Tensor] = field(default_factory=list)
     unseen_bytes: Callable[[], int] = lambda: 0
+    before: list[torch.UntypedStorage] = field(default_factory=list)
 
     @property
     def device(self) -> torch.device:

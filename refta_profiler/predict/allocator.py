@@ -83,6 +83,14 @@ class CachingAllocator:
                 block = _merged(block, neighbour)
         bisect.insort(self._pools[block.small], (block.size, block.address, block))
 
+    def empty_cache(self) -> None:
+        """Give back the segments of which nothing is used, as torch.cuda.empty_cache does; the peaks start anew."""
+        for small, pool in self._pools.items():
+            whole = [block for *_, block in pool if block.before is None and block.after is None]
+            self.reserved -= sum(block.size for block in whole)
+            self._pools[small] = [one for one in pool if one[2] not in whole]
+        self.reset_peaks()
+
     def _best_fit(self, size: int) -> Block | None:
         pool = self._pools[size <= SMALL_SIZE]
         place = bisect.bisect_left(pool, (size, -1))
@@ -124,6 +132,10 @@ class ExpandableAllocator(CachingAllocator):
     """
 
     _starts: dict[bool, Block] = field(default_factory=dict)  # the first block of each pool, which merging never replaces
+
+    def empty_cache(self) -> None:
+        """Nothing but new peaks: see above."""
+        self.reset_peaks()
 
     def _splits_off(self, remaining: int, *, small: bool) -> bool:
         return remaining >= MIN_BLOCK

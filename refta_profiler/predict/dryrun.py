@@ -195,13 +195,18 @@ def _marker(live: LiveStorages, accumulate: int) -> Callable[[str], None]:
 
 
 def _initial(work: Workload) -> list[tuple[str, int]]:
-    """What is live before the first step, by category; every storage once."""
+    """What is live before the first step, by category, in the order in which it came; every storage once.
+
+    Without a category: what was the model's before the method was put on and is no more (ReFTA's residuals stand in place of weights).
+    """
     seen: dict[int, tuple[str, int]] = {}
     for category, tensors in work.static_tensors().items():
         for tensor in tensors:
             storage = tensor.untyped_storage()
             seen.setdefault(id(storage), (category, storage.nbytes()))
-    return list(seen.values())
+    before = [] if parallel.is_sharded(work.point.parallel) else work.before  # whole weights of a sharded model stay on the host
+    first = [seen.pop(id(one), ("", one.nbytes())) for one in before]
+    return [*first, *seen.values()]
 
 
 def gradients_of(work: Workload) -> set[int]:

@@ -22,12 +22,29 @@ from refta_profiler.workload import Workload
 def build_on_meta(point: Point, *, foreach: bool, slice_ranks: Mapping[str, Sequence[int]] | None = None) -> Workload:
     """The point's workload with tensors of the meta device throughout."""
     model = models.build_on_meta(point)
+    before = moved(model)
     with torch.device("meta"):
         adapted = workload.attach(model, point, slice_ranks)
         model.train()
         optimizer = workload.make_optimizer(model, point, foreach=foreach)
         batch = models.batch(point, "meta")
-    return Workload(point, model, adapted, optimizer, batch)
+    return Workload(point, model, adapted, optimizer, batch, before=before)
+
+
+def moved(model: nn.Module) -> list[torch.UntypedStorage]:
+    """The storages of the model in the order in which `Module.to` takes them to a device: children before what is a module's own."""
+    found: dict[int, torch.UntypedStorage] = {}
+
+    def move(module: nn.Module) -> None:
+        for child in module.children():
+            move(child)
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            if tensor is not None:
+                storage = tensor.untyped_storage()
+                found.setdefault(id(storage), storage)
+
+    move(model)
+    return list(found.values())
 
 
 def shapes(point: Point) -> list[StackShape]:
@@ -42,25 +59,30 @@ def build(point: Point, mode: FakeTensorMode, *, foreach: bool, slice_ranks: Map
 
     Built and adapted on the meta device first: peft's injection does not work under the fake mode.
     """
-    model, adapted = _own_adapted(point, mode) or _adapted(point, mode, slice_ranks)
+    model, adapted, before = _own_adapted(point, mode) or _adapted(point, mode, slice_ranks)
     with mode:
         model.train()
         optimizer = workload.make_optimizer(model, point, foreach=foreach)
         batch = models.batch(point, "cpu")
-    return Workload(point, model, adapted, optimizer, batch)
+    return Workload(point, model, adapted, optimizer, batch, before=before)
 
 
-def _adapted(point: Point, mode: FakeTensorMode, slice_ranks: Mapping[str, Sequence[int]] | None) -> tuple[nn.Module, Adapted]:
+Built = tuple[nn.Module, Adapted, list[torch.UntypedStorage]]
+
+
+def _adapted(point: Point, mode: FakeTensorMode, slice_ranks: Mapping[str, Sequence[int]] | None) -> Built:
     """The model with the point's method put on it on the meta device, and only then on fake tensors."""
     model = models.build_on_meta(point)
+    before = moved(model)
     with torch.device("meta"):
         adapted = workload.attach(model, point, slice_ranks)
     with mode:
-        _replace(model)
-    return model, adapted
+        made = _replace(model)
+        stand_in = {id(made[-one].untyped_storage()): fake.untyped_storage() for one, fake in made.items() if one > 0}
+    return model, adapted, [stand_in.get(id(one), one) for one in before]
 
 
-def _own_adapted(point: Point, mode: FakeTensorMode) -> tuple[nn.Module, Adapted] | None:
+def _own_adapted(point: Point, mode: FakeTensorMode) -> Built | None:
     """The same for the user's own code, which runs on the fake tensors themselves, since it may hold one where `_replace` does not look.
 
     None for other methods, and where the code fails so: then it is tried as the others are, and what it raises there is said.
@@ -70,14 +92,18 @@ def _own_adapted(point: Point, mode: FakeTensorMode) -> tuple[nn.Module, Adapted
     model = models.build_on_meta(point)
     with mode:
         _replace(model)
+        before = moved(model)
         try:
-            return model, workload.attach(model, point)
+            return model, workload.attach(model, point), before
         except Exception:
             return None
 
 
-def _replace(model: nn.Module) -> None:
-    """Give every parameter, buffer and plain tensor attribute a fake one; what was one tensor stays one (tied weights)."""
+def _replace(model: nn.Module) -> dict[int, torch.Tensor]:
+    """Give every parameter, buffer and plain tensor attribute a fake one; what was one tensor stays one (tied weights).
+
+    Each one's by its identity, and itself by the negative of that.
+    """
     made: dict[int, torch.Tensor] = {}
     for module in model.modules():
         for table in (module._parameters, module._buffers):
@@ -85,6 +111,7 @@ def _replace(model: nn.Module) -> None:
                 if tensor is not None:
                     table[name] = _fake(tensor, made)  # type: ignore[assignment]
     workload.replace_plain(model, lambda one: _fake(one, made))
+    return made
 
 
 def _fake(tensor: torch.Tensor, made: dict[int, torch.Tensor]) -> torch.Tensor:

@@ -33,6 +33,10 @@ class Memory(Protocol):
         """Give them back."""
         ...
 
+    def empty_cache(self) -> None:
+        """Give the device back what is reserved and not used; peaks start anew."""
+        ...
+
 
 @dataclass
 class Piece:
@@ -55,6 +59,9 @@ class PlainMemory:
     def release(self, block: Held) -> None:
         """Give them back."""
         self.allocated -= block.size
+
+    def empty_cache(self) -> None:
+        """Nothing: it reserves nothing."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,8 @@ def replay(
 ) -> Replayed:
     """The stream's peak from event `boundary` on, where the step that counts starts.
 
-    initial: (category, bytes) of what is there before the stream. category: of a block of the stream at the peak.
+    initial: (category, bytes) of what is there before the stream; without a category: of what goes when the method is put on. category:
+    of a block of the stream at the peak.
     workspaces: (event, bytes) that the device's libraries take before that event and keep.
     """
     run = _Pass(make_memory(), initial, stream, workspaces)
@@ -136,8 +144,16 @@ class _Pass:
         self.taken: list[int] = []  # bytes that each event took, as the memory counts them
         self.workspaces: list[tuple[int, int]] = []  # (event, bytes)
         self.waiting = sorted(workspaces)
+        gone: list[Held] = []
         for name, nbytes in initial:
-            self.held[name] += memory.allocate(nbytes).size
+            held = memory.allocate(nbytes)
+            if name:
+                self.held[name] += held.size
+            else:
+                gone.append(held)
+        for held in gone:
+            memory.release(held)
+        memory.empty_cache()
 
     def advance(self, index: int) -> None:
         """The event of that index, and the workspaces that are taken before it."""

@@ -97,10 +97,10 @@ def _rates(known: rates.Rates) -> dict[str, Any]:
 def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
     """The step of all batches through two (through one: of that batch alone).
 
-    sizes: lines. initial: which size each block has that is there before. events: a number n from 0 on allocates a block of sizes[n],
-    −k frees the k-th youngest of the live ones; what is not freed outlives the step. products: how many events stood before the first
-    matrix products of forward and backward, where workspaces are taken; biased: before the first with a bias. operations: [phase, dtype,
-    FLOPs, bytes, how many of it].
+    sizes: lines. initial: which size n each block has that is there before, or −1 − n of one that goes when the method is put on. events:
+    a number n from 0 on allocates a block of sizes[n], −k frees the k-th youngest of the live ones; what is not freed outlives the step.
+    products: how many events stood before the first matrix products of forward and backward, where workspaces are taken; biased: before the
+    first with a bias. operations: [phase, dtype, FLOPs, bytes, how many of it].
     """
     if cuda:
         low, high = on_device(low), on_device(high)
@@ -109,7 +109,7 @@ def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
     def size(one: int, other: int) -> int:
         return sizes.setdefault(_line(low.batch, one, high.batch, other), len(sizes))
 
-    initial = [size(one, other) for (_, one), (_, other) in zip(low.initial, high.initial, strict=True)]
+    before = [(name, size(one, other)) for (name, one), (_, other) in zip(low.initial, high.initial, strict=True)]
     events, live = [], []
     for number, sign in low.stream.events:
         if sign > 0:
@@ -127,7 +127,7 @@ def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
     flops = _line(low.batch, sum(low.flops_by_phase.values()), high.batch, sum(high.flops_by_phase.values()))
     return {
         "sizes": [list(one) for one in sizes],
-        "initial": initial,
+        "initial": [number if name else -1 - number for name, number in before],
         "events": events,
         "products": list(workspace_places(low.products)),
         "biased": list(low.biased),

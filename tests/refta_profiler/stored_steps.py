@@ -20,7 +20,8 @@ def decoded(entry, batch):
     again = [one for one in events if one[0] not in live]
     workspaces = [(place, entry["workspace_bytes"]) for place in step["products"] if entry["workspace_bytes"]]
     workspaces += [(place, entry["biased_workspace_bytes"]) for place in step["biased"] if entry["biased_workspace_bytes"]]
-    return [("weights", sizes[one]) for one in step["initial"]], Stream(blocks, events + again), len(events), workspaces
+    initial = [("weights", sizes[one]) if one >= 0 else ("", sizes[-1 - one]) for one in step["initial"]]
+    return initial, Stream(blocks, events + again), len(events), workspaces
 
 
 def peaks(entry, batch):

@@ -8,6 +8,7 @@ const replay = (() => {
     peakReserved = null;
     allocate(size) { this.allocated += size; return { size }; }
     release(block) { this.allocated -= block.size; }
+    emptyCache() {}
   }
 
   class CachingAllocator {
@@ -28,6 +29,16 @@ const replay = (() => {
     }
 
     bestFit(pool, size) { return lowerBound(pool, size, -1); }
+
+    // gives back the segments of which nothing is used
+    emptyCache() {
+      for (const small of [true, false]) {
+        const whole = this.pools[small].filter((block) => !block.before && !block.after);
+        for (const block of whole) this.reserved -= block.size;
+        this.pools[small] = this.pools[small].filter((block) => !whole.includes(block));
+      }
+      this.peakReserved = this.reserved;
+    }
 
     release(freed) {
       let block = freed;
@@ -82,6 +93,8 @@ const replay = (() => {
 
     splitsOff(remaining) { return remaining >= MIN_BLOCK; }
 
+    emptyCache() { this.peakReserved = this.reserved; }
+
     // the block at the segment's end, which could grow, only where no other fits
     bestFit(pool, size) {
       const place = lowerBound(pool, size, -1);
@@ -132,7 +145,13 @@ const replay = (() => {
   function peaks(variant, step, batch) {
     const memory = new MEMORIES[variant.memory]();
     const sizes = step.sizes.map(([constant, each]) => constant + each * batch);
-    for (const size of step.initial) memory.allocate(sizes[size]);
+    const gone = [];
+    for (const size of step.initial) {
+      const block = memory.allocate(sizes[size < 0 ? -1 - size : size]);
+      if (size < 0) gone.push(block);
+    }
+    for (const block of gone) memory.release(block);
+    memory.emptyCache();
     const firstPass = pass(memory, sizes, step.events, null, (index) => {
       for (const [places, bytes] of [[step.biased, variant.biased_workspace_bytes], [step.products, variant.workspace_bytes]])
         if (bytes) for (const place of places ?? []) if (place === index) memory.allocate(bytes);

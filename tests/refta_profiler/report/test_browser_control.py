@@ -175,7 +175,7 @@ def made_up(random, memory):
         for dtype in ("float32", "bfloat16")
         for _ in range(5)
     ]
-    step = {"sizes": sizes, "initial": [0, 1, 2, 3], "events": events, "products": [5, 90], "biased": [5], "step_flops": [1, 2]}
+    step = {"sizes": sizes, "initial": [0, -2, 1, 2, -4, 3], "events": events, "products": [5, 90], "biased": [5], "step_flops": [1, 2]}
     step["operations"] = operations
     workspace = 0 if memory == "plain" else 2**23 + 512
     variant = {"memory": memory, "workspace_bytes": workspace, "biased_workspace_bytes": workspace and 2**20}
