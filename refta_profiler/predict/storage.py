@@ -232,6 +232,10 @@ class MetaStorages(LiveStorages):
     torch's meta kernels of elementwise operations and products are written in Python and take most of a dry run.
     """
 
+    def _see(self, tensor: torch.Tensor, operation: str) -> None:
+        if tensor.is_meta:  # others stay on the host, as torch.tensor(0.5) does
+            super()._see(tensor, operation)
+
     def run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The operation's result; a new tensor laid out as its operands where they are all alike, and of a product's shape for one."""
         if func in PRODUCTS:

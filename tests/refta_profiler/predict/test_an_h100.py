@@ -1,4 +1,7 @@
-"""Predictions against what an H100 measured: peaks of tests/data/h100, each of a process of its own with torch 2.11."""
+"""Predictions against what an H100 measured: peaks of tests/data/h100, each of a process of its own with torch 2.11.
+
+Reserved bytes are held where the model came to the GPU as in a run.
+"""
 
 import json
 from pathlib import Path
@@ -38,10 +41,11 @@ def held(point: Point, measured: dict[str, int]) -> None:
     for phase in PHASES:
         assert found.peak_by_phase[phase] == pytest.approx(measured[f"{phase}_peak_bytes"], rel=ALLOCATED)
     assert found.static_bytes == pytest.approx(measured["static_bytes"], rel=ALLOCATED)
-    assert found.peak_reserved_bytes == pytest.approx(measured["peak_reserved_bytes"], rel=RESERVED)
+    if "peak_reserved_bytes" in measured:
+        assert found.peak_reserved_bytes == pytest.approx(measured["peak_reserved_bytes"], rel=RESERVED)
 
 
-ALLOCATED, RESERVED = 0.005, 0.05
+ALLOCATED, RESERVED = 0.005, 0.02  # the worst are 0.43% (a bf16 ViT with checkpointing, 400 MiB) and 1.9% (RoBERTa trained whole)
 
 
 @pytest.mark.parametrize(("point", "measured"), [pytest.param(*one, id=one[0].id) for one in few(POINTS)])
