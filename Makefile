@@ -29,12 +29,19 @@ cluster: $(MARK)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray,slurm]'
 	$(PY) -m pytest -m cluster -q -rs
 
-# On a machine with a GPU: its tests, then the scenarios; run folders that are ready to commit lie under reports/published/.
+# On a machine with a GPU: its tests, then the scenarios, a few minutes each; run folders that are ready to commit lie under $(GPU_RUNS),
+# without the traces (some MB a point), which a run of one's own keeps.
+GPU_RUNS := reports/published/gpu
 gpu: $(MARK)
 	$(PY) -m pytest -m gpu -q
+	$(PY) -m refta_profiler calibrate --device cuda
 	for scenario in scenarios/gpu/*.yaml; do \
-		$(PY) -m refta_profiler run $$scenario --out reports/published/$$(basename $$scenario .yaml) --device cuda --format html,md,csv || exit 1; \
+		run=$(GPU_RUNS)/$$(basename $$scenario .yaml); rm -rf $$run; \
+		$(PY) -m refta_profiler run $$scenario --out $$run --device cuda || exit 1; \
+		(cd $$run && mv */* . && rm -rf 2* traces) && $(PY) -m refta_profiler report $$run || exit 1; \
+		$(PY) -m refta_profiler validate $$run || exit 1; \
 	done
+	$(PY) -m refta_profiler index reports/published
 
 # The sample that is committed, reports/published/quickstart/, and the index of all published runs. What it had before is replaced; of the
 # folder for papers the compiled example alone is kept (2.6 MB in all).
