@@ -135,7 +135,7 @@ def test_a_forked_process_measures_what_a_fresh_one_does():
     assert forked.keys() == fresh.keys()
 
 
-@pytest.mark.parametrize("label", ["refta/shared", "lora"])
+@pytest.mark.parametrize("label", ["refta/shared", pytest.param("lora", marks=pytest.mark.slow)])
 def test_a_forked_process_has_the_weights_and_draws_the_numbers_of_a_fresh_one(shared, tmp_path, label):
     point = tiny("roberta-tiny", label)
     first, second, fresh = shared.measure(process(point)), shared.measure(process(point)), said_fresh(tmp_path, point)
