@@ -243,8 +243,9 @@ class RunFolder:
         return write_whole(self.path / "residuals.json", json.dumps(content, indent=1))
 
     def has_steps(self, point_id: str) -> bool:
-        """Whether the step of the variant that this point is the first of was written."""
-        return (self.path / "steps" / f"{point_id}.json").exists()
+        """Whether the step of the variant that this point is the first of was written, with all that is written of one now."""
+        path = self.path / "steps" / f"{point_id}.json"
+        return path.exists() and all("reason" in entry or "biased_workspace_bytes" in entry for entry in read_json(path))
 
     def write_steps(self, point_id: str, entries: Sequence[dict[str, Any]]) -> Path:
         """steps/<first point of a variant>.json: its step as data that a page replays at any batch."""

@@ -40,11 +40,15 @@ class Forks:
         self.connection: Connection | None = None
         self.lost = False
         self.running = False  # whether it has a process now
+        self.round = 0  # of the processes that it was asked for: those of another round are not to be clones of the same one
 
     def measure(self, process: Process) -> Answer | None:
         """The worker's answer, as isolate.measure gives it; None where no process could be forked."""
         if self.lost or not takes(process):
             return None
+        if self.round not in (0, process.number):
+            self.close()
+        self.round = process.number
         with tempfile.TemporaryDirectory(prefix="refta-profiler-") as folder:
             try:
                 return self._measure(process, Path(folder))
@@ -67,15 +71,24 @@ class Forks:
         self.running = received(connection, ends - time.monotonic()) == nursery.BEGUN
         if not self.running:
             return None
-        if late := not connection.poll(max(ends - time.monotonic(), 0.0)):
-            connection.send(nursery.END)
-        code, self.running = received(connection, END_S), False
-        if late:
+        if not connection.poll(max(ends - time.monotonic(), 0.0)):
+            self._end(connection)
             return isolate.late(process.limit_s)
+        code, self.running = received(connection, END_S), False
         if code == nursery.NO_GPU and not answer.exists():
             raise ConnectionError("CUDA does not start in a process that is forked here")
         found = isolate.outcome(code, answer, errors.read_text(encoding="utf-8", errors="replace") if errors.exists() else "")
         return {**found, "where": {**found["where"], "forked": True}} if "where" in found else found
+
+    def _end(self, connection: Connection) -> None:
+        """The process is late and is ended; one that cannot be is lost with its nursery, and the point has had its time all the same."""
+        try:
+            connection.send(nursery.END)
+            received(connection, END_S)
+            self.running = False
+        except (EOFError, OSError):
+            self.lost = True
+            self.close()
 
     def _started(self) -> tuple[subprocess.Popen[bytes], Connection]:
         if self.server is not None and self.connection is not None:

@@ -95,8 +95,10 @@ def answer(driver: Connection, asked: dict[str, Any], kept: Kept, threads: int) 
         driver.send(DECLINED)
         return
     alive, held = os.pipe()  # `held` is open as long as the process lives
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
+        orphans.die_with_parent(parent)
         os.close(alive)
         driver.close()
         work(asked, request["device"], kept, threads)

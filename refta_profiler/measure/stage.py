@@ -6,7 +6,6 @@ and what becomes of its answer, turns.py which one is next.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,20 +20,19 @@ from refta_profiler.statistics import medians, noise_by_setting
 
 
 def measure_all(
-    scenario: Scenario, points: Sequence[Point], folder: RunFolder, device: str, key: str, progress: Any, executor: Executor | None = None
+    scenario: Scenario, points: Sequence[Point], folder: RunFolder, device: str, key: str, progress: Any, executor: Executor
 ) -> dict[str, str]:
-    """Every point's rows in the folder, in as many processes as the scenario's `repeats` says, run by the executor (this machine).
+    """Every point's rows in the folder, in as many processes as the scenario's `repeats` says, run by the executor.
 
     What rows call the devices that answered, by what these call themselves.
     """
-    if executor is None:
-        with contextlib.closing(Local()) as here:
-            return measure_all(scenario, points, folder, device, key, progress, here)
     stage = Stage(scenario.measure, folder, device, key, progress)
     meet(stage, points)
     waiting = turns.waiting(stage, points, executor)
     progress.start("measure", len(waiting))
     turns.take(stage, waiting, executor)
+    if isinstance(executor, Local):
+        executor.close()  # the model that processes were forked with takes no room while the run goes on
     settle(stage, points)
     return stage.keys
 

@@ -88,6 +88,7 @@ class CachingAllocator:
         for small, pool in self._pools.items():
             whole = [block for *_, block in pool if block.before is None and block.after is None]
             self.reserved -= sum(block.size for block in whole)
+            self.segments -= len(whole)
             self._pools[small] = [one for one in pool if one[2] not in whole]
         self.reset_peaks()
 
@@ -134,7 +135,7 @@ class ExpandableAllocator(CachingAllocator):
     _starts: dict[bool, Block] = field(default_factory=dict)  # the first block of each pool, which merging never replaces
 
     def empty_cache(self) -> None:
-        """Nothing but new peaks: see above."""
+        """New peaks alone. torch also unmaps the whole pages of free blocks, which is not followed."""
         self.reset_peaks()
 
     def _splits_off(self, remaining: int, *, small: bool) -> bool:

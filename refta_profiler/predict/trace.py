@@ -17,9 +17,9 @@ from refta_profiler.predict.storage import Operation, Stream
 class Trace:
     """One followed step of a point, with the optimizer's state appearing in it.
 
-    initial: (category, bytes) of what is live before. persistent: numbers of the blocks that outlive the step (the optimizer's state).
-    products: how many events stood before the first matrix product of the forward and of the backward; biased: before the first that adds
-    a bias, of the phases that have one. operations: all that ran.
+    initial: (category, bytes) of what is live before; without a category, of what went when the method was put on. persistent: numbers of
+    the blocks that outlive the step (the optimizer's state). products: how many events stood before the first matrix product of the forward
+    and of the backward; biased: before the first that adds a bias, of the phases that have one. operations: all that ran.
     """
 
     batch: int

@@ -98,7 +98,7 @@ def protocol(material: Material) -> str:
     settings = material.scenario.get("measure") or {}
     settings = settings if any(target != "cpu" for target in material.measured_targets) else settings.get("on_cpu") or {}
     known = {name: settings[name] for name in ("warmup", "steps", "repeats") if name in settings}
-    return ", ".join(f"{name} {value}" for name, value in known.items()) + ", fresh processes that take turns" if known else ""
+    return ", ".join(f"{name} {value}" for name, value in known.items()) + ", processes of their own that take turns" if known else ""
 
 
 def shown(value: Any) -> str:

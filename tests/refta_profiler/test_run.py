@@ -14,7 +14,7 @@ from refta_profiler import plan, processes, run
 from refta_profiler import scenario as scenarios
 from refta_profiler.errors import HardwareError, ScenarioError
 from refta_profiler.measure import gpu, isolate, stage
-from refta_profiler.measure.executors import Place
+from refta_profiler.measure.executors import Place, local
 from refta_profiler.run_folder import RunFolder
 
 SCENARIO = """
@@ -421,7 +421,7 @@ def test_a_gpu_that_others_use_can_be_refused(monkeypatch, scenario, folder):
     monkeypatch.setattr(gpu, "settle", lambda setting, **_: ("refuse", f"the GPU is used by others ({setting})"))
     refusing = scenario.model_copy(update={"measure": scenario.measure.model_copy(update={"busy_gpu": "refuse"})})
     with pytest.raises(HardwareError, match="used by others"):
-        stage.measure_all(refusing, plan.points(scenario)[:1], folder, "cuda", "h100", Told())
+        stage.measure_all(refusing, plan.points(scenario)[:1], folder, "cuda", "h100", Told(), local.Local())
 
 
 def test_only_predict_measures_nothing_and_only_measure_predicts_nothing(tmp_path, scenario, quick):

@@ -217,6 +217,27 @@ def test_a_process_that_takes_too_long_is_killed_and_the_next_one_is_forked(shar
     assert shared.measure(process())["parent"] == server
 
 
+@pytest.mark.slow
+def test_a_late_process_that_cannot_be_ended_has_had_its_time(mortal, monkeypatch):
+    received = forks.received
+    told = iter([received])
+
+    def silent(connection, limit_s):
+        return next(told, lambda *_: (_ for _ in ()).throw(TimeoutError()))(connection, limit_s)
+
+    monkeypatch.setattr(forks, "received", silent)
+    failure = mortal.measure(process(replace(POINT, optimizer="hangs"), limit_s=20.0))["failure"]
+    assert failure == {"status": "error", "note": "took longer than 20 s", "late": True}
+    assert mortal.lost and mortal.server is None
+
+
+def test_processes_of_another_round_are_not_clones_of_the_same_one(mortal):
+    first, again = (mortal.measure(process())["parent"] for _ in range(2))
+    second = mortal.measure(replace(process(), number=2))["parent"]
+    assert first == again != second
+    assert not mortal.lost
+
+
 def interrupted(seen):
     while not seen.exists() or not seen.read_text():
         time.sleep(0.01)
