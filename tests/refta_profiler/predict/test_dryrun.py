@@ -132,9 +132,15 @@ def test_what_a_method_rebuilds_is_told_from_what_it_keeps(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("label", [*METHODS])
+@pytest.mark.parametrize("label", [label for label in METHODS if label != "full"])
 def test_so_they_are_on_vit_base(label):
     assert_exact(replace(tiny("vit-tiny", label, batch=2), model="vit-base"))
+
+
+@pytest.mark.slow
+def test_so_is_a_vit_base_trained_whole_without_onednn(without_onednn):
+    """With it, its scratch for the patch embedding's gradient is in backward's peak: on some processors and not on others."""
+    assert_exact(replace(tiny("vit-tiny", "full", batch=2), model="vit-base"))
 
 
 @pytest.mark.slow
