@@ -30,7 +30,7 @@ cluster: $(MARK)
 	$(PY) -m pytest -m cluster -q -rs
 
 # On a machine with a GPU: its tests, then the scenarios, a few minutes each; run folders that are ready to commit lie under $(GPU_RUNS),
-# without the traces (some MB a point), which a run of one's own keeps.
+# without the traces (some MB a point), which a run of one's own keeps. Where all is installed and nothing can be: make gpu PY=python3 MARK=
 GPU_RUNS := reports/published/gpu
 gpu: $(MARK)
 	$(PY) -m pytest -m gpu -q
