@@ -184,7 +184,7 @@ class WatchedPoint:
         return self._held[name]
 
 
-@pytest.mark.parametrize("model", ["vit-tiny", "roberta-tiny", "llama-tiny"])
+@pytest.mark.parametrize("model", [pytest.param("vit-tiny", marks=pytest.mark.slow), "roberta-tiny", "llama-tiny"])
 def test_what_a_model_is_made_from_is_what_making_it_reads(model):
     made, said = set(), set()
     models.build(WatchedPoint(tiny(model, "head"), made), "cpu")
@@ -271,7 +271,7 @@ def test_where_the_nursery_dies_fresh_processes_are_started(mortal, monkeypatch)
     [
         ("raise SystemExit(1)", 300.0),
         ("import time; time.sleep(600)", 1.0),
-        (WORKERS + "nursery.models.build = lambda *_: os._exit(9)\n" + SERVE, 300.0),
+        pytest.param(WORKERS + "nursery.models.build = lambda *_: os._exit(9)\n" + SERVE, 300.0, marks=pytest.mark.slow),
         (WORKERS + "worker.main = lambda *_: nursery.NO_GPU\n" + SERVE, 300.0),
     ],
     ids=["cannot start", "never gets ready", "dies as it draws", "has touched CUDA"],
