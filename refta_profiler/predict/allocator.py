@@ -94,8 +94,12 @@ class CachingAllocator:
 
     def _best_fit(self, size: int) -> Block | None:
         pool = self._pools[size <= SMALL_SIZE]
-        place = bisect.bisect_left(pool, (size, -1))
+        place = self._place(pool, size)
         return pool.pop(place)[2] if place < len(pool) else None
+
+    def _place(self, pool: list[tuple[int, int, Block]], size: int) -> int:
+        """Where in the pool the smallest block stands that fits; its length where none does."""
+        return bisect.bisect_left(pool, (size, -1))
 
     def _new_segment(self, size: int) -> Block:
         whole = segment_size(size)
@@ -141,13 +145,10 @@ class ExpandableAllocator(CachingAllocator):
     def _splits_off(self, remaining: int, *, small: bool) -> bool:
         return remaining >= MIN_BLOCK
 
-    def _best_fit(self, size: int) -> Block | None:
-        """The smallest block that fits; the one at the segment's end, which could grow, only where no other does (get_free_block)."""
-        pool = self._pools[size <= SMALL_SIZE]
-        place = bisect.bisect_left(pool, (size, -1))
-        if place + 1 < len(pool) and pool[place][2].after is None:
-            place += 1
-        return pool.pop(place)[2] if place < len(pool) else None
+    def _place(self, pool: list[tuple[int, int, Block]], size: int) -> int:
+        """The smallest that fits; the one at the segment's end, which could grow, only where no other does (get_free_block)."""
+        place = super()._place(pool, size)
+        return place + 1 if place + 1 < len(pool) and pool[place][2].after is None else place
 
     def _new_segment(self, size: int) -> Block:
         small = size <= SMALL_SIZE

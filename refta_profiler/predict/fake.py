@@ -78,7 +78,7 @@ def _adapted(point: Point, mode: FakeTensorMode, slice_ranks: Mapping[str, Seque
         adapted = workload.attach(model, point, slice_ranks)
     with mode:
         made = _replace(model)
-        stand_in = {id(made[-one].untyped_storage()): fake.untyped_storage() for one, fake in made.items() if one > 0}
+        stand_in = {id(old.untyped_storage()): new.untyped_storage() for old, new in made.values()}
     return model, adapted, [stand_in.get(id(one), one) for one in before]
 
 
@@ -98,12 +98,12 @@ def _own_adapted(point: Point, mode: FakeTensorMode) -> Built | None:
             return None
 
 
-def _replace(model: nn.Module) -> dict[int, torch.Tensor]:
-    """Give every parameter, buffer and plain tensor attribute a fake one; what was one tensor stays one (tied weights).
+Made = dict[int, tuple[torch.Tensor, torch.Tensor]]  # by a tensor's identity: itself, so that it is given to no other, and its fake one
 
-    Each one's by its identity, and itself by the negative of that.
-    """
-    made: dict[int, torch.Tensor] = {}
+
+def _replace(model: nn.Module) -> Made:
+    """Give every parameter, buffer and plain tensor attribute a fake one; what was one tensor stays one (tied weights)."""
+    made: Made = {}
     for module in model.modules():
         for table in (module._parameters, module._buffers):
             for name, tensor in table.items():
@@ -113,11 +113,10 @@ def _replace(model: nn.Module) -> dict[int, torch.Tensor]:
     return made
 
 
-def _fake(tensor: torch.Tensor, made: dict[int, torch.Tensor]) -> torch.Tensor:
+def _fake(tensor: torch.Tensor, made: Made) -> torch.Tensor:
     if id(tensor) not in made:
         empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
         if isinstance(tensor, nn.Parameter):
             empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)
-        made[id(tensor)] = empty
-        made[-id(tensor)] = tensor  # keeps the identity from being given to another tensor
-    return made[id(tensor)]
+        made[id(tensor)] = tensor, empty
+    return made[id(tensor)][1]
