@@ -88,7 +88,16 @@ def build(point: "Point", device: "torch.device | str") -> "PreTrainedModel":
 def made_from(point: "Point") -> tuple:
     """All that `build` reads of a point but for the device: points that are alike in it have the same model."""
     task = point.task["kind"], point.task.get("num_labels")
-    return point.model, point.weights, point.seed, WEIGHT_DTYPES[point.precision], *task, point.attention, point.loop["use_cache"]
+    return (
+        point.model,
+        point.weights,
+        point.seed,
+        WEIGHT_DTYPES[point.precision],
+        *task,
+        point.attention,
+        point.loop["use_cache"],
+        point.loop.get("transformers"),
+    )
 
 
 def build_on_meta(point: "Point") -> "PreTrainedModel":
@@ -105,6 +114,10 @@ def _ready(model: "PreTrainedModel", point: "Point") -> "PreTrainedModel":
     """The model in training mode; one whose class name does not tell its loss is told (GPT2LMHeadModel, which would warn)."""
     if point.task["kind"] == CAUSAL and getattr(model, "loss_type", None) is None:
         model.loss_type = "ForCausalLM"
+    if "transformers" in point.loop:
+        from refta_profiler import older
+
+        older.restore(model)
     return model.train()
 
 

@@ -44,7 +44,7 @@ class Point:
     allocator: str  # of a GPU: default, or expandable_segments
     accumulate: int
     clip: float | None
-    loop: dict[str, bool | str]  # keep_outputs, use_cache, attention_mask (true, false or additive)
+    loop: dict[str, bool | str]  # keep_outputs (true, false or next), use_cache, attention_mask (true, false or additive), transformers
     measure_on_cpu: bool  # whether the scenario asks for it where there is no GPU
     parallel: str = ""  # over which ranks, e.g. ddp:2 (parallel.py); '' for one process. The batch is a rank's
 
@@ -126,7 +126,7 @@ def _point(scenario: Scenario, variant: Variant, cell: dict[str, Any], architect
         **cell,
         "targets": list(scenario.targets or []),
         "task": scenario.task.model_dump(),
-        "loop": scenario.loop.model_dump(),
+        "loop": scenario.loop.model_dump(exclude_none=True),
         "measure_on_cpu": cell["batch"] in (scenario.measure.on_cpu.batch or []),
         **{key: getattr(scenario, key) for key in same},
     }

@@ -60,14 +60,23 @@ class Measure(Settings):
     on_cpu: OnCpu = OnCpu()
 
 
+def _text(version: Any) -> Any:
+    """A version that YAML took for a number."""
+    return str(version) if isinstance(version, float) else version
+
+
 class Loop(Settings):
     """What the training loop does that changes its memory."""
 
-    keep_outputs: bool = False  # whether the forward's outputs (logits, cache) stay alive through backward, as in `outputs = model(…)`
+    # how long the forward's outputs (logits, cache) stay alive: false, not into backward; true, through it; next, until the next forward
+    # has returned, as a loop's `outputs = model(…)` leaves them
+    keep_outputs: Literal[False, True, "next"] = False
     use_cache: bool = False  # whether a decoder builds its key-value cache in training (transformers' Trainer switches it off from 5 on)
     # whether batches are padded (of one example: never), so that a mask is passed: true, of booleans, as transformers 5 has it; additive,
     # one of numbers that all layers share, as transformers 4.49 to 4.55 made for encoders
     attention_mask: Literal[False, True, "additive"] = False
+    # as which older version of transformers makes the step (older.py; GPT-2 alone); by default the installed one
+    transformers: Annotated[Literal["4.46"] | None, BeforeValidator(_text)] = None
 
 
 class Scenario(Settings):
@@ -103,7 +112,8 @@ class Scenario(Settings):
     def text(self) -> str:
         """The frozen YAML: everything resolved, and loadable again as the same scenario."""
         values = {key: value for key, value in self.model_dump().items() if value is not None}
-        nested = {key: getattr(self, key).model_dump(exclude_none=True) for key in ("task", "data", "train", "residuals") if key in values}
+        optional = ("task", "loop", "data", "train", "residuals")
+        nested = {key: getattr(self, key).model_dump(exclude_none=True) for key in optional if key in values}
         return scenario_yaml.write({**values, **nested})
 
 

@@ -121,6 +121,10 @@ def _model(draft: "Scenario", spoilt: set[str | int], folder: Path, findings: Fi
     if "task" not in spoilt:
         kind = _task(draft, description, findings)
         _lengths(draft, model, kind, findings)
+        if draft.loop.transformers and kind and (description.model_type, kind) != ("gpt2", CAUSAL):
+            findings.faults.append(
+                Fault(("loop", "transformers"), f"is known of GPT-2 with {CAUSAL} alone, not of {draft.model}; leave it out")
+            )
     if draft.targets is None:
         has = [group.role for group in groups or []]
         findings.filled["targets"] = ["qkv"] if "qkv" in has else ["query", "value"]

@@ -111,9 +111,17 @@ def from_published(rows: Sequence[Row], path: Path, *, less: int = 0) -> Validat
     for number, entry in enumerate(_published(path), start=2):
         label = " ".join(entry[name] for name in LABEL_COLUMNS)
         if label not in peaks:
-            raise ScenarioError(f"{path}: line {number}: the scenario has no point labelled '{label}' with a predicted peak")
+            raise ScenarioError(f"{path}: line {number}: {_missing(rows, label)}")
         pairs.append(Pair(label, peaks[label], float(entry["peak_gib"]) * GIB - less))
     return Validation("peak_allocated_bytes", tuple(pairs))
+
+
+def _missing(rows: Sequence[Row], label: str) -> str:
+    """Why no peak is predicted under that label."""
+    failed = next((row for row in rows if row.label == label and row.metric == "peak_allocated_bytes" and row.note), None)
+    if failed is not None:
+        return f"the scenario's '{label}' has no predicted peak: {failed.note}"
+    return f"the scenario has no point labelled '{label}'"
 
 
 def _published(path: Path) -> list[dict[str, str]]:

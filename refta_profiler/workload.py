@@ -6,7 +6,7 @@ The dry run and the measurement build it here and run the same `training_step`; 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ class Workload:
 
     forward: what the step calls in the model's place (DDP's wrapper). buckets: what a rank's gradients are copied to, where that is known
     as tensors; unseen_bytes tells their size where only C++ holds them. before: the storages of the model without the method, in the order
-    in which a device takes them; for predictions.
+    in which a device takes them; for predictions. outputs: of the last forward, where the loop keeps them until the next has returned.
     """
 
     point: Point
@@ -40,6 +40,7 @@ class Workload:
     buckets: list[torch.Tensor] = field(default_factory=list)
     unseen_bytes: Callable[[], int] = lambda: 0
     before: list[torch.UntypedStorage] = field(default_factory=list)
+    outputs: Any = None
 
     @property
     def device(self) -> torch.device:
@@ -47,7 +48,7 @@ class Workload:
         return next(iter(self.batch.values())).device
 
     def static_tensors(self) -> dict[str, list[torch.Tensor]]:
-        """What is live when a step starts, by category: weights, adapter, optimizer, batch, and gradients (DDP's buckets).
+        """What is live when a step starts, by category: weights, adapter, optimizer, batch, gradients (DDP's buckets), kept outputs.
 
         A storage counts once, where first named."""
         trained: list[torch.Tensor] = [local(one) for one in self.model.parameters() if one.requires_grad]
@@ -60,7 +61,23 @@ class Workload:
             "optimizer": state,
             "batch": list(self.batch.values()),
             "gradients": self.buckets,
+            "activations": list(_tensors_in(self.outputs)),
         }
+
+
+def _tensors_in(outputs: Any) -> Iterator[torch.Tensor]:
+    """The tensors of a model's outputs: its values, in tuples too, and the keys and values of a cache."""
+    if isinstance(outputs, torch.Tensor):
+        yield outputs
+    elif isinstance(outputs, Mapping):
+        for one in outputs.values():
+            yield from _tensors_in(one)
+    elif isinstance(outputs, list | tuple):
+        for one in outputs:
+            yield from _tensors_in(one)
+    elif hasattr(outputs, "layers"):
+        for layer in outputs.layers:
+            yield from _tensors_in((layer.keys, layer.values))
 
 
 def replace_plain(model: nn.Module, new: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -131,14 +148,16 @@ def training_step(work: Workload, mark: Callable[[str], Any] = lambda phase: Non
     `mark` is called with a phase's name when it ends.
     """
     work.optimizer.zero_grad(set_to_none=True)
+    keeps = work.point.loop["keep_outputs"]
     for _ in range(work.point.accumulate):
         with precision(work):
             outputs = (work.forward or work.model)(**work.batch)
+        work.outputs = outputs if keeps == "next" else None  # those of the forward before it go here
         loss = outputs.loss
         penalty = work.adapted.penalty()
         if penalty is not None:
             loss = loss + penalty
-        if not work.point.loop["keep_outputs"]:
+        if not keeps:
             del outputs
         mark("forward")
         loss.backward()

@@ -86,7 +86,12 @@ def outliving_pointers(work: Workload) -> dict[str, set[int]]:
 
 
 def sort(block: Block, outliving: dict[str, set[int]], rebuilt: set[tuple[int, ...]]) -> str:
-    """The category of a block that the step allocated; outliving: the addresses, by category, of what is there when it ends."""
+    """The category of a block that the step allocated; outliving: the addresses, by category, of what is there when it ends.
+
+    One that was there before and is freed belongs to the outputs of the step before, which the loop kept.
+    """
+    if block.phase == "before":
+        return "activations"
     if block.died is None:
         for category, addresses in outliving.items():
             if block.pointer in addresses:

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import warnings
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from refta_profiler.predict.releases import release
 from refta_profiler.predict.replay import Memory, PlainMemory, replay
 from refta_profiler.predict.roofline import Estimate, RateMissingError, estimate
 from refta_profiler.predict.storage import Block, LiveStorages, MetaStorages, Stream
-from refta_profiler.predict.trace import Sweep, Trace, two_steps
+from refta_profiler.predict.trace import Sweep, Trace, steps
 from refta_profiler.workload import Workload
 
 RNG_STATE = 5056  # bytes of torch's CPU generator state, which checkpointing keeps per block
@@ -109,15 +110,19 @@ def _follow(
             initial = _initial(work)
             live.know(one for tensors in work.static_tensors().values() for one in tensors)
             with live, _calls(work, live) as calls:
+                replaced = _replaced(work, live)
                 workload.training_step(work, _marker(live, point.accumulate))
                 _mark_gradients(live, gradients_of(work))
                 work.optimizer.zero_grad(set_to_none=True)
+                held = _held(work, live)
                 live.close()
     return Trace(
         batch=point.batch,
         initial=initial,
         stream=live.stream,
         persistent={block.number for block in live.stream.blocks if block.died is None},
+        held=held,
+        replaced=replaced[0],
         products=(live.first_products.get("forward", 0), live.first_products.get("backward", 0)),
         biased=tuple(live.first_biased[phase] for phase in ("forward", "backward") if phase in live.first_biased),
         flops_by_phase=live.flops_by_phase,
@@ -194,6 +199,30 @@ def _marker(live: LiveStorages, accumulate: int) -> Callable[[str], None]:
     return mark
 
 
+class _Earlier:
+    """Stands for the outputs of an earlier step."""
+
+
+def _replaced(work: Workload, live: LiveStorages) -> list[int]:
+    """Filled, when the step first replaces the outputs of an earlier one, with how many events there were then; [0] where none are kept."""
+    if work.point.loop["keep_outputs"] != "next":
+        return [0]
+    work.outputs, found = _Earlier(), []
+    weakref.finalize(work.outputs, lambda: found.append(len(live.stream.events)))
+    return found
+
+
+def _held(work: Workload, live: LiveStorages) -> tuple[int, ...]:
+    """The blocks that only the kept outputs hold, which go within the next step's forward: their ends are taken out of the stream."""
+    events, live.phase = len(live.stream.events), "forward"
+    work.outputs = None
+    held = tuple(number for number, _ in live.stream.events[events:])
+    del live.stream.events[events:]
+    for number in held:
+        live.stream.blocks[number].is_held = True
+    return held
+
+
 def _initial(work: Workload) -> list[tuple[str, int]]:
     """What is live before the first step, by category, in the order in which it came; every storage once.
 
@@ -230,13 +259,13 @@ def _summary(trace: Trace, device: devices.Device, *, allocator: str = "default"
         trace = on_device(trace)
         workspaces = [(place, cublas_workspace_bytes(device.compute_capability)) for place in workspace_places(trace.products)]
         workspaces += [(place, release().biased_workspace_bytes) for place in trace.biased if release().biased_workspace_bytes]
-    stream, boundary = two_steps(trace)
+    stream, boundary = steps(trace)
 
     def category(block: Block) -> str:
         return "optimizer" if block.number in trace.persistent else _category(block, trace.rebuilt)
 
     found = replay(make_memory, trace.initial, stream, boundary, category, workspaces=workspaces)
-    kept = [block for block in stream.blocks if block.phase == "forward" and block.died_phase != "forward"]
+    kept = [block for block in trace.stream.blocks if block.phase == "forward" and (block.is_held or block.died_phase != "forward")]
     time, no_time = _time(trace, device)
     return DryRun(
         peak_allocated_bytes=found.peak_allocated,
@@ -285,17 +314,18 @@ def on_device(trace: Trace) -> Trace:
     at the first matrix product, the backward's at its own.
     """
     blocks = trace.stream.blocks
+    places = (*trace.products, *trace.biased, trace.replaced)
     host = {block.number for block in blocks if block.shape == (RNG_STATE,) or (block.shape == () and block.phase == "optimizer")}
     events: list[tuple[int, int]] = []
-    places = (*trace.products, *trace.biased)
     before = [0] * len(places)
     for index, event in enumerate(trace.stream.events):
         if event[0] not in host:
             events.append(event)
             before = [old + (index < place) for old, place in zip(before, places, strict=True)]
-    return replace(trace, stream=Stream(blocks, events), products=(before[0], before[1]), biased=tuple(before[2:]))
+    stream, held = Stream(blocks, events), tuple(number for number in trace.held if number not in host)
+    return replace(trace, stream=stream, products=(before[0], before[1]), biased=tuple(before[2:-1]), held=held, replaced=before[-1])
 
 
 def _category(block: Block, rebuilt: set[tuple[int, ...]]) -> str:
-    known = "gradients" if block.is_gradient else "weights" if block.is_weight else ""
+    known = "gradients" if block.is_gradient else "weights" if block.is_weight else "activations" if block.is_held else ""
     return known or category_of(block.shape, (block.phase, block.died_phase), rebuilt)

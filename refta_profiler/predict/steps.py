@@ -20,6 +20,7 @@ from refta_profiler.workload import PHASES
 
 PROVING = (2, 4, 8)  # batches that are followed where the run's own do not prove that sizes are lines in the batch
 NOT_LINES = "its sizes are not lines in the batch, so only the batches of the run are known"
+HELD = "a step's outputs live into the next one, so only the batches of the run are known"
 AUTO = "the order that `auto` takes changes with the batch, so only the batches of the run are known"
 NO_OPTION = ("task", "weights", "seed", "optimizer", "adapter_dtype", "attention", "allocator", "accumulate", "clip", "loop")
 NAMED = ("model", "label", "method", "order", "rank", "seq", "precision", "checkpointing", "parallel", "target", "targets")
@@ -33,6 +34,8 @@ def of(point: Point) -> dict[str, Any]:
     named = {name: getattr(point, name) for name in NAMED} | asked(point)
     if point.unsupported or point.order in AUTOMATIC:
         return named | {"reason": point.unsupported or AUTO}
+    if point.loop["keep_outputs"] == "next":
+        return named | {"reason": HELD}
     try:
         return named | _of(point, sweep(point, point.target, slice_ranks.known(point)))
     except NotAffineError:
@@ -99,8 +102,8 @@ def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
 
     sizes: lines. initial: which size n each block has that is there before, or −1 − n of one that goes when the method is put on. events:
     a number n from 0 on allocates a block of sizes[n], −k frees the k-th youngest of the live ones; what is not freed outlives the step.
-    products: how many events stood before the first matrix products of forward and backward, where workspaces are taken; biased: before the
-    first with a bias. operations: [phase, dtype, FLOPs, bytes, how many of it].
+    products: how many events there were when the first matrix products of forward and backward had their results, where workspaces are
+    taken; biased: when the first with a bias had. operations: [phase, dtype, FLOPs, bytes, how many of it].
     """
     if cuda:
         low, high = on_device(low), on_device(high)

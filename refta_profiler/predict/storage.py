@@ -28,6 +28,7 @@ class Block:
     died_phase: str | None = None
     is_gradient: bool = False
     is_weight: bool = False  # a whole weight that FSDP gathered
+    is_held: bool = False  # of outputs that the loop keeps until the next forward has returned
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class LiveStorages(TorchDispatchMode):
         self.flops_by_phase: dict[str, int] = {}
         self.operations: list[Operation] = []
         self.branches = 0  # on the numbers of a tensor, all taken as true
-        self.first_products: dict[str, int] = {}  # by phase: how many events stood before its first matrix product
+        self.first_products: dict[str, int] = {}  # by phase: how many events there were when its first matrix product had its result
         self.first_biased: dict[str, int] = {}  # and before its first one that adds a bias
         self.own_mode: Any = None  # the fake mode whose tensors are followed; None: all are
         self.sent = collectives.Sent()
@@ -99,16 +100,16 @@ class LiveStorages(TorchDispatchMode):
         self.sent.see(func, args)
         out = self.run(func, args, kwargs or {})
         work = flops.count(func, args, kwargs or {}, out)
-        if work:
-            self.first_products.setdefault(self.phase, len(self.stream.events))
-        if adds_bias(func, args):
-            self.first_biased.setdefault(self.phase, len(self.stream.events))
         if func.namespace != "prim":
             tensors = list(tensors_of((args, out)))
             moved = 0 if _runs_nothing(func) else sum(touched_bytes(one) for one in tensors)
             self.record(str(func._overloadpacket), work, moved, dtype_of(tensors))
         for tensor in tensors_of(out):
             self._see(tensor, str(func))
+        if work:  # a product asks for its handle, and with it for a workspace, when its result has been allocated
+            self.first_products.setdefault(self.phase, len(self.stream.events))
+        if adds_bias(func, args):
+            self.first_biased.setdefault(self.phase, len(self.stream.events))
         return out
 
     def run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

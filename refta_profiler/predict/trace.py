@@ -18,8 +18,9 @@ class Trace:
     """One followed step of a point, with the optimizer's state appearing in it.
 
     initial: (category, bytes) of what is live before; without a category, of what went when the method was put on. persistent: numbers of
-    the blocks that outlive the step (the optimizer's state). products: how many events stood before the first matrix product of the forward
-    and of the backward; biased: before the first that adds a bias, of the phases that have one. operations: all that ran.
+    the blocks that outlive the step (the optimizer's state). held: of those that the loop keeps until the next step's first forward has
+    returned, which is before event `replaced` of a step. products: how many events there were when the first matrix product of the forward
+    and of the backward had its result; biased: the first that adds a bias, of the phases that have one. operations: all that ran.
     """
 
     batch: int
@@ -35,6 +36,8 @@ class Trace:
     rebuilt: set[tuple[int, ...]]
     sent_bytes: int = 0  # that the rank sends to others (collectives.py); 0 for one process
     biased: tuple[int, ...] = ()
+    held: tuple[int, ...] = ()
+    replaced: int = 0
     branches: int = 0  # on the numbers of a tensor, all taken as true
     note: str = ""
     repeated: str = ""  # an adapted module that runs more than once in a forward, in words; '' where none does
@@ -46,7 +49,8 @@ class Trace:
         )
         operations = tuple((one.phase, one.name, one.dtype) for one in self.operations)
         initial = tuple(name for name, _ in self.initial)
-        return blocks, tuple(self.stream.events), initial, tuple(self.flops_by_phase), self.products, self.biased, operations
+        kept = self.held, self.replaced
+        return blocks, tuple(self.stream.events), initial, tuple(self.flops_by_phase), self.products, self.biased, kept, operations
 
 
 class NotAffineError(Exception):
@@ -127,7 +131,24 @@ class Sweep:
             return False
 
 
-def two_steps(trace: Trace) -> tuple[Stream, int]:
-    """The stream of two steps, and where the second starts: it is the first without what outlives it."""
+STEPS = 4  # that are replayed where a step finds another's outputs: the blocks of two steps take turns, and have settled by then
+
+
+def steps(trace: Trace) -> tuple[Stream, int]:
+    """The stream of several steps, and where those that count start: with the second, each being the first without what outlives it.
+
+    Two, or four where a step's outputs live until they are replaced in the next one.
+    """
     events = trace.stream.events
-    return Stream(trace.stream.blocks, [*events, *(event for event in events if event[0] not in trace.persistent)]), len(events)
+    again = [event for event in events if event[0] not in trace.persistent]
+    if not trace.held:
+        return Stream(trace.stream.blocks, [*events, *again]), len(events)
+    place = sum(number not in trace.persistent for number, _ in events[: trace.replaced])
+    blocks, found, old = list(trace.stream.blocks), list(events), trace.held
+    for _ in range(STEPS - 1):
+        new = {number: len(blocks) + index for index, number in enumerate(trace.held)}
+        blocks += [replace(blocks[number], number=copy) for number, copy in new.items()]
+        step = [(new.get(number, number), sign) for number, sign in again]
+        found += [*step[:place], *((number, -1) for number in old), *step[place:]]
+        old = tuple(new.values())
+    return Stream(blocks, found), len(events)

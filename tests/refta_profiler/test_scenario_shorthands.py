@@ -33,6 +33,20 @@ def test_a_loop_that_is_written_stays(load):
     assert not loaded.loop.attention_mask and loaded.loop.use_cache
 
 
+def test_an_older_version_need_not_be_quoted_and_is_in_points_only_where_it_is_asked_for(tmp_path):
+    path = tmp_path / "s.yaml"
+    text = "model: gpt2-tiny\nmethods: [{name: lora, rank: 4}]\nbatch: [2]\nloop: {use_cache: true, keep_outputs: next"
+    path.write_text(text + ", transformers: 4.46}\n")
+    loaded = scenario.load(path)
+    (asked,) = plan.points(loaded)
+    assert asked.loop["transformers"] == "4.46" and asked.loop["keep_outputs"] == "next"
+    path.write_text(loaded.text)
+    assert plan.points(scenario.load(path)) == [asked]
+    path.write_text(text + "}\n")
+    (plain,) = plan.points(scenario.load(path))
+    assert "transformers" not in plain.loop and plain.id != asked.id
+
+
 @pytest.mark.parametrize("head", ["", "id,length\n"])
 def test_a_files_median_95th_percentile_and_longest(load, tmp_path, head):
     lengths = "\n".join(f"{number},{number}" if head else str(number) for number in range(1, 61))
@@ -56,6 +70,9 @@ def test_a_files_median_95th_percentile_and_longest(load, tmp_path, head):
             "weights: unknown kind 'nf5'; did you mean 'nf4'? write random, pretrained, or {quantised: nf4|fp4|int8}",
         ),
         ("weights: {quantized: nf4}", "weights: unknown key 'quantized'; write random"),
+        ("loop: {transformers: 4.46}", "loop.transformers: is known of GPT-2 with causal-lm alone, not of roberta-tiny; leave it out"),
+        ('loop: {transformers: "4.50"}', "loop.transformers: unknown value '4.50'; there is '4.46'"),
+        ("loop: {keep_outputs: nxt}", "loop.keep_outputs: unknown value 'nxt'"),
         ("weights: pretrainde", "weights: unknown value 'pretrainde'; did you mean 'pretrained'?"),
     ],
 )

@@ -1,10 +1,11 @@
 """Errors of predictions, worked by hand, and published measurements predicted again."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from refta_profiler import plan, scenario, validation
+from refta_profiler import own_code, plan, scenario, validation
 from refta_profiler.errors import ScenarioError
 from refta_profiler.predict import rows
 from refta_profiler.results import Row
@@ -58,6 +59,9 @@ def test_published_peaks_are_matched_by_label(tmp_path):
     assert found.worst == 0
     with pytest.raises(ScenarioError, match=r"p\.csv: line 2: the scenario has no point labelled 'contraction 2'"):
         validation.from_published([row("contraction 3", "dryrun", 1)], file)
+    failed = replace(row("contraction 2", "dryrun", 1), value=None, status="error", note="no such layer")
+    with pytest.raises(ScenarioError, match=r"line 2: the scenario's 'contraction 2' has no predicted peak: no such layer"):
+        validation.from_published([failed], file)
 
 
 @pytest.mark.parametrize("text", ["", "form,cores\na,1\n"])
@@ -70,7 +74,8 @@ def test_a_file_of_another_form_is_named(tmp_path, text):
 
 def published(folder: Path, name: str, csv: str, labels: set[str] | None, less: int) -> Validation:
     """The published rows of some labels (all where None) against their prediction."""
-    points = [point for point in plan.points(scenario.load(f"scenarios/published/{name}.yaml")) if labels is None or point.label in labels]
+    loaded = scenario.load(f"scenarios/published/{name}.yaml", code=own_code.permission(allowed=True))
+    points = [point for point in plan.points(loaded) if labels is None or point.label in labels]
     found = [one for point in points for one in rows.predict(point)[1]]
     there = {one.label for one in found}
     lines = Path(PUBLISHED + csv).read_text().splitlines()
@@ -86,6 +91,26 @@ def test_two_published_gpt2_peaks_of_each_form_are_predicted(tmp_path):
     assert found.worst <= 0.005
     assert found.worst_difference <= 5 * MIB
     assert found.winners()[0] == found.winners()[1]
+
+
+AS_RUN = {"contraction 2", "contraction 5", "reconstruction 2", "reconstruction 16"}
+
+
+def test_four_published_gpt2_peaks_are_predicted_as_they_were_run_with_nothing_taken_off(tmp_path):
+    found = published(tmp_path, "gpt2_ptb_as_run", "ttlora_gpt2_ptb.csv", AS_RUN, 0)
+    assert len(found.pairs) == 4
+    assert found.worst <= 0.0001
+    assert found.worst_difference <= 5 * MIB
+    assert found.winners()[0] == found.winners()[1]
+
+
+@pytest.mark.slow
+def test_all_published_gpt2_peaks_are_predicted_as_they_were_run(tmp_path):
+    found = published(tmp_path, "gpt2_ptb_as_run", "ttlora_gpt2_ptb.csv", None, 0)
+    assert len(found.pairs) == 36
+    assert found.worst <= 0.0001
+    assert found.worst_difference <= 5 * MIB
+    assert by_core_count(found) == 18
 
 
 def test_two_published_roberta_peaks_of_each_form_are_predicted(tmp_path):

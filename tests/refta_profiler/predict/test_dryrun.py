@@ -31,6 +31,8 @@ VARIANTS = {
     "padded": {"loop": {**LOOP, "attention_mask": True}},
     "padded, a mask of numbers": {"loop": {**LOOP, "attention_mask": "additive"}},
     "outputs kept": {"loop": {**LOOP, "keep_outputs": True}},
+    "outputs kept into the next step": {"loop": {**LOOP, "keep_outputs": "next"}},
+    "outputs kept into the next of two forwards": {"loop": {**LOOP, "keep_outputs": "next"}, "accumulate": 2},
     "checkpointed and accumulated": {"checkpointing": True, "accumulate": 2},
     "factors in float64": {"adapter_dtype": "float64"},
 }
@@ -108,6 +110,14 @@ def test_a_convolutions_scratch_is_not_predicted():
 @pytest.mark.parametrize(("model", "label"), [("roberta-tiny", "refta/shared"), pytest.param("gpt2-tiny", "lora", marks=pytest.mark.slow)])
 def test_so_they_are_in_every_kind_of_loop(model, label, variant):
     assert_exact(tiny(model, label, **VARIANTS[variant]))
+
+
+@pytest.mark.parametrize("older", [{}, {"transformers": "4.46"}], ids=["", "4.46"])
+@pytest.mark.parametrize("keep", [False, True, "next"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_so_they_are_of_a_decoder_with_its_cache(older, keep, accumulate):
+    loop = {**LOOP, "use_cache": True, "keep_outputs": keep, **older}
+    assert_exact(tiny("gpt2-tiny", "lora", seq=24, loop=loop, accumulate=accumulate))
 
 
 @pytest.mark.parametrize("checkpointing", WITH_OR_WITHOUT, ids=["", "checkpointing"])

@@ -5,7 +5,7 @@ from real_steps import tiny
 
 from refta_profiler.predict import dryrun
 from refta_profiler.predict.storage import Block, Operation, Stream
-from refta_profiler.predict.trace import NotAffineError, Sweep, Trace, between, two_steps
+from refta_profiler.predict.trace import NotAffineError, Sweep, Trace, between, steps
 
 
 def trace(batch: int, sizes: list[int], events: list[tuple[int, int]] | None = None, persistent: set[int] | None = None) -> Trace:
@@ -55,9 +55,19 @@ def test_a_sweep_that_is_no_line_is_followed_to_the_end():
 
 
 def test_the_second_step_is_the_first_without_what_outlives_it():
-    steps = trace(1, [5, 9], [(0, 1), (1, 1), (0, -1)], persistent={1})
-    stream, boundary = two_steps(steps)
+    two = trace(1, [5, 9], [(0, 1), (1, 1), (0, -1)], persistent={1})
+    stream, boundary = steps(two)
     assert (stream.events, boundary) == ([(0, 1), (1, 1), (0, -1), (0, 1), (0, -1)], 3)
+
+
+def test_outputs_of_a_step_go_where_the_next_replaces_them():
+    found = trace(1, [5, 9, 2], [(0, 1), (1, 1), (2, 1), (2, -1)], persistent={1})  # block 0: the outputs, 1: the optimizer's state
+    found.held, found.replaced = (0,), 1
+    stream, boundary = steps(found)
+    assert boundary == 4
+    second, third = [(3, 1), (0, -1), (2, 1), (2, -1)], [(4, 1), (3, -1), (2, 1), (2, -1)]
+    assert stream.events[:12] == [*found.stream.events, *second, *third]
+    assert [block.nbytes for block in stream.blocks] == [5, 9, 2, 5, 5, 5]
 
 
 @pytest.mark.parametrize("target", ["cpu", "h100"])
