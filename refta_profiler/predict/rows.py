@@ -34,7 +34,7 @@ def predict(point: Point, target: str | None = None) -> tuple[list[Row], list[Ro
     if point.unsupported:
         return [], _failed(point, target, "unsupported", point.unsupported), None
     try:
-        ranks = slice_ranks.known(point)
+        ranks = slice_ranks.known(point, target)
         found = dry_run(point, target, ranks)
     except SettingError as error:
         return [], _failed(point, target, "unsupported", str(error)), None

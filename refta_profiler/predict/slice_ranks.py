@@ -11,24 +11,32 @@ import torch
 from refta import tensor_svd
 from refta.operands import AUTOMATIC
 from refta.sites import find_stacks, stack_tensors
-from refta_profiler import cache, models
+from refta_profiler import cache, devices, models
 from refta_profiler.errors import ScenarioError
 from refta_profiler.plan import Point
 from refta_profiler.run_folder import write_whole
 
 LARGEST = 1_500_000_000  # parameters: beyond this the model is not built for its slice ranks
+SMALL = 30_000_000  # parameters: up to this it is for every order, of which those beside `slices` need them for a few hundred bytes
 
 Ranks = dict[str, tuple[int, ...]]
 
 
-def known(point: Point) -> Ranks | None:
-    """The slice ranks of the point's weights; None where the method has no slices, or the weights are too many to build here."""
-    if point.method != "refta" or point.order not in ("slices", *AUTOMATIC):
+def known(point: Point, target: str | None = None) -> Ranks | None:
+    """The slice ranks of the point's weights; None where the method has no slices, or the weights are too many to build here.
+
+    Beside `slices` they tell how many slices have components at all, which a few index tensors and temporaries are as long as: known for
+    small models on the CPU, where predictions are exact to the byte, and assumed elsewhere.
+    """
+    if point.method != "refta":
+        return None
+    every = point.order in ("slices", *AUTOMATIC)
+    if not every and devices.get(target or point.target).kind != "cpu":
         return None
     path = cache.folder("slice_ranks") / f"{_key(point)}.json"
     if path.exists():
         return {name: tuple(ranks) for name, ranks in json.loads(path.read_text(encoding="utf-8")).items()}
-    if sum(one.numel() for one in models.build_on_meta(point).parameters()) > LARGEST:
+    if sum(one.numel() for one in models.build_on_meta(point).parameters()) > (LARGEST if every else SMALL):
         return None
     found = _computed(point)
     with contextlib.suppress(OSError, ScenarioError):  # a folder that cannot be written costs time, not the prediction

@@ -113,7 +113,7 @@ def test_so_they_are_in_every_kind_of_loop(model, label, variant):
 
 
 @pytest.mark.parametrize("older", [{}, {"transformers": "4.46"}], ids=["", "4.46"])
-@pytest.mark.parametrize("keep", [False, True, "next"])
+@pytest.mark.parametrize("keep", [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.slow), "next"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_so_they_are_of_a_decoder_with_its_cache(older, keep, accumulate):
     loop = {**LOOP, "use_cache": True, "keep_outputs": keep, **older}
@@ -125,6 +125,14 @@ def test_so_they_are_of_a_decoder_with_its_cache(older, keep, accumulate):
 def test_so_they_are_with_a_trained_transform_and_its_penalty(order, checkpointing):
     settings = {"rank": 5, "transform": "dct", "train_transform": True, "transform_penalty": 0.1}
     assert_exact(tiny("roberta-tiny", f"refta/{order}", settings=settings, checkpointing=checkpointing))
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_so_they_are_where_a_slice_has_no_component(order):
+    point = tiny("roberta-tiny", f"refta/{order}", settings={"rank": 3, "transform": "dct"}, rank=3, seed=1)
+    known = slice_ranks.known(point)
+    assert known is not None and any(0 in ranks for ranks in known.values())
+    assert_exact(point)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 16])

@@ -17,9 +17,18 @@ def test_they_are_those_of_the_measured_model():
     assert {sum(ranks) for ranks in found.values()} == {5}
 
 
-def test_only_orders_that_depend_on_them_have_them():
-    assert slice_ranks.known(tiny("roberta-tiny", "refta/shared")) is None
+def test_on_a_gpu_only_orders_that_depend_on_them_have_them_and_other_methods_none():
+    shared = tiny("roberta-tiny", "refta/shared")
+    assert slice_ranks.known(shared) == slice_ranks.known(tiny("roberta-tiny", "refta/slices"))
+    assert slice_ranks.known(shared, "h100") is None
+    assert slice_ranks.known(tiny("roberta-tiny", "refta/slices"), "h100") is not None
     assert slice_ranks.known(tiny("roberta-tiny", "lora")) is None
+
+
+def test_of_larger_models_only_the_order_that_depends_on_them_has_them(monkeypatch):
+    monkeypatch.setattr(slice_ranks, "SMALL", 10)
+    assert slice_ranks.known(tiny("roberta-tiny", "refta/shared", seed=98)) is None
+    assert slice_ranks.known(tiny("roberta-tiny", "refta/slices", seed=98)) is not None
 
 
 def test_the_second_time_they_are_read(monkeypatch):
