@@ -28,7 +28,8 @@ class Workload:
 
     forward: what the step calls in the model's place (DDP's wrapper). buckets: what a rank's gradients are copied to, where that is known
     as tensors; unseen_bytes tells their size where only C++ holds them. before: the storages of the model without the method, in the order
-    in which a device takes them; for predictions. outputs: of the last forward, where the loop keeps them until the next has returned.
+    in which a device takes them; for predictions. outputs: of the last forward, where the loop keeps them until the next has returned;
+    beside_outputs: bytes that their graph holds beside them (checkpointing's first input), as measured.
     """
 
     point: Point
@@ -41,6 +42,7 @@ class Workload:
     unseen_bytes: Callable[[], int] = lambda: 0
     before: list[torch.UntypedStorage] = field(default_factory=list)
     outputs: Any = None
+    beside_outputs: int = 0
 
     @property
     def device(self) -> torch.device:

@@ -28,7 +28,7 @@ def static_bytes(work: Workload) -> int:
         for one in tensors
         if one.device == device
     }
-    return sum(storages.values()) + work.unseen_bytes()
+    return sum(storages.values()) + work.unseen_bytes() + work.beside_outputs
 
 
 def cpu_peak(work: Workload, step: Callable[[], None]) -> int:
@@ -58,11 +58,20 @@ def cpu_peaks(work: Workload, step: MarkedStep) -> dict[str, int]:
 
 
 def see_outputs(work: Workload) -> None:
-    """A step under the profiler, where the loop keeps its outputs into the next: on the CPU it tells of no free of what it has not seen
-    allocated (torch's CPUAllocator.cpp, ProfiledCPUMemoryReporter)."""
-    if work.outputs is not None and work.device.type == "cpu":
-        with _silent(), memory_profiler():
-            training_step(work)
+    """A step under the profiler, where the loop keeps its outputs into the next, on the CPU; finds what their graph holds beside them.
+
+    The profiler tells of no free of what it has not seen allocated (torch's CPUAllocator.cpp, ProfiledCPUMemoryReporter).
+    """
+    if work.outputs is None or work.device.type != "cpu":
+        return
+    work.outputs, work.beside_outputs = None, 0
+    work.optimizer.zero_grad(set_to_none=True)
+    gc.collect()
+    without = static_bytes(work)
+    with _silent(), memory_profiler() as profiler:
+        training_step(work)
+        work.optimizer.zero_grad(set_to_none=True)
+    work.beside_outputs = sum(memory_events(profiler)) - (static_bytes(work) - without)
 
 
 def memory_profiler() -> profile:

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from refta_profiler.categories import CATEGORIES, category_of, rebuilt_shapes
 from refta_profiler.measure.events import MADE, Block, Made, Recording, record
-from refta_profiler.measure.memory import ROUNDING, MarkedStep
+from refta_profiler.measure.memory import ROUNDING, MarkedStep, see_outputs
 from refta_profiler.workload import Workload
 
 SAMPLES = 400
@@ -27,6 +27,7 @@ def timeline(work: Workload, step: MarkedStep, *, samples: int = SAMPLES) -> dic
     step(mark) runs the step and calls mark(phase) at the end of each phase. Seconds are those under the profiler, which slows a step.
     Raises ProfilerError where torch's profiler has no event tree.
     """
+    see_outputs(work)
     work.optimizer.zero_grad(set_to_none=True)
     gc.collect()
     before, rebuilt, shapes = static_by_category(work), rebuilt_shapes(work), Shapes()
@@ -71,6 +72,7 @@ def static_by_category(work: Workload) -> dict[str, int]:
             if storage.data_ptr() not in seen:
                 seen.add(storage.data_ptr())
                 found[category] += storage.nbytes() if device.type == "cpu" else -(-storage.nbytes() // ROUNDING) * ROUNDING
+    found["activations"] += work.beside_outputs
     if device.type == "cuda":
         found["workspace"] = torch.cuda.memory_allocated() - sum(found.values())
     return found

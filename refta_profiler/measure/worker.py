@@ -178,6 +178,7 @@ def _instruments(work: Workload, times: Times, request: dict[str, Any]) -> dict[
 def _cpu_peaks(work: Workload, step: Callable[..., Any]) -> dict[str, int]:
     from refta_profiler.measure import memory
 
+    memory.see_outputs(work)
     return {"static_bytes": memory.static_bytes(work), **memory.cpu_peaks(work, step)}
 
 

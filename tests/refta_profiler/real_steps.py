@@ -46,6 +46,7 @@ def measured(one: Point) -> Measured:
     gc.collect()
     with models.without_packing():
         workload.training_step(work)
+        memory.see_outputs(work)
         static = memory.static_bytes(work)
         peak = memory.cpu_peak(work, lambda: workload.training_step(work))
         peaks = memory.cpu_peaks(work, lambda mark: workload.training_step(work, mark))

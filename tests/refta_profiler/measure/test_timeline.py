@@ -51,10 +51,10 @@ def test_so_it_is_everywhere(model, label, checkpointing):
     assert_as_predicted(tiny(model, label, batch=2, checkpointing=checkpointing))
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_so_it_is_where_a_step_finds_the_outputs_of_the_one_before(accumulate):
+@pytest.mark.parametrize(("accumulate", "checkpointing"), [(1, False), (2, False), (1, True)])
+def test_so_it_is_where_a_step_finds_the_outputs_of_the_one_before(accumulate, checkpointing):
     loop = {"keep_outputs": "next", "use_cache": True, "attention_mask": False, "transformers": "4.46"}
-    assert_as_predicted(tiny("gpt2-tiny", "lora", seq=24, loop=loop, accumulate=accumulate))
+    assert_as_predicted(tiny("gpt2-tiny", "lora", seq=24, loop=loop, accumulate=accumulate, checkpointing=checkpointing))
 
 
 @pytest.mark.parametrize("changes", [{"optimizer": "sgd"}, {"clip": 1.0, "accumulate": 2}, {"precision": "amp-bf16"}])

@@ -114,10 +114,10 @@ def test_so_they_are_in_every_kind_of_loop(model, label, variant):
 
 @pytest.mark.parametrize("older", [{}, {"transformers": "4.46"}], ids=["", "4.46"])
 @pytest.mark.parametrize("keep", [pytest.param(False, marks=pytest.mark.slow), pytest.param(True, marks=pytest.mark.slow), "next"])
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_so_they_are_of_a_decoder_with_its_cache(older, keep, accumulate):
+@pytest.mark.parametrize(("accumulate", "checkpointing"), [(1, False), (2, False), (1, True)])
+def test_so_they_are_of_a_decoder_with_its_cache(older, keep, accumulate, checkpointing):
     loop = {**LOOP, "use_cache": True, "keep_outputs": keep, **older}
-    assert_exact(tiny("gpt2-tiny", "lora", seq=24, loop=loop, accumulate=accumulate))
+    assert_exact(tiny("gpt2-tiny", "lora", seq=24, loop=loop, accumulate=accumulate, checkpointing=checkpointing))
 
 
 @pytest.mark.parametrize("checkpointing", WITH_OR_WITHOUT, ids=["", "checkpointing"])
