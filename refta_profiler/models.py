@@ -114,7 +114,7 @@ def _ready(model: "PreTrainedModel", point: "Point") -> "PreTrainedModel":
     """The model in training mode; one whose class name does not tell its loss is told (GPT2LMHeadModel, which would warn)."""
     if point.task["kind"] == CAUSAL and getattr(model, "loss_type", None) is None:
         model.loss_type = "ForCausalLM"
-    if "transformers" in point.loop:
+    if point.loop.get("transformers"):
         from refta_profiler import older
 
         older.restore(model)

@@ -1,7 +1,7 @@
-"""GPT-2's training step as transformers 4.46 makes it, for measurements that others made with it: `loop: {transformers: "4.46"}`.
+"""GPT-2's training step (SDPA, no padding) as transformers 4.46 makes it, for measurements of others: `loop: {transformers: "4.46"}`.
 
-What its memory has that today's has not, after transformers 4.46.3, models/gpt2/modeling_gpt2.py (alike from 4.42 on; 4.47 and 4.48 move
-the loss to loss_utils.py, 4.49 shifts the labels in its place):
+What its memory has that today's has not, after transformers 4.46.3, models/gpt2/modeling_gpt2.py (4.43 to 4.47 peak alike; 4.48 copies
+queries, keys and values, 4.49 shifts the labels in place of the logits):
 
 - GPT2Attention.__init__: a causal mask of booleans and one number per layer, as buffers (1 MiB at 1,024 positions).
 - GPT2SdpaAttention.forward: the cache holds keys and values as c_attn made them, views of its output; since 4.56 `torch.cat` copies them.

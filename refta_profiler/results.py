@@ -56,7 +56,9 @@ METRICS: dict[str, Metric] = {
     "peak_active_bytes": Metric("B", "most bytes at once in blocks in use or not yet given back by all streams (CUDA)", MEASURED),
     "allocator_retries": Metric("count", "times in one step that the caching allocator emptied its cache to serve a request", MEASURED),
     "allocator_refusals": Metric("count", "times in one step that the caching allocator ran out of memory for good", MEASURED),
-    "static_bytes": Metric("B", "bytes live when a step starts: weights, buffers, optimizer state, batch", PREDICTED_OR_MEASURED),
+    "static_bytes": Metric(
+        "B", "bytes live when a step starts: weights, buffers, optimizer state, batch, kept outputs", PREDICTED_OR_MEASURED
+    ),
     "step_seconds": Metric("s", "time of one training step, the median of the repeats", PREDICTED_OR_MEASURED),
     "step_seconds_p10": Metric("s", "10th percentile of the time of one training step", MEASURED),
     "step_seconds_p90": Metric("s", "90th percentile of the time of one training step", MEASURED),

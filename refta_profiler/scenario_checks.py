@@ -125,6 +125,10 @@ def _model(draft: "Scenario", spoilt: set[str | int], folder: Path, findings: Fi
             findings.faults.append(
                 Fault(("loop", "transformers"), f"is known of GPT-2 with {CAUSAL} alone, not of {draft.model}; leave it out")
             )
+        elif draft.loop.transformers and (draft.attention != "sdpa" or draft.loop.attention_mask):
+            findings.faults.append(
+                Fault(("loop", "transformers"), "is known of attention: sdpa without a mask alone; leave it out, or them")
+            )
     if draft.targets is None:
         has = [group.role for group in groups or []]
         findings.filled["targets"] = ["qkv"] if "qkv" in has else ["query", "value"]

@@ -79,7 +79,7 @@ def _tensors_in(outputs: Any) -> Iterator[torch.Tensor]:
             yield from _tensors_in(one)
     elif hasattr(outputs, "layers"):
         for layer in outputs.layers:
-            yield from _tensors_in((layer.keys, layer.values))
+            yield from _tensors_in((getattr(layer, "keys", None), getattr(layer, "values", None)))
 
 
 def replace_plain(model: nn.Module, new: Callable[[torch.Tensor], torch.Tensor]) -> None:

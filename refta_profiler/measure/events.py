@@ -29,7 +29,8 @@ Made = Sequence[tuple[int, tuple[int, ...]]]  # what an operation made: (address
 class Block:
     """One block of memory: the phase, operation and module in which it was allocated, and the phase in which it was freed.
 
-    died is the index of the change that freed it, None where it outlives the step. phase is 'before' where it was there already.
+    died is the index of the change that freed it, None where it outlives the step. phase is 'before' where it was there already. passes:
+    how many backward passes of the step had ended when it came; is_held: it came in a forward and went in a later one, as kept outputs do.
     """
 
     pointer: int
@@ -40,6 +41,8 @@ class Block:
     shape: tuple[int, ...] | None = None
     died: int | None = None
     died_phase: str | None = None
+    passes: int = 0
+    is_held: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,7 @@ class _Reader:
         self.start, self.found = start, Recording()
         self.live: dict[int, Block] = {}
         self.waiting: list[tuple[Block, int, float]] = []
+        self.passes = 0
 
     def change(self, event: Any, operation: str, module: str) -> None:
         size, pointer = event.extra_fields.alloc_size, event.extra_fields.ptr
@@ -160,9 +164,11 @@ class _Reader:
     def end(self, phase: str) -> None:
         for block, sign, seconds in self.waiting:
             if sign > 0:
-                block.phase = phase
+                block.phase, block.passes = phase, self.passes
             else:
                 block.died, block.died_phase = len(self.found.changes), phase
+                block.is_held = block.phase == phase == "forward" and block.passes < self.passes
             self.found.changes.append(Change(block, sign, seconds, phase))
         self.waiting = []
+        self.passes += phase == "backward"
         self.found.ends.append((phase, len(self.found.changes)))

@@ -20,7 +20,8 @@ MarkedStep = Callable[[Callable[[str], Any]], Any]
 
 
 def static_bytes(work: Workload) -> int:
-    """Bytes of weights, buffers, optimizer state and batch, every storage on the model's device once; with DDP its buckets."""
+    """Bytes of weights, buffers, optimizer state, batch and outputs that the loop keeps, every storage on the model's device once; with DDP
+    its buckets."""
     device = next(work.model.parameters()).device
     storages = {
         one.untyped_storage().data_ptr(): one.untyped_storage().nbytes()
@@ -34,7 +35,7 @@ def static_bytes(work: Workload) -> int:
 def cpu_peak(work: Workload, step: Callable[[], None]) -> int:
     """Bytes live when the step starts plus the highest running sum of the profiler's allocations and frees within it.
 
-    Gradients are None when the step starts, so every block that is freed within it was allocated within it.
+    Gradients are None when the step starts, so every block that is freed within it was allocated within it, or is of kept outputs.
     """
     return cpu_peaks(work, lambda mark: step())["peak_allocated_bytes"]
 
@@ -68,7 +69,8 @@ def see_outputs(work: Workload) -> None:
     work.optimizer.zero_grad(set_to_none=True)
     gc.collect()
     without = static_bytes(work)
-    with _silent(), memory_profiler() as profiler:
+    watched = group.given_back() if work.point.parallel else contextlib.nullcontext()
+    with watched, _silent(), memory_profiler() as profiler:
         training_step(work)
         work.optimizer.zero_grad(set_to_none=True)
     work.beside_outputs = sum(memory_events(profiler)) - (static_bytes(work) - without)

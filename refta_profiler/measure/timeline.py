@@ -41,8 +41,14 @@ def timeline(work: Workload, step: MarkedStep, *, samples: int = SAMPLES) -> dic
         with shapes if rebuilt else contextlib.nullcontext():  # shapes tell rebuilt weights alone
             step(end)
 
+    def category(block: Block) -> str:
+        if keeps and block.phase == "before":  # of the outputs of the step before
+            return "activations"
+        return sort(block, outliving, rebuilt)
+
+    keeps = work.outputs is not None
     recording = record(work, observed, made=shapes.made)
-    return sampled(recording, before, lambda block: sort(block, outliving, rebuilt), samples=samples)
+    return sampled(recording, before, category, samples=samples)
 
 
 class Shapes(TorchDispatchMode):
@@ -88,11 +94,8 @@ def outliving_pointers(work: Workload) -> dict[str, set[int]]:
 
 
 def sort(block: Block, outliving: dict[str, set[int]], rebuilt: set[tuple[int, ...]]) -> str:
-    """The category of a block that the step allocated; outliving: the addresses, by category, of what is there when it ends.
-
-    One that was there before and is freed belongs to the outputs of the step before, which the loop kept.
-    """
-    if block.phase == "before":
+    """The category of a block that the step allocated; outliving: the addresses, by category, of what is there when it ends."""
+    if block.is_held:
         return "activations"
     if block.died is None:
         for category, addresses in outliving.items():

@@ -187,12 +187,10 @@ def _repeated(calls: Counter[str], passes: int) -> str:
 
 def _marker(live: LiveStorages, accumulate: int) -> Callable[[str], None]:
     """What tells the stream which phase comes next: forward and backward as often as gradients accumulate, then the optimizer."""
-    passes = 0
 
     def mark(phase: str) -> None:
-        nonlocal passes
-        passes += phase == "backward"
-        again = phase == "backward" and passes < accumulate
+        live.passes += phase == "backward"
+        again = phase == "backward" and live.passes < accumulate
         following = {"forward": "backward", "backward": "forward" if again else "optimizer", "optimizer": "end"}
         live.phase = following[phase]
 
@@ -218,8 +216,6 @@ def _held(work: Workload, live: LiveStorages) -> tuple[int, ...]:
     work.outputs = None
     held = tuple(number for number, _ in live.stream.events[events:])
     del live.stream.events[events:]
-    for number in held:
-        live.stream.blocks[number].is_held = True
     return held
 
 
@@ -265,7 +261,8 @@ def _summary(trace: Trace, device: devices.Device, *, allocator: str = "default"
         return "optimizer" if block.number in trace.persistent else _category(block, trace.rebuilt)
 
     found = replay(make_memory, trace.initial, stream, boundary, category, workspaces=workspaces)
-    kept = [block for block in trace.stream.blocks if block.phase == "forward" and (block.is_held or block.died_phase != "forward")]
+    first = [block for block in trace.stream.blocks if block.phase == "forward" and not block.passes]
+    kept = [block for block in first if block.is_held or block.died_phase != "forward"]
     time, no_time = _time(trace, device)
     return DryRun(
         peak_allocated_bytes=found.peak_allocated,
@@ -311,7 +308,7 @@ def on_device(trace: Trace) -> Trace:
     """The trace without what stays on the host: generator states, Adam's step counts.
 
     `products` and `biased` stay where cuBLAS and cuBLASLt take their workspaces: one belongs to a thread's handle, the forward's is taken
-    at the first matrix product, the backward's at its own.
+    once its first matrix product has its result, the backward's once its own has.
     """
     blocks = trace.stream.blocks
     places = (*trace.products, *trace.biased, trace.replaced)

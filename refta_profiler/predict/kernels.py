@@ -41,7 +41,7 @@ def cublas_workspace_bytes(capability: Capability | None, torch_release: Release
 
 
 def workspace_places(products: Sequence[int], torch_release: Release | None = None) -> Sequence[int]:
-    """Before which events a workspace is taken, of the events before which the first products of forward and backward stand.
+    """Before which events a workspace is taken, of those that follow the results of the first products of forward and backward.
 
     torch keeps one for each handle: the forward's thread has its own, the backward's another. Where every product has one for itself
     alone (2.15), one from the first product on stands for it: at most one is there at a time.

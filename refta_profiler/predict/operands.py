@@ -78,7 +78,7 @@ class CpuStorages(LiveStorages):
 
     def allocate(self, nbytes: int, operation: str) -> Block:
         """A new live block that belongs to no tensor."""
-        block = Block(len(self.stream.blocks), nbytes, self.phase, operation, (), len(self.stream.events))
+        block = Block(len(self.stream.blocks), nbytes, self.phase, operation, (), len(self.stream.events), passes=self.passes)
         self.stream.blocks.append(block)
         self.stream.events.append((block.number, 1))
         return block

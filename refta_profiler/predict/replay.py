@@ -84,7 +84,7 @@ def replay(
     *,
     workspaces: Sequence[tuple[int, int]] = (),
 ) -> Replayed:
-    """The stream's peak from event `boundary` on, where the step that counts starts.
+    """The stream's peak from event `boundary` on, where the steps that count start.
 
     initial: (category, bytes) of what is there before the stream; without a category: of what goes when the method is put on. category:
     of a block of the stream at the peak.

@@ -28,6 +28,7 @@ class Block:
     died_phase: str | None = None
     is_gradient: bool = False
     is_weight: bool = False  # a whole weight that FSDP gathered
+    passes: int = 0  # how many backward passes of the step had ended when it came
     is_held: bool = False  # of outputs that the loop keeps until the next forward has returned
 
 
@@ -51,18 +52,19 @@ class Stream:
 
 
 class LiveStorages(TorchDispatchMode):
-    """Follows storages that operations make, and counts FLOPs by phase, within `with`. `phase` is set from outside."""
+    """Follows storages that operations make, and counts FLOPs by phase, within `with`. `phase` and `passes` are set from outside."""
 
     def __init__(self) -> None:
         super().__init__()
         self.follows = False  # within `with` alone: what stands in for kernels, and storages' resizes, tell it of a warm-up's too
         self.phase = "forward"
+        self.passes = 0  # backward passes of the step that have ended; set from outside
         self.stream = Stream()
         self.flops_by_phase: dict[str, int] = {}
         self.operations: list[Operation] = []
         self.branches = 0  # on the numbers of a tensor, all taken as true
         self.first_products: dict[str, int] = {}  # by phase: how many events there were when its first matrix product had its result
-        self.first_biased: dict[str, int] = {}  # and before its first one that adds a bias
+        self.first_biased: dict[str, int] = {}  # and when the first that adds a bias had its
         self.own_mode: Any = None  # the fake mode whose tensors are followed; None: all are
         self.sent = collectives.Sent()
         self._known: dict[int, weakref.ref] = {}
@@ -133,7 +135,7 @@ class LiveStorages(TorchDispatchMode):
 
     def _born(self, storage: torch.UntypedStorage, shape: tuple[int, ...], operation: str) -> Block:
         key = id(storage)
-        block = Block(len(self.stream.blocks), storage.nbytes(), self.phase, operation, shape, len(self.stream.events))
+        block = Block(len(self.stream.blocks), storage.nbytes(), self.phase, operation, shape, len(self.stream.events), passes=self.passes)
         self.stream.blocks.append(block)
         self.stream.events.append((block.number, 1))
         self._live[key] = block
@@ -159,6 +161,7 @@ class LiveStorages(TorchDispatchMode):
 
     def _dead(self, block: Block) -> None:
         block.died, block.died_phase = len(self.stream.events), self.phase
+        block.is_held = block.phase == self.phase == "forward" and block.passes < self.passes
         self.stream.events.append((block.number, -1))
 
 

@@ -33,6 +33,14 @@ def test_a_loop_that_is_written_stays(load):
     assert not loaded.loop.attention_mask and loaded.loop.use_cache
 
 
+@pytest.mark.parametrize("line", ["attention: eager", "seq: {lengths: [16]}"])
+def test_an_older_version_is_refused_where_it_is_not_known(tmp_path, line):
+    path = tmp_path / "s.yaml"
+    path.write_text(f"model: gpt2-tiny\nmethods: [{{name: lora, rank: 4}}]\nbatch: [2]\nloop: {{transformers: 4.46}}\n{line}\n")
+    with pytest.raises(ScenarioError, match="is known of attention: sdpa without a mask alone"):
+        scenario.load(path)
+
+
 def test_an_older_version_need_not_be_quoted_and_is_in_points_only_where_it_is_asked_for(tmp_path):
     path = tmp_path / "s.yaml"
     text = "model: gpt2-tiny\nmethods: [{name: lora, rank: 4}]\nbatch: [2]\nloop: {use_cache: true, keep_outputs: next"

@@ -38,8 +38,9 @@ def test_static_tensors_are_all_that_is_there_by_category():
     work = build("lora")
     workload.training_step(work)
     found = work.static_tensors()
-    assert set(found) == {"weights", "adapter", "optimizer", "batch", "gradients"}
+    assert set(found) == {"weights", "adapter", "optimizer", "batch", "gradients", "activations"}
     assert found["gradients"] == []  # buckets that outlive a step are a rank's
+    assert found["activations"] == []  # outputs that outlive a step are those of another loop
     assert {id(one) for one in found["adapter"]} == {id(one) for one in work.model.parameters() if one.requires_grad}
     assert {id(one) for one in work.model.parameters()} <= {id(one) for one in [*found["adapter"], *found["weights"]]}
     assert len(found["optimizer"]) == 3 * len(found["adapter"])  # two moments and a step count each

@@ -49,6 +49,13 @@ def test_so_it_does_everywhere(model, label, checkpointing):
     assert_as_predicted(tiny(model, label, batch=2, checkpointing=checkpointing))
 
 
+@pytest.mark.parametrize("keep", [False, True, "next"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_so_it_does_of_the_first_forward_whatever_the_loop_keeps(keep, accumulate):
+    loop = {"keep_outputs": keep, "use_cache": True, "attention_mask": False}
+    assert_as_predicted(tiny("gpt2-tiny", "lora", seq=24, loop=loop, accumulate=accumulate))
+
+
 def test_layers_are_counted_together_and_parameters_apart():
     found = taken(tiny("roberta-tiny", "refta/shared"))
     query = next(one for one in found["layers"] if one["module"] == "roberta.encoder.layer.*.attention.self.query")

@@ -32,7 +32,7 @@ def predicted(point: Point) -> dryrun.DryRun:
 
 def few(points):
     """One point of each smaller model in each precision."""
-    small = [one for one in points if one[0].model not in ("vit-huge", "llama-3.2-1b")]
+    small = [one for one in points if one[0].model not in ("vit-huge", "vit-large", "llama-3.2-1b")]
     return list({(point.model, point.precision): (point, measured) for point, measured in small}.values())
 
 

@@ -5,6 +5,7 @@ import torch
 from real_steps import tiny
 
 from refta_profiler import workload
+from refta_profiler.errors import ScenarioError
 from refta_profiler.predict import slice_ranks
 
 
@@ -29,6 +30,16 @@ def test_of_larger_models_only_the_order_that_depends_on_them_has_them(monkeypat
     monkeypatch.setattr(slice_ranks, "SMALL", 10)
     assert slice_ranks.known(tiny("roberta-tiny", "refta/shared", seed=98)) is None
     assert slice_ranks.known(tiny("roberta-tiny", "refta/slices", seed=98)) is not None
+
+
+def test_weights_that_cannot_be_loaded_fail_only_what_depends_on_them(monkeypatch):
+    def fail(*_):
+        raise ScenarioError("no such weights")
+
+    monkeypatch.setattr(slice_ranks.models, "build", fail)
+    assert slice_ranks.known(tiny("roberta-tiny", "refta/shared", seed=97)) is None
+    with pytest.raises(ScenarioError):
+        slice_ranks.known(tiny("roberta-tiny", "refta/slices", seed=97))
 
 
 def test_the_second_time_they_are_read(monkeypatch):

@@ -61,7 +61,7 @@ def test_flops_and_first_products_by_phase():
         z = x @ y
         del z
     assert live.flops_by_phase == {"backward": 2 * 3 * 4 * 5}
-    assert live.first_products == {"backward": 2}
+    assert live.first_products == {"backward": 3}  # with its result
 
 
 def test_a_block_knows_its_phase_and_when_it_went():
