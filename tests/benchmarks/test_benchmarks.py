@@ -119,6 +119,7 @@ def test_claims_are_judged_by_what_was_measured(fused, holds):
     assert [one.holds for one in tables.claims([cell])] == holds
 
 
+@pytest.mark.slow
 def test_a_cell_beyond_the_budget_is_dry_run_and_the_table_says_so():
     found = list(
         command.run(["roberta-tiny"], [1, 4096], steps=3, budget_seconds=0.5, device=torch.device("cpu"), only=["head", "lora r=8"])

@@ -104,6 +104,7 @@ def test_every_variant_leaves_its_step_once(scenario, folder, monkeypatch):
     go(scenario, RunFolder.open(folder.path), only="predict")
 
 
+@pytest.mark.slow
 def test_a_run_from_before_there_were_steps_gets_them_on_resuming(scenario, folder):
     go(scenario, folder, only="predict")
     for path in (folder.path / "steps").iterdir():

@@ -231,6 +231,7 @@ def test_a_late_process_that_cannot_be_ended_has_had_its_time(mortal, monkeypatc
     assert mortal.lost and mortal.server is None
 
 
+@pytest.mark.slow
 def test_processes_of_another_round_are_not_clones_of_the_same_one(mortal):
     first, again = (mortal.measure(process())["parent"] for _ in range(2))
     second = mortal.measure(replace(process(), number=2))["parent"]

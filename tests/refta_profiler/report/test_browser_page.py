@@ -224,6 +224,7 @@ def test_a_table_of_ten_thousand_rows_sorts_and_filters(connection, tmp_path):
     page.close()
 
 
+@pytest.mark.slow
 def test_a_run_of_many_rows_opens(connection, tmp_path):
     many = runpy.run_path(str(HERE / "fixture" / "many.py"))
     path = tmp_path / "report.html"
