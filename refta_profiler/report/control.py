@@ -49,7 +49,13 @@ def control_section(material: Material) -> Section | None:
     if not found and not there:
         return None
     below = [Text(BELOW), winners_table(material, found)] if found else []
-    return Section(KEY, "Does it pay off at my batch?", [Text(HOW if there else WITHOUT), *below])
+    return Section(KEY, "Does it pay off at my batch?", [Text(HOW if there else _without(material)), *below])
+
+
+def _without(material: Material) -> str:
+    """Why the page answers at the batches of the run alone: its steps' reasons, or that there are none."""
+    reasons = dict.fromkeys(one["reason"] for one in material.steps if one["target"] == material.target and one.get("reason"))
+    return f"At the batches of this run alone: {'; '.join(reasons)}." if reasons else WITHOUT
 
 
 def ranked(family: Family) -> list[tuple[int, Candidate]]:

@@ -51,6 +51,13 @@ def test_a_run_without_steps_has_no_control_and_says_how_to_get_it(run):
     assert 'id="control"' not in render(document_of(found))
 
 
+def test_a_run_none_of_whose_steps_can_be_replayed_says_why(run):
+    found = replace(Material.of(run), steps=[FAILED, FAILED | {"label": "refta/other"}])
+    assert control.data(found) is None
+    section = control.control_section(found)
+    assert section is not None and section.blocks[0].text == "At the batches of this run alone: it changes with the batch."
+
+
 def test_a_run_with_steps_has_one(material):
     document = document_of(material)
     assert document.sections[0].key == control.KEY
