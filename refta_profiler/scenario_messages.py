@@ -24,7 +24,8 @@ class Fault(NamedTuple):
 
 
 EXAMPLES = {"model": "model: vit-large", "methods": "methods: [{name: refta, rank: 15}]", "batch": "batch: [1, 8, 32]"}
-WORDS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}  # YAML 1.1's booleans
+# what people write for a boolean: YAML 1.1's words, and the right ones in quotes
+WORDS = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false", "true": "true", "false": "false"}
 
 
 def faults(error: ValidationError, values: Mapping[Any, Any], shape: type[BaseModel]) -> list[Fault]:
@@ -111,6 +112,9 @@ def _wrong_value(kind: str, value: Any, limits: Mapping[str, Any], message: str)
         return "is an empty list; give at least one"
     if kind == "literal_error":
         known = message.removeprefix("Input should be ").replace(" or ", ", ").replace("True", "true").replace("False", "false")
+        word = WORDS.get(str(value).lower())
+        if isinstance(value, str) and word in known.split(", "):
+            return f"{shown(value)} is text; write {word}"
         found = closest(value, [name.strip("' ") for name in known.split(",")])
         return f"unknown value {shown(value)}; " + (f"did you mean '{found}'? (there is {known})" if found else f"there is {known}")
     return f"{shown(value)} {_expected(kind, value, message)}"

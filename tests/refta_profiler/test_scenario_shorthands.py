@@ -80,6 +80,8 @@ def test_a_files_median_95th_percentile_and_longest(load, tmp_path, head):
         ("weights: {quantized: nf4}", "weights: unknown key 'quantized'; write random"),
         ("loop: {transformers: 4.46}", "loop.transformers: is known of GPT-2 with causal-lm alone, not of roberta-tiny; leave it out"),
         ('loop: {transformers: "4.50"}', "loop.transformers: unknown value '4.50'; there is '4.46'"),
+        ('loop: {keep_outputs: "true"}', "loop.keep_outputs: 'true' is text; write true"),
+        ("loop: {attention_mask: 'no'}", "loop.attention_mask: 'no' is text; write false"),
         ("loop: {keep_outputs: nxt}", "loop.keep_outputs: unknown value 'nxt'"),
         ("weights: pretrainde", "weights: unknown value 'pretrainde'; did you mean 'pretrained'?"),
     ],
