@@ -63,23 +63,28 @@ class Workload:
             "optimizer": state,
             "batch": list(self.batch.values()),
             "gradients": self.buckets,
-            "activations": list(_tensors_in(self.outputs)),
+            "activations": list(_kept(self.outputs)),
         }
 
 
-def _tensors_in(outputs: Any) -> Iterator[torch.Tensor]:
-    """The tensors of a model's outputs: its values, in tuples too, and the keys and values of a cache."""
-    if isinstance(outputs, torch.Tensor):
-        yield outputs
-    elif isinstance(outputs, Mapping):
-        for one in outputs.values():
-            yield from _tensors_in(one)
-    elif isinstance(outputs, list | tuple):
-        for one in outputs:
-            yield from _tensors_in(one)
-    elif hasattr(outputs, "layers"):
-        for layer in outputs.layers:
-            yield from _tensors_in((getattr(layer, "keys", None), getattr(layer, "values", None)))
+def tensors_in(value: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in nested mappings, lists and tuples."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in value.values():
+            yield from tensors_in(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from tensors_in(one)
+
+
+def _kept(outputs: Any) -> Iterator[torch.Tensor]:
+    """The tensors of a model's outputs, with the keys and values of their cache."""
+    yield from tensors_in(outputs)
+    for cache in outputs.values() if isinstance(outputs, Mapping) else ():
+        for layer in getattr(cache, "layers", ()):
+            yield from tensors_in((getattr(layer, "keys", None), getattr(layer, "values", None)))
 
 
 def replace_plain(model: nn.Module, new: Callable[[torch.Tensor], torch.Tensor]) -> None:

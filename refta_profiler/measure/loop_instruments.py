@@ -11,8 +11,9 @@ from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from refta_profiler.flops import FlopCounter
-from refta_profiler.measure import load, subject, window
+from refta_profiler.measure import load, window
 from refta_profiler.measure.clock import Clock
+from refta_profiler.workload import tensors_in
 
 Shape = tuple[int, int | None]  # examples of a forward, tokens of one
 
@@ -57,7 +58,7 @@ class Instruments:
         if torch.autograd._profiler_enabled():  # pyright: ignore[reportPrivateImportUsage]
             self.found.faults["memory"] = "another torch profiler was running in the step that was to be measured"
             return
-        known = [*self._state(), *subject.tensors(inputs)]
+        known = [*self._state(), *tensors_in(inputs)]
         opened = window.CpuWindow() if self.device.type == "cpu" else window.CudaWindow(self.device)
         opened.start(known)
         self._window = opened
@@ -67,7 +68,7 @@ class Instruments:
         """The model's parameters, gradients and buffers, and the optimizer's state."""
         parameters = list(self.model.parameters())
         gradients = [one.grad for one in parameters if one.grad is not None]
-        return [*parameters, *gradients, *self.model.buffers(), *subject.tensors(list(self.optimizer.state.values()))]
+        return [*parameters, *gradients, *self.model.buffers(), *tensors_in(list(self.optimizer.state.values()))]
 
     def _start_counter(self) -> None:
         if _get_current_dispatch_mode() is not None:
@@ -88,7 +89,7 @@ class Instruments:
     def outputs(self, outputs: Any) -> None:
         """A forward gave these: the first of their gradients that is wanted is the backward's beginning."""
         if self._clock or self._counter:
-            for one in subject.tensors(outputs):
+            for one in tensors_in(outputs):
                 if one.grad_fn is not None:
                     one.grad_fn.register_prehook(self._backward_begins)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -49,8 +49,7 @@ def cpu_peaks(work: Workload, step: MarkedStep) -> dict[str, int]:
     work.optimizer.zero_grad(set_to_none=True)
     gc.collect()
     before = static_bytes(work)
-    watched = group.given_back() if work.point.parallel else contextlib.nullcontext()
-    with watched, _silent(), memory_profiler() as profiler:
+    with _watching(work) as profiler:
         step(mark_end)
     changes = marked_events(profiler)
     whole = highest_sum([change for change in changes if isinstance(change, int)])
@@ -69,11 +68,18 @@ def see_outputs(work: Workload) -> None:
     work.optimizer.zero_grad(set_to_none=True)
     gc.collect()
     without = static_bytes(work)
-    watched = group.given_back() if work.point.parallel else contextlib.nullcontext()
-    with watched, _silent(), memory_profiler() as profiler:
+    with _watching(work) as profiler:
         training_step(work)
         work.optimizer.zero_grad(set_to_none=True)
     work.beside_outputs = sum(memory_events(profiler)) - (static_bytes(work) - without)
+
+
+@contextlib.contextmanager
+def _watching(work: Workload) -> Iterator[profile]:
+    """The profiler of allocations over steps of the work; of a rank's, what gloo's thread frees is given back first."""
+    watched = group.given_back() if work.point.parallel else contextlib.nullcontext()
+    with watched, _silent(), memory_profiler() as profiler:
+        yield profiler
 
 
 def memory_profiler() -> profile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from refta_profiler import plan
 from refta_profiler.errors import ScenarioError
+from refta_profiler.workload import tensors_in
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
 OWN = "own code"
@@ -87,23 +88,11 @@ def sizes(args: tuple, kwargs: Mapping[str, Any]) -> tuple[int | None, int | Non
     Examples are the first tensor's first size; tokens are the second size of input_ids, inputs_embeds, or the first table of integers.
     """
     text = next((kwargs[name] for name in ("input_ids", "inputs_embeds") if isinstance(kwargs.get(name), torch.Tensor)), None)
-    found = [one for one in tensors((args, kwargs)) if one.dim()]
+    found = [one for one in tensors_in((args, kwargs)) if one.dim()]
     if text is not None and text.dim() >= 2:
         return text.shape[0], text.shape[1]
     table = next((one for one in found if one.dim() == 2 and not one.dtype.is_floating_point and one.dtype != torch.bool), None)
     return (found[0].shape[0] if found else None), (None if table is None else table.shape[1])
-
-
-def tensors(value: Any) -> Iterator[torch.Tensor]:
-    """Every tensor in nested mappings, lists and tuples."""
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for one in value.values():
-            yield from tensors(one)
-    elif isinstance(value, list | tuple):
-        for one in value:
-            yield from tensors(one)
 
 
 def need_batch(batch: int | None) -> int:
