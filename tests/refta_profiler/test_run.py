@@ -93,6 +93,7 @@ def test_a_run_leaves_rows_of_every_source_a_table_and_a_report(scenario, folder
     assert folder.environment()["target_device"]["key"] == "h100"
 
 
+@pytest.mark.slow
 def test_every_variant_leaves_its_step_once(scenario, folder, monkeypatch):
     go(scenario, folder, only="predict")
     variants = plan.variants(plan.points(scenario))

@@ -92,6 +92,7 @@ def test_a_real_worker_measures():
     assert found["operators"]
 
 
+@pytest.mark.slow
 def test_a_process_for_the_time_alone_measures_nothing_else():
     found = isolate.measure(tiny("roberta-tiny", "refta/shared"), "cpu", warmup=0, steps=3, passes=isolate.TIME, limit_s=300)
     assert len(found["samples"]) == 3
