@@ -34,11 +34,14 @@ def rebuilt_shapes(work: Workload) -> set[Shape]:
     return found
 
 
-def category_of(shape: Shape | None, phases: tuple[str, str | None], rebuilt: set[Shape]) -> str:
+def category_of(shape: Shape | None, phases: tuple[str, str | None], rebuilt: set[Shape], *, is_held: bool = False) -> str:
     """The category of a block that a step allocated and that is no gradient.
 
     shape: what it was first seen as. phases: the one it was allocated in and the one it was freed in (None where it outlives the step).
+    is_held: of outputs that the loop keeps, which a later forward frees.
     """
+    if is_held:
+        return "activations"
     if shape in rebuilt:
         return "reconstructed"
     born, died = phases

@@ -121,14 +121,8 @@ def _model(draft: "Scenario", spoilt: set[str | int], folder: Path, findings: Fi
     if "task" not in spoilt:
         kind = _task(draft, description, findings)
         _lengths(draft, model, kind, findings)
-        if draft.loop.transformers and kind and (description.model_type, kind) != ("gpt2", CAUSAL):
-            findings.faults.append(
-                Fault(("loop", "transformers"), f"is known of GPT-2 with {CAUSAL} alone, not of {draft.model}; leave it out")
-            )
-        elif draft.loop.transformers and (draft.attention != "sdpa" or draft.loop.attention_mask):
-            findings.faults.append(
-                Fault(("loop", "transformers"), "is known of attention: sdpa without a mask alone; leave it out, or them")
-            )
+        if draft.loop.transformers and kind:
+            _older(draft, (description.model_type, kind), findings)
     if draft.targets is None:
         has = [group.role for group in groups or []]
         findings.filled["targets"] = ["qkv"] if "qkv" in has else ["query", "value"]
@@ -172,6 +166,17 @@ def _task(draft: "Scenario", description: models.Description, findings: Findings
     labels = task.num_labels or CLASSES.get(kind)
     findings.filled["task"] = task.model_copy(update={"kind": kind, "num_labels": labels, "train_head": train_head})
     return kind
+
+
+def _older(draft: "Scenario", of: tuple[str, str], findings: Findings) -> None:
+    """A step as an older version makes it is known of one kind of model, and of one attention; see older.py."""
+    if of != ("gpt2", CAUSAL):
+        why = f"is known of GPT-2 with {CAUSAL} alone, not of {draft.model}; leave it out"
+    elif draft.attention != "sdpa" or draft.loop.attention_mask:
+        why = "is known of attention: sdpa without a mask alone; leave it out, or them"
+    else:
+        return
+    findings.faults.append(Fault(("loop", "transformers"), why))
 
 
 def _lengths(draft: "Scenario", model: str, kind: str | None, findings: Findings) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch.profiler import profile, record_function
 
 from refta_profiler.errors import ProfilerError
-from refta_profiler.measure.memory import MARK, MarkedStep, _silent, mark_end, memory_profiler, see_outputs
+from refta_profiler.measure.memory import MARK, MarkedStep, _silent, mark_end, memory_profiler
 from refta_profiler.measure.modules import MODULE
 from refta_profiler.workload import Workload
 
@@ -89,7 +89,6 @@ def record(work: Workload, step: MarkedStep, *, made: Sequence[Made] = ()) -> Re
     Raises ProfilerError where torch's profiler has no event tree.
     """
     kind = next(work.model.parameters()).device.type
-    see_outputs(work)
     work.optimizer.zero_grad(set_to_none=True)
     gc.collect()
     with _silent(), memory_profiler() as profiler, record_function(WHOLE):

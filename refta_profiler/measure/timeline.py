@@ -41,12 +41,13 @@ def timeline(work: Workload, step: MarkedStep, *, samples: int = SAMPLES) -> dic
         with shapes if rebuilt else contextlib.nullcontext():  # shapes tell rebuilt weights alone
             step(end)
 
+    keeps = work.outputs is not None
+
     def category(block: Block) -> str:
         if keeps and block.phase == "before":  # of the outputs of the step before
             return "activations"
         return sort(block, outliving, rebuilt)
 
-    keeps = work.outputs is not None
     recording = record(work, observed, made=shapes.made)
     return sampled(recording, before, category, samples=samples)
 
@@ -95,13 +96,11 @@ def outliving_pointers(work: Workload) -> dict[str, set[int]]:
 
 def sort(block: Block, outliving: dict[str, set[int]], rebuilt: set[tuple[int, ...]]) -> str:
     """The category of a block that the step allocated; outliving: the addresses, by category, of what is there when it ends."""
-    if block.is_held:
-        return "activations"
     if block.died is None:
         for category, addresses in outliving.items():
             if block.pointer in addresses:
                 return category
-    return category_of(block.shape, (block.phase, block.died_phase), rebuilt)
+    return category_of(block.shape, (block.phase, block.died_phase), rebuilt, is_held=block.is_held)
 
 
 def sampled(recording: Recording, before: dict[str, int], category: Callable[[Block], str], *, samples: int) -> dict[str, Any]:

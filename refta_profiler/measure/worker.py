@@ -178,8 +178,8 @@ def _instruments(work: Workload, times: Times, request: dict[str, Any]) -> dict[
 def _cpu_peaks(work: Workload, step: Callable[..., Any]) -> dict[str, int]:
     from refta_profiler.measure import memory
 
-    memory.see_outputs(work)
-    return {"static_bytes": memory.static_bytes(work), **memory.cpu_peaks(work, step)}
+    peaks = memory.cpu_peaks(work, step)  # which finds what kept outputs hold
+    return {"static_bytes": memory.static_bytes(work), **peaks}
 
 
 def _gpu(device: torch.device) -> dict[str, Any] | None:

@@ -324,5 +324,5 @@ def on_device(trace: Trace) -> Trace:
 
 
 def _category(block: Block, rebuilt: set[tuple[int, ...]]) -> str:
-    known = "gradients" if block.is_gradient else "weights" if block.is_weight else "activations" if block.is_held else ""
-    return known or category_of(block.shape, (block.phase, block.died_phase), rebuilt)
+    known = "gradients" if block.is_gradient else "weights" if block.is_weight else ""
+    return known or category_of(block.shape, (block.phase, block.died_phase), rebuilt, is_held=block.is_held)

@@ -31,12 +31,12 @@ def known(point: Point, target: str | None = None) -> Ranks | None:
     if point.method != "refta":
         return None
     every = point.order in ("slices", *AUTOMATIC)
-    if not every and devices.get(target or point.target).kind != "cpu":
-        return None
+    if not every and (devices.get(target or point.target).kind != "cpu" or _parameters(point) > SMALL):
+        return None  # whether or not another order's are kept on disk: a prediction does not depend on what was predicted before
     path = cache.folder("slice_ranks") / f"{_key(point)}.json"
     if path.exists():
         return {name: tuple(ranks) for name, ranks in json.loads(path.read_text(encoding="utf-8")).items()}
-    if sum(one.numel() for one in models.build_on_meta(point).parameters()) > (LARGEST if every else SMALL):
+    if _parameters(point) > LARGEST:
         return None
     try:
         found = _computed(point)
@@ -48,6 +48,10 @@ def known(point: Point, target: str | None = None) -> Ranks | None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(found))
     return found
+
+
+def _parameters(point: Point) -> int:
+    return sum(one.numel() for one in models.build_on_meta(point).parameters())
 
 
 def _key(point: Point) -> str:

@@ -18,9 +18,9 @@ class Trace:
     """One followed step of a point, with the optimizer's state appearing in it.
 
     initial: (category, bytes) of what is live before; without a category, of what went when the method was put on. persistent: numbers of
-    the blocks that outlive the step (the optimizer's state). held: of those that the loop keeps until the next step's first forward has
-    returned, which is before event `replaced` of a step. products: how many events there were when the first matrix product of the forward
-    and of the backward had its result; biased: the first that adds a bias, of the phases that have one. operations: all that ran.
+    the blocks that outlive the step (the optimizer's state). held: numbers of the kept outputs' blocks, which go when the next step's first
+    forward has returned: before event `replaced` of a step. products: how many events there were when the first matrix product of the
+    forward and of the backward had its result; biased: the first that adds a bias, of the phases that have one. operations: all that ran.
     """
 
     batch: int

@@ -46,7 +46,7 @@ def held(point: Point, measured: dict[str, int]) -> None:
         assert found.peak_reserved_bytes == pytest.approx(measured["peak_reserved_bytes"], rel=RESERVED)
 
 
-ALLOCATED, RESERVED = 0.0055, 0.02  # the worst are 0.50% (RoBERTa-B in bf16 with checkpointing, 2 MiB) and 1.9% (RoBERTa-B trained whole)
+ALLOCATED, RESERVED = 0.005, 0.02  # the worst are 0.50% (RoBERTa-B in bf16 with checkpointing, 2 MiB) and 1.9% (RoBERTa-B trained whole)
 
 
 @pytest.mark.parametrize(("point", "measured"), [pytest.param(*one, id=one[0].id) for one in few(POINTS)])

@@ -30,6 +30,7 @@ def test_of_larger_models_only_the_order_that_depends_on_them_has_them(monkeypat
     monkeypatch.setattr(slice_ranks, "SMALL", 10)
     assert slice_ranks.known(tiny("roberta-tiny", "refta/shared", seed=98)) is None
     assert slice_ranks.known(tiny("roberta-tiny", "refta/slices", seed=98)) is not None
+    assert slice_ranks.known(tiny("roberta-tiny", "refta/shared", seed=98)) is None  # though they are on disk now
 
 
 def test_weights_that_cannot_be_loaded_fail_only_what_depends_on_them(monkeypatch):
