@@ -63,6 +63,13 @@ def test_phases_split_where_they_are_marked(work):
     }
 
 
+def test_marks_allocate_nothing(work):
+    workload.training_step(work)
+    plain = memory.cpu_peak(work, lambda: workload.training_step(work))
+    marked = memory.cpu_peaks(work, lambda mark: workload.training_step(work, mark))
+    assert marked["peak_allocated_bytes"] == plain
+
+
 def test_gradients_are_none_when_the_step_starts(work):
     workload.training_step(work)
     found = []
