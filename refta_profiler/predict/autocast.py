@@ -39,12 +39,22 @@ WITH_DTYPE = {"norm.Scalar": "norm.ScalarOpt_dtype", "norm.ScalarOpt_dim": "norm
 PROMOTE = ("addcdiv", "addcmul", "atan2", "bilinear", "cross", "dot", "vdot", "grid_sampler", "index_put", "tensordot", "scatter_add")
 
 
+Cast = Callable[[torch.Tensor, torch.dtype], torch.Tensor]
+Policy = Callable[[Any, tuple, dict[str, Any], Cast], Any]
+
+
 class CudaAutocast:
     """Within it the CPU's autocast casts what CUDA's does. Kernels are registered with torch's dispatcher, so that whichever way a function
     is called, and in whichever thread, it is cast; outside of autocast torch does not ask them.
+
+    A trained parameter is cast once until autocast is left (`cached_cast` in autocast_mode.cpp), as many functions as may ask for it.
     """
 
     def __enter__(self) -> None:
+        self._casts: dict[
+            int, tuple[torch.Tensor, torch.Tensor]
+        ] = {}  # by identity: (the parameter, which keeps its identity its own, its cast)
+        self._clear, torch.clear_autocast_cache = torch.clear_autocast_cache, self._cleared
         self._library = torch.library.Library("aten", "IMPL")
         for names, policy in ((LOWER, _lower), (FLOAT32, _float32), (RESULT, _result), (PROMOTE, _promote)):
             for name in names:
@@ -54,16 +64,30 @@ class CudaAutocast:
 
     def __exit__(self, *exception: object) -> None:
         self._library._destroy()
+        torch.clear_autocast_cache = self._clear
+        self._casts.clear()
 
-    def _register(self, name: str, policy: Callable[..., Any], operator: Any) -> None:
+    def _register(self, name: str, policy: Policy, operator: Any) -> None:
         if torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", KEY):
             return
 
         def kernel(*args: Any, **kwargs: Any) -> Any:
             with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)):
-                return policy(operator, args, kwargs)
+                return policy(operator, args, kwargs, self._cast)
 
         self._library.impl(name, kernel, KEY)
+
+    def _cast(self, tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        if not (_is_cached(tensor, dtype) and torch.is_autocast_cache_enabled()):
+            return tensor.to(dtype)
+        if id(tensor) not in self._casts:
+            self._casts[id(tensor)] = tensor, tensor.to(dtype)
+        return self._casts[id(tensor)][1]
+
+    def _cleared(self) -> None:
+        """What autocast calls when it is left."""
+        self._casts.clear()
+        self._clear()
 
 
 def _operator(name: str) -> Any:
@@ -71,35 +95,40 @@ def _operator(name: str) -> Any:
     return getattr(getattr(torch.ops.aten, packet), overload or "default")
 
 
-def _lower(operator: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    return _cast_to(torch.get_autocast_dtype("cpu"), operator, args, kwargs)
+def _lower(operator: Any, args: tuple, kwargs: dict[str, Any], cast: Cast) -> Any:
+    return _cast_to(torch.get_autocast_dtype("cpu"), operator, args, kwargs, cast)
 
 
-def _float32(operator: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    return _cast_to(torch.float32, operator, args, kwargs)
+def _float32(operator: Any, args: tuple, kwargs: dict[str, Any], cast: Cast) -> Any:
+    return _cast_to(torch.float32, operator, args, kwargs, cast)
 
 
-def _result(operator: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+def _result(operator: Any, args: tuple, kwargs: dict[str, Any], cast: Cast) -> Any:
     asked = any(isinstance(one, torch.dtype) for one in (*args, *kwargs.values()))
     return operator(*args, **kwargs) if asked or not _is_cast(args[0]) else operator(*args, **kwargs, dtype=torch.float32)
 
 
-def _promote(operator: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+def _promote(operator: Any, args: tuple, kwargs: dict[str, Any], cast: Cast) -> Any:
     wide = any(one.dtype == torch.float32 for one in args if _is_cast(one))
-    return _cast_to(torch.float32 if wide else torch.get_autocast_dtype("cpu"), operator, args, kwargs)
+    return _cast_to(torch.float32 if wide else torch.get_autocast_dtype("cpu"), operator, args, kwargs, cast)
 
 
-def _cast_to(dtype: torch.dtype, operator: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    return operator(*(_cast(one, dtype) for one in args), **{name: _cast(one, dtype) for name, one in kwargs.items()})
+def _cast_to(dtype: torch.dtype, operator: Any, args: tuple, kwargs: dict[str, Any], cast: Cast) -> Any:
+    def one(value: Any) -> Any:
+        """The value, a tensor that autocast casts in another dtype, and so those of a list."""
+        if isinstance(value, list | tuple):
+            return [one(each) for each in value]
+        return cast(value, dtype) if _is_cast(value) else value
 
-
-def _cast(value: Any, dtype: torch.dtype) -> Any:
-    """The value, a tensor that autocast casts in another dtype, and so those of a list."""
-    if isinstance(value, list | tuple):
-        return [_cast(one, dtype) for one in value]
-    return value.to(dtype) if _is_cast(value) else value
+    return operator(*map(one, args), **{name: one(value) for name, value in kwargs.items()})
 
 
 def _is_cast(value: Any) -> bool:
     """Whether autocast casts the value: a tensor of floating-point numbers other than doubles (is_eligible in autocast_mode.h)."""
     return isinstance(value, torch.Tensor) and value.dtype.is_floating_point and value.dtype != torch.float64
+
+
+def _is_cached(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether autocast keeps what the tensor becomes in the dtype (can_try_cache in autocast_mode.cpp)."""
+    lower = dtype == torch.get_autocast_dtype("cpu")
+    return lower and tensor.dtype == torch.float32 and tensor.requires_grad and tensor.is_leaf and not tensor._is_view()

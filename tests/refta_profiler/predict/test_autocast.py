@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from refta_profiler.predict import autocast
 from refta_profiler.predict.kernels import CudaKernels
@@ -105,3 +106,40 @@ def test_doubles_and_whole_numbers_are_not_cast():
     with CudaKernels((9, 0)), torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.exp(HALF.double()).dtype == torch.float64
         assert HALF.long().sum().dtype == torch.int64
+
+
+class Casts(TorchDispatchMode):
+    """Counts what is turned into bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._to_copy.default and kwargs["dtype"] == torch.bfloat16
+        return func(*args, **(kwargs or {}))
+
+
+TRAINED = torch.nn.Parameter(torch.ones(16))
+
+
+@pytest.mark.parametrize(
+    ("vector", "enabled", "count"),
+    [(TRAINED, True, 1), (TRAINED, False, 3), (TRAINED.detach(), True, 3), (torch.nn.Parameter(torch.ones(2, 16))[0], True, 3)],
+    ids=["a trained parameter", "without a cache", "a frozen one", "a part of one"],
+)
+def test_a_trained_parameter_is_cast_once_until_autocast_is_left(vector, enabled, count):
+    forward = torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=enabled)
+    with CudaKernels((9, 0)), Casts() as casts:
+        for times in (1, 2):
+            with forward:
+                for _ in range(3):
+                    torch.mv(HALF, vector)
+            assert casts.count == times * count
+
+
+def test_leaving_autocast_is_torchs_own_affair_again():
+    before = torch.clear_autocast_cache
+    with CudaKernels((9, 0)):
+        assert torch.clear_autocast_cache is not before
+    assert torch.clear_autocast_cache is before
