@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import os
 import platform
-import subprocess
+import re
+import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from refta_profiler.measure import gpu
+from refta_profiler.measure import checkout, gpu, processor, versions
 
 PACKAGES = ("refta-profiler", "torch", "transformers", "peft", "opt_einsum", "fvcore", "numpy", "pandas", "matplotlib", "safetensors")
-VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "CUDA_VISIBLE_DEVICES",
-    "PYTORCH_CUDA_ALLOC_CONF",
+VARIABLES = (  # that change speed, memory, or which kernels are used
+    "ATEN_CPU_CAPABILITY",
+    "HF_HUB_OFFLINE",
+    "LD_PRELOAD",
+    "NVIDIA_TF32_OVERRIDE",
     "PYTORCH_ALLOC_CONF",
-    "CUBLAS_WORKSPACE_CONFIG",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_NO_CUDA_MEMORY_CACHING",
+    "TRANSFORMERS_OFFLINE",
 )
+FAMILIES = ("CUBLAS", "CUDA_", "CUDNN", "DNNL_", "GOMP_", "KMP_", "MALLOC_", "MKL_", "NCCL_", "OMP_", "ONEDNN_")
+PLACES = ("_HOME", "_PATH", "_ROOT", "_DIR")  # endings of those that only say where something lies
+LIBRARIES = {"mkl": r"Math Kernel Library Version (\S+)", "onednn": r"MKL-DNN v(\S+)"}  # as torch.__config__.show() names their versions
+PROGRAM = "__main__.py"
 
 
 def describe(device: str) -> dict[str, Any]:
@@ -31,22 +39,48 @@ def describe(device: str) -> dict[str, Any]:
     return {
         "device": device_name(device),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(sys.argv),
-        **_commit(),
+        "command": command(sys.argv),
+        **checkout.describe(),
         "python": platform.python_version(),
         "system": platform.platform(),
         "versions": {name: _version(name) for name in PACKAGES},
+        "libraries": libraries(),
         "cpu": {
-            "model": _cpu_model(),
-            "cores": os.cpu_count(),
+            **processor.describe(),
             "torch_threads": torch.get_num_threads(),
             "torch_interop_threads": torch.get_num_interop_threads(),
-            "load_average": list(os.getloadavg()),
         },
         "torch_settings": torch_settings(),
         "gpu": _gpu() if device == "cuda" else None,
-        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "variables": variables(),
     }
+
+
+def command(arguments: list[str]) -> str:
+    """The command line, quoted for a shell; started as a module or a script, by that name and not by where its file lies."""
+    program = Path(arguments[0])
+    named = f"python -m {program.parent.name}" if program.name == PROGRAM else shlex.quote(program.name)
+    return " ".join([named, shlex.join(arguments[1:])]).strip()
+
+
+def variables() -> dict[str, str]:
+    """The environment variables that can change a measurement, as far as they are set."""
+    kept = [name for name in sorted(os.environ) if name in VARIABLES or (name.startswith(FAMILIES) and not name.endswith(PLACES))]
+    return {name: os.environ[name] for name in kept}
+
+
+def libraries() -> dict[str, str]:
+    """The versions of what torch was built with: {mkl, onednn, cuda, cudnn, nccl}, those that it has."""
+    import torch
+
+    shown = torch.__config__.show()
+    found = {name: match[1] for name, pattern in LIBRARIES.items() if (match := re.search(pattern, shown))}
+    if torch.version.cuda is None:
+        return found
+    found |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
+    if hasattr(torch._C, "_nccl_version"):  # not on Windows
+        found["nccl"] = ".".join(map(str, importlib.import_module("torch.cuda.nccl").version()))
+    return found
 
 
 def device_name(device: str) -> str:
@@ -55,16 +89,26 @@ def device_name(device: str) -> str:
         import torch
 
         return f"cuda: {torch.cuda.get_device_name()}"
-    return f"cpu: {_cpu_model()}"
+    return f"cpu: {processor.model()}"
 
 
 def where(device: str) -> dict[str, Any]:
-    """The node and the device that this process measures on, a processor with its threads, and at which priority (`nice`, 0 is usual)."""
+    """The node and the device that this process measures on, and with what: {node, device, nice, threads, versions, torch_settings}.
+
+    device: a processor's with its threads. nice: the priority, 0 is usual. torch_settings: as they are now, whatever code has changed them.
+    """
     import torch
 
     threads = torch.get_num_threads()
     used = "" if device == "cuda" else f", {threads} thread{'' if threads == 1 else 's'}"
-    return {"node": platform.node(), "device": device_name(device) + used, "nice": os.getpriority(os.PRIO_PROCESS, 0)}
+    return {
+        "node": platform.node(),
+        "device": device_name(device) + used,
+        "nice": os.getpriority(os.PRIO_PROCESS, 0),
+        "threads": threads,
+        "versions": {**versions.here(), "torch_build": torch.__version__},
+        "torch_settings": torch_settings(),
+    }
 
 
 def _version(name: str) -> str:
@@ -72,25 +116,6 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def _commit() -> dict[str, Any]:
-    """The commit that this code is at and whether it was changed since; nothing where it is not a checkout."""
-    here = Path(__file__).parent
-    try:
-        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True, timeout=10)
-        changed = subprocess.run(["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return {}
-    return {"commit": found.stdout.strip(), "uncommitted_changes": bool(changed.stdout.strip())}
 
 
 def torch_settings() -> dict[str, Any]:
