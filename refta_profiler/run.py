@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from refta_profiler import devices, own_code, plan, processes, report
+from refta_profiler import devices, own_code, plan, processes, report, sessions
 from refta_profiler.devices import device_key
 from refta_profiler.errors import HardwareError, ScenarioError
 from refta_profiler.plan import Point
@@ -27,8 +27,9 @@ STEPS = "steps"  # the place of the job that hands a variant's step to the repor
 
 FEW = 4  # jobs that are done where they are: a second process takes seconds to start
 KEPT = {"devices"}  # of an earlier environment.json of the folder: what rows call the devices of a cluster
-# kept too where nothing is measured now: what the measurements that are there were made on and with, and when
-MEASURED_ON = {"device", "python", "system", "versions", "cpu", "gpu", "torch_settings", "variables"}
+# kept too where nothing is measured now: what the measurements that are there were made by, on and with, and when
+MEASURED_ON = {"device", "python", "system", "versions", "libraries", "cpu", "gpu", "torch_settings", "variables", "command"}
+MEASURED_ON |= {*sessions.CODE}
 MEASURED_ON |= {"executor", "address", "nodes", "slurm", "started", "ended", "wall_seconds", "load_average_at_the_end"}
 TRAINED = ("test_accuracy", "test_correlation")  # the metrics of a training's score
 
@@ -60,7 +61,7 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
     """Predict, measure, report; what is finished in the folder is not done again. The rows of the run."""
     from refta_profiler.measure import stage
     from refta_profiler.measure.executors.local import Local
-    from refta_profiler.task import residuals
+    from refta_profiler.task import residuals, store
     from refta_profiler.task import stage as task
 
     if options.executor is None:
@@ -83,8 +84,8 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
         key = keys(device, executor)[0]
         trains = measures and scenario.data is not None and (changed or task.anything(scenario, points, folder))
         new = not folder.environment() or trains or stage.anything(scenario, measured, folder, device, key, executor)
-        found = environment(scenario, device, executor) | kept(folder.environment(), new)
-        folder.write_environment(found)
+        found = begin(folder, environment(scenario, device, executor), new)
+        trainings = store.count(folder)
         if options.only != "measure":
             predict_all(points, measured, folder, keys(device, executor), progress, executor)
             folder.write_closed_form(closed_form(points))
@@ -93,6 +94,7 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
             task.train_all(scenario, points, folder, training, progress)
             residuals.look(scenario, points[0], folder, progress)
         devices_met = {"devices": met} if executor.name != "local" or len(met) > 1 else {}
+        found[sessions.KEY] = sessions.ended(found[sessions.KEY], did(folder, trainings))
         folder.write_environment({**found, **(ended(found) if new else {}), **devices_met})
         folder.write_table()
         report.write(folder, tuple(options.formats))
@@ -166,9 +168,27 @@ def environment(scenario: Scenario, device: str, executor: Executor) -> dict[str
     return {**machine, "target_device": card}
 
 
-def kept(earlier: dict[str, Any], new: bool) -> dict[str, Any]:
-    """What stands of the folder's earlier environment.json; new: whether anything is measured now."""
-    return {name: one for name, one in earlier.items() if name in KEPT or (name in MEASURED_ON and not new)}
+def begin(folder: RunFolder, found: dict[str, Any], new: bool) -> dict[str, Any]:
+    """Write environment.json of a session that begins: {**found, sessions}, or what stands of the earlier one; what was written.
+
+    found: what the session runs on and with. new: whether it measures anything.
+    """
+    earlier = folder.environment()
+    told = sessions.begun(earlier, found)
+    folder.session = len(told)
+    stands = KEPT if new else KEPT | MEASURED_ON
+    written = {name: one for name, one in found.items() if new or name not in MEASURED_ON}
+    written |= {name: one for name, one in earlier.items() if name in stands}
+    folder.write_environment(written := {**written, sessions.KEY: told})
+    return written
+
+
+def did(folder: RunFolder, trainings: int) -> dict[str, int]:
+    """How much the session did; trainings: how many were there before."""
+    from refta_profiler.task import store
+
+    written = {"predictions": folder.written["dryrun"], "processes": folder.written["processes"]}
+    return {**written, "trainings": store.count(folder) - trainings}
 
 
 def ended(environment: dict[str, Any]) -> dict[str, Any]:

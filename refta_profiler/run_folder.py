@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -63,6 +64,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
+        self.session: int | None = None  # which of environment.json's sessions writes now; None where none has begun
+        self.written: Counter[str] = Counter()  # files of points by source without its suffix, and of `processes`, since it was opened
 
     @classmethod
     def create(cls, out: Path, scenario_text: str) -> "RunFolder":
@@ -110,7 +113,9 @@ class RunFolder:
         foreign = {row.point for row in rows} - {point_id} | {row.source for row in rows} - {source.split("-")[0]}
         if foreign:
             raise ValueError(f"rows of {', '.join(sorted(foreign))} do not belong to point {point_id}, source {source}")
-        content = {"version": VERSION, "point": point_id, "source": source, "rows": [row.to_dict() for row in rows]}
+        made_by = {} if self.session is None else {"session": self.session}
+        content = {"version": VERSION, "point": point_id, "source": source, **made_by, "rows": [row.to_dict() for row in rows]}
+        self.written[source.split("-")[0]] += 1
         return write_whole(self.point_path(point_id, source), json.dumps(content, indent=1, allow_nan=False))
 
     def write_process(self, point_id: str, number: int, asked: dict[str, Any], answer: dict[str, Any]) -> Path:
@@ -118,6 +123,7 @@ class RunFolder:
         path = self.process_path(point_id, number)
         path.parent.mkdir(exist_ok=True)
         content = {"version": VERSION, "point": point_id, "process": number, "asked": asked, "answer": answer}
+        self.written["processes"] += 1
         return write_whole(path, json.dumps(content, indent=1))
 
     def process_path(self, point_id: str, number: int) -> Path:

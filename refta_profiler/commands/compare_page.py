@@ -8,7 +8,7 @@ from pathlib import Path
 
 from refta_profiler.commands.run_differences import Difference, Lost, by_point
 from refta_profiler.report.parts import Card, Cell, Column, Document, Figure, Panel, Section, Series, Table, Text
-from refta_profiler.report.record import flat
+from refta_profiler.report.record import facts
 from refta_profiler.report.tables import ABSENT, bytes_cell, count_cell, difference_cell, gigaflop_cell, seconds_cell, text_cell
 from refta_profiler.results import METRICS
 from refta_profiler.run_folder import RunFolder, write_whole
@@ -178,7 +178,7 @@ def number_cell(metric: str, value: float) -> Cell:
 
 def environments_section(runs: Sequence[tuple[Path, RunFolder]]) -> Section:
     """What the runs ran on and with, side by side, what differs first."""
-    found = [{name: str(value) for name, value in flat(run.environment()) if value not in (None, "")} for _, run in runs]
+    found = [{name: str(value) for name, value in facts(run.environment())} for _, run in runs]
     names = list(dict.fromkeys(name for values in found for name in values))
     unlike = [name for name in names if len({values.get(name) for values in found}) > 1]
     ordered = [*unlike, *(name for name in names if name not in unlike)]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from refta_profiler import models, orphans
-from refta_profiler.measure import worker
+from refta_profiler.measure import versions, worker
 from refta_profiler.plan import Point
 
 DECLINED, BEGUN = "declined", "begun"  # what it says to a request; after BEGUN comes the exit code of the process
@@ -83,6 +83,7 @@ def load() -> int:
     torch.set_num_threads(1)
     for name in (*LOADED, *(f"refta_profiler.measure.{name}" for name in MEASURING)):
         importlib.import_module(name)
+    versions.here()  # which a process tells: of the code that was loaded here, whatever becomes of its files
     return threads
 
 

@@ -129,7 +129,7 @@ def process(stage: Stage, point: Point, number: int, left: float) -> Process:
 
 def keep(stage: Stage, ended: Process, found: Answer, place: Place) -> str:
     """Write what a process answered, and the point's rows; what there is to say of it."""
-    point, found = ended.point, within_budget(stage, found)
+    point, found = ended.point, of_session(stage, within_budget(stage, found))
     for name, content in found.get("files", {}).items():
         write_whole(ended.files[name], content)
     failure = found.get("failure", {})
@@ -142,6 +142,12 @@ def keep(stage: Stage, ended: Process, found: Answer, place: Place) -> str:
     given = answers(stage, point)
     stage.folder.write_point(point.id, "measured", rows.of_processes(point, stage.key_of(given[1]), given))
     return failure.get("note", "")
+
+
+def of_session(stage: Stage, found: Answer) -> Answer:
+    """The answer, with the session of the run that it is from in `where`."""
+    session = {} if stage.folder.session is None else {"session": stage.folder.session}
+    return {**found, "where": {**found.get("where", {}), **session}} if session else found
 
 
 def within_budget(stage: Stage, found: Answer) -> Answer:

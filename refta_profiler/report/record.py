@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from refta_profiler import own_code
+from refta_profiler import own_code, sessions
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Block, Cell, Code, Column, Items, Section, Table, Text
 from refta_profiler.report.tables import ABSENT, bytes_cell, count_cell, difference_cell, gigaflop_cell, seconds_cell, text_cell
@@ -205,10 +205,32 @@ def metrics_table(material: Material) -> Table:
 
 
 def environment_section(material: Material) -> Section | None:
-    """What the run ran on and with."""
-    rows = [[text_cell(name), text_cell(str(value))] for name, value in flat(material.environment) if value not in (None, "")]
+    """What the run ran on and with, and the sessions that made it."""
+    rows = [[text_cell(name), text_cell(str(value))] for name, value in facts(material.environment)]
     table = Table("environment", "What the run ran on and with.", [Column("what"), Column("value")], rows)
-    return Section("environment", "Environment", [table]) if rows else None
+    worked = material.environment.get(sessions.KEY)
+    return Section("environment", "Environment", [table, *([sessions_table(worked)] if worked else [])]) if rows else None
+
+
+def sessions_table(worked: Sequence[dict[str, Any]]) -> Table:
+    """One row a session: when it began, how long it took, the code and the versions that it had, its command, and what it did."""
+    names = ("session", "started", "took", "did", "code", "versions", "device", "command")
+    columns = [Column(name, "", name, name in ("session", "took")) for name in names]
+    rows = []
+    for number, one in enumerate(worked, start=1):
+        versions = ", ".join(f"{name} {version}" for name, version in (one.get("versions") or {}).items())
+        took = seconds_cell(one["wall_seconds"]) if one.get("wall_seconds") is not None else ABSENT
+        note = f"{sessions.did(one)} ({one['note']})" if "note" in one else sessions.did(one)
+        told = (note, sessions.code(one), versions, str(one.get("device", "")), str(one.get("command", "")))
+        rows.append([count_cell(number), text_cell(str(one.get("started", ""))), took, *(text_cell(text) for text in told)])
+    caption = "The sessions that made this run, the oldest first; what stands above is of the one that measured last."
+    return Table("sessions", caption, columns, rows, folded=len(worked) == 1)
+
+
+def facts(environment: dict[str, Any]) -> list[tuple[str, Any]]:
+    """What environment.json says in single values, by their path; the sessions have a table of their own."""
+    told = {name: value for name, value in environment.items() if name != sessions.KEY}
+    return [(name, value) for name, value in flat(told) if value not in (None, "")]
 
 
 def flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -221,11 +243,24 @@ def flat(content: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     return found
 
 
+def code_lines(environment: dict[str, Any]) -> list[str]:
+    """Which state of the profiler made the run's rows, a line each where sessions had several."""
+    worked = [(number, one) for number, one in enumerate(sessions.of(environment), start=1) if sessions.made_something(one)]
+    by_code: dict[str, list[str]] = {}
+    for number, one in worked:
+        by_code.setdefault(sessions.code(one), []).append(str(number))
+    known = {code: numbers for code, numbers in by_code.items() if code}
+    if len(by_code) == 1:
+        return [f"# the code: {code}" for code in known]
+    of = {code: f"session{'' if len(numbers) == 1 else 's'} {', '.join(numbers)}" for code, numbers in known.items()}
+    return [f"# the code of {of[code]}: {code}" for code in known]
+
+
 def reproduce_section(material: Material) -> Section:
     """The commands that make this run and this report again, and the scenario."""
     path = shlex.quote(material.path or "RUN")
     allowed = f" {own_code.OPTION}" if any(row.method == own_code.NAME for row in material.rows) else ""
-    lines = [f"# the code: commit {material.environment['commit']}"] if material.environment.get("commit") else []
+    lines = code_lines(material.environment)
     runs = "methods" in material.scenario  # a training loop of one's own has no scenario to run
     lines += [f"python -m refta_profiler run {path}/scenario.yaml{allowed}      # the same run, anew"] if runs else []
     lines += [f"python -m refta_profiler report {path}                 # this report, from the stored rows"]

@@ -82,6 +82,11 @@ def read_shared(folder: RunFolder) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
 
 
+def count(folder: RunFolder) -> int:
+    """How many training runs the folder holds."""
+    return sum(1 for _ in (folder.path / "training").glob("*.json"))
+
+
 def read_all(folder: RunFolder, names: Sequence[str]) -> list[Trained]:
     """The runs of those files that are there, in that order."""
     return [found for name in names if (found := read(folder, name)) is not None]

@@ -398,15 +398,59 @@ def test_trainings_on_another_kind_of_device_count_as_well(scenario, measured_on
     assert "say --device cpu" in run.elsewhere(folder, "cuda", "cpu")
 
 
+def without_sessions(environment):
+    return {name: value for name, value in environment.items() if name != "sessions"}
+
+
 def test_an_environment_stands_while_nothing_is_measured(scenario, folder):
     go(scenario, folder, only="measure")
-    theirs = folder.environment() | {"device": "cpu: theirs", "started": "2026-01-01T00:00:00+00:00"}
+    others = {"device": "cpu: theirs", "started": "2026-01-01T00:00:00+00:00", "commit": "theirs", "command": "their command"}
+    theirs = without_sessions(folder.environment()) | others
     folder.write_environment(theirs)
     go(scenario, RunFolder.open(folder.path), only="measure")
-    assert folder.environment() == theirs
+    assert without_sessions(folder.environment()) == theirs
     go(repeated(scenario, 2), RunFolder.open(folder.path), only="measure")
     assert folder.environment()["device"] != "cpu: theirs"
+    assert folder.environment()["commit"] != "theirs"
     assert folder.environment()["started"] > "2026-01-01"
+    first, second, third = folder.environment()["sessions"]
+    assert (first["commit"], first["started"], "note" in first) == ("theirs", "2026-01-01T00:00:00+00:00", True)
+    assert second["did"] == {"predictions": 0, "processes": 0, "trainings": 0}
+    assert third["did"] == {"predictions": 0, "processes": 3, "trainings": 0}
+    assert third["wall_seconds"] >= 0
+
+
+def test_a_commit_that_is_not_known_is_not_taken_from_who_resumes(scenario, folder):
+    go(scenario, folder, only="measure")
+    unknown = {name: value for name, value in folder.environment().items() if name not in ("commit", "uncommitted_changes", "sources")}
+    folder.write_environment(unknown)
+    go(scenario, RunFolder.open(folder.path), only="measure")
+    assert "commit" not in folder.environment()
+    assert "sources" not in folder.environment()
+
+
+def test_points_and_processes_name_the_session_that_made_them(scenario, folder, monkeypatch):
+    monkeypatch.setattr(run, "predict_job", lambda job: ([], []))
+    monkeypatch.setattr(run, "closed_form", lambda points: [])
+    go(scenario, folder)
+    go(repeated(scenario, 2), RunFolder.open(folder.path))
+    point = next(one for one in plan.points(scenario) if one.measure_on_cpu)
+    assert [folder.process(point.id, number)["answer"]["where"]["session"] for number in (1, 2)] == [1, 2]
+    assert json.loads(folder.point_path(point.id, "dryrun").read_text())["session"] == 1
+    assert json.loads(folder.point_path(point.id, "measured").read_text())["session"] == 2
+    assert [one["did"]["processes"] for one in folder.environment()["sessions"]] == [3, 3]
+
+
+def test_a_session_that_is_stopped_stays_on_record_without_an_end(scenario, folder, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(isolate, "measure", stop)
+    with pytest.raises(KeyboardInterrupt):
+        go(scenario, folder, only="measure")
+    (session,) = folder.environment()["sessions"]
+    assert session["command"] == folder.environment()["command"]
+    assert "ended" not in session
 
 
 def test_a_predicting_process_that_is_killed_is_said(monkeypatch, scenario):
