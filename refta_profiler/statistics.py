@@ -19,6 +19,7 @@ Answer = TypeVar("Answer", bound=Mapping[str, Any])
 
 RESAMPLES = 2000
 LEVEL = 0.95
+OWN_CODE = "refta_profiler"  # among an answer's versions
 FEW = 3  # degrees of freedom, below which the noise of a setting is taken from all
 
 
@@ -111,11 +112,23 @@ def noise_by_setting(runs: Sequence[Mapping[Any, Mapping[int, float]]], settings
     return {setting: one if (one := pooled(found)) and one.degrees >= FEW else whole for setting, found in own.items()}
 
 
+def make(answer: Mapping[str, Any]) -> dict[str, str]:
+    """What an answer's figures depend on, as far as it says it: {device, python, torch, …}. Our own code's state is not in it."""
+    where = answer.get("where", {})
+    told = {"device": where.get("device"), **where.get("versions", {})}
+    return {name: one for name, one in told.items() if one and name != OWN_CODE}
+
+
+def same(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether two makes are the same in all that both say."""
+    return all(one[name] == other[name] for name in one.keys() & other.keys())
+
+
 def alike(answers: Mapping[int, Answer]) -> dict[int, Answer]:
-    """Of a point's answers those that are from the first one's device, where both say which it was: no figure is of two devices."""
-    devices = {number: one.get("where", {}).get("device") for number, one in sorted(answers.items())}
-    first = next(iter(devices.values()), None)
-    return {number: one for number, one in answers.items() if None in (first, devices[number]) or devices[number] == first}
+    """Of a point's answers those that are from the first one's device and versions, where both say them: no figure is of two."""
+    makes = {number: make(one) for number, one in sorted(answers.items())}
+    first = next(iter(makes.values()), {})
+    return {number: one for number, one in answers.items() if same(first, makes[number])}
 
 
 def medians(answers: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:

@@ -1,15 +1,16 @@
 """A point's measuring processes: what each round is asked, what was answered and is kept, and what is not run and why.
 
 Round 1 measures everything of a point, later rounds its time alone. What each process answered is kept (processes/), and a point's rows
-are made from all of its answers that are from one device.
+are made from all of its answers that are from one device and one set of versions.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from refta_profiler.devices import named_device
@@ -18,7 +19,7 @@ from refta_profiler.measure.executors import EXECUTOR, Answer, Place, Process
 from refta_profiler.plan import Point
 from refta_profiler.run_folder import RunFolder, write_whole
 from refta_profiler.scenario import Measure
-from refta_profiler.statistics import alike
+from refta_profiler.statistics import alike, make, same
 
 GPU_LIMIT_S = 900.0  # for one process
 LEAST_S = 60.0  # that a process gets on a CPU however little of the budget is left
@@ -26,6 +27,7 @@ OOMS = 2  # of one method, after which its larger batches are not tried
 TIMED = ("samples", "loads", "bare", "gpu", "gpu_others", "setup_seconds", "setup_watched")
 RAW = ("values", "afterwards", "ranks", "where", "failure", *TIMED)  # what rows are made of
 FILES = {"kernels": ("trace", ".json.gz"), "history": ("history", ".memory.pickle")}  # by instrument: what it is called, how it ends
+DEVICE = "device"  # beside what a process is asked, in its file: the kind that it was asked for
 UNKNOWN = ""  # the device of an answer that does not say it: one from before answers did, or of a process that died
 
 
@@ -40,12 +42,19 @@ class Stage:
     progress: Any
     started: float = field(default_factory=lambda: time.monotonic())
     ooms: dict[tuple, list[int]] = field(default_factory=dict)  # batches that ran out of memory, by variant and place
+    identify: Callable[[], dict[str, str]] = dict  # what would answer now: its device, where that is known, and versions
+    places: frozenset[str] = frozenset()  # where processes can be run now
     keys: dict[str, str] = field(default_factory=dict)  # what rows call the devices met so far, by what these call themselves
 
     @property
     def settings(self) -> Any:
         """Warm-up, steps and repeats of the device at hand."""
         return self.measure if self.device == "cuda" else self.measure.on_cpu
+
+    @cached_property
+    def at_hand(self) -> dict[str, str]:
+        """What would answer now, as statistics.make has it; asked for where there is an answer to compare it with."""
+        return self.identify()
 
     @property
     def left_s(self) -> float:
@@ -92,9 +101,65 @@ def jobs(stage: Stage, points: Sequence[Point]) -> Iterator[tuple[Point, int]]:
 def wanted(stage: Stage, point: Point, number: int) -> bool:
     """Whether the process is to be run: it gave no answer that stands, and nothing that is known of the point rules it out."""
     if (found := answer(stage, point, number)) is not None:
-        return passing(found)
+        return passing(found) or outdated(stage, point, number, found)
     first = answer(stage, point, 1)
     return not ruled_out(stage, point) if first is None else "failure" not in first or passing(first)
+
+
+def outdated(stage: Stage, point: Point, number: int, found: Answer) -> bool:
+    """Whether the answer makes no figure with the point's others and one from now would: the unfinished point was begun elsewhere.
+
+    What would answer now is of another device or has other versions. Where the device is not known before, that of the first process is
+    wanted, and the process is run again if that place is still there.
+    """
+    if otherwise(stage, point, found):
+        return not finished(stage, point)
+    if number == 1 or "device" in stage.at_hand:
+        return False
+    first = answer(stage, point, 1)
+    if first is None or same(make(first), make(found)):
+        return False
+    return first.get("where", {}).get("place") in stage.places
+
+
+def finished(stage: Stage, point: Point) -> bool:
+    """Whether all of the point's processes have answered, as one device and one set of versions do; or the first failed for good."""
+    found = {number: one for number in range(1, stage.settings.repeats + 1) if (one := answer(stage, point, number)) is not None}
+    if 1 in found and "failure" in found[1]:
+        return not passing(found[1])
+    return len(found) == stage.settings.repeats == len(alike(found)) and not any(map(passing, found.values()))
+
+
+def begun_elsewhere(stage: Stage, points: Sequence[Point]) -> list[str]:
+    """What there is to say of points that were measured on another device or with other versions than a process would have now."""
+    stand: dict[str, int] = {}
+    anew: dict[str, int] = {}
+    for point in points:
+        if (first := answer(stage, point, 1)) is not None and (words := otherwise(stage, point, first)):
+            counts = stand if finished(stage, point) else anew
+            counts[words] = counts.get(words, 0) + 1
+    told = [f"{many(count, f'begun with {words}')} measured anew, so that no figure is of both" for words, count in anew.items()]
+    return told + [f"{many(count, f'measured with {words}')} left as measured" for words, count in stand.items()]
+
+
+def otherwise(stage: Stage, point: Point, found: Answer) -> str:
+    """'torch 2.13.0 (here 2.14.0), …': what the answer is from otherwise than one from now would be; '' where they are the same."""
+    there, here = (told_of_ranks(one) if point.parallel else one for one in (make(found), stage.at_hand))
+    names = [name for name in there if name in here and there[name] != here[name]]
+    if "torch" in names and "torch_build" in names:
+        names.remove("torch_build")
+    return ", ".join(f"{name.replace('_', ' ')} {there[name]} (here {here[name]})" for name in names)
+
+
+def told_of_ranks(found: dict[str, str]) -> dict[str, str]:
+    """The same without a processor's threads, of which a rank has other ones than the driver."""
+    device = found.get("device", "")
+    return found | ({"device": device.rpartition(", ")[0]} if device.startswith("cpu: ") and ", " in device else {})
+
+
+def many(count: int, what: str) -> str:
+    """'1 point, begun there: it is', '3 points, begun there: they are'."""
+    return f"1 point, {what}: it is" if count == 1 else f"{count} points, {what}: they are"
 
 
 def passing(found: Answer) -> bool:
@@ -112,9 +177,13 @@ def ruled_out(stage: Stage, point: Point) -> bool:
 
 
 def answer(stage: Stage, point: Point, number: int) -> dict[str, Any] | None:
-    """What the point's process of that round answered; None where none was run, or one with other settings."""
+    """What the point's process of that round answered; None where none was run, or for other things, or on the other kind of device."""
     content = stage.folder.process(point.id, number)
-    return content["answer"] if content and content["asked"] == stage.asked(number) else None
+    if content is None:
+        return None
+    asked = dict(content["asked"])
+    kind = asked.pop(DEVICE, "") or device_of(content["answer"]).partition(":")[0]  # one of before tells it by where it was, if at all
+    return content["answer"] if asked == stage.asked(number) and kind in (UNKNOWN, stage.device) else None
 
 
 def process(stage: Stage, point: Point, number: int, left: float) -> Process:
@@ -138,7 +207,8 @@ def keep(stage: Stage, ended: Process, found: Answer, place: Place) -> str:
         details = {name: value for name, value in found.items() if name not in (*RAW, "files")}
         stage.folder.write_details(point.id, details | failure | ({"where": found["where"]} if "where" in found else {}))
     # after all that belongs to it: a process that has its file is not run again
-    stage.folder.write_process(point.id, ended.number, stage.asked(ended.number), {name: one for name, one in found.items() if name in RAW})
+    asked = {**stage.asked(ended.number), DEVICE: stage.device}
+    stage.folder.write_process(point.id, ended.number, asked, {name: one for name, one in found.items() if name in RAW})
     given = answers(stage, point)
     stage.folder.write_point(point.id, "measured", rows.of_processes(point, stage.key_of(given[1]), given))
     return failure.get("note", "")
@@ -184,11 +254,11 @@ def once(stage: Stage) -> str:
     """Why a point was timed in one process alone, or what to ask for so that it is in more."""
     if stage.settings.repeats < 2:
         return f"{'measure.repeats' if stage.device == 'cuda' else 'measure.on_cpu.repeats'}: 2 or more"
-    return stage.used_up if stage.left_s <= 0 else "none of its other processes gave a time on the same device"
+    return stage.used_up if stage.left_s <= 0 else "none of its other processes gave a time on the same device with the same versions"
 
 
 def answers(stage: Stage, point: Point) -> dict[int, Answer]:
-    """What the point's processes answered, by round; those alone that are from the first one's device."""
+    """What the point's processes answered, by round; those alone that are from the first one's device and versions."""
     found = {number: answer(stage, point, number) for number in range(1, stage.settings.repeats + 1)}
     return alike({number: one for number, one in found.items() if one is not None})
 

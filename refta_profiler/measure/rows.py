@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from refta_profiler import parallel
@@ -11,7 +12,7 @@ from refta_profiler.measure import timing
 from refta_profiler.measure.load import Load, complaint
 from refta_profiler.plan import Point
 from refta_profiler.results import Row
-from refta_profiler.statistics import Noise
+from refta_profiler.statistics import OWN_CODE, Noise
 
 FAILED_METRICS = ("peak_allocated_bytes", "step_seconds")
 ONE_PROCESS = "timed in one process, which gives no noise floor: differences of times are not judged"
@@ -59,7 +60,16 @@ def time_note(processes: Mapping[int, dict[str, Any]]) -> str:
     parts += list(dict.fromkeys(one["gpu_others"] for one in timed if one.get("gpu_others")))
     parts += [f"run at a low priority (nice {nice})" for nice in [max(one.get("where", {}).get("nice", 0) for one in timed)] if nice > 0]
     parts += [f"on {', '.join(nodes)}" for nodes in [nodes_of(timed)] if nodes]
+    states = sorted({one["where"]["versions"][OWN_CODE] for one in timed if OWN_CODE in one.get("where", {}).get("versions", {})})
+    if len(states) > 1:
+        parts.append(f"its processes ran the profiler in {len(states)} states of its code (sources {', '.join(states)})")
     return "; ".join(parts)
+
+
+def with_versions(rows: Sequence[Row], versions: str) -> list[Row]:
+    """The rows, the time's with what others of the run were not measured with: 'torch 2.13.0'."""
+    told = f"with {versions}, unlike others of this run"
+    return [replace(row, note="; ".join(filter(None, (row.note, told)))) if row.metric == "step_seconds" else row for row in rows]
 
 
 def nodes_of(answers: Sequence[dict[str, Any]]) -> list[str]:

@@ -7,16 +7,20 @@ and what becomes of its answer, turns.py which one is next.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
-from refta_profiler.measure import rounds, rows, turns
-from refta_profiler.measure.executors import Executor
+from refta_profiler.measure import environment, rounds, rows, turns, versions
+from refta_profiler.measure.executors import LOCAL, Executor
 from refta_profiler.measure.executors.local import HERE, Local
 from refta_profiler.measure.rounds import Stage
 from refta_profiler.plan import Point
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario import Scenario
-from refta_profiler.statistics import medians, noise_by_setting
+from refta_profiler.statistics import make, medians, noise_by_setting
+
+BUILD = "torch_build"  # its version with what says how it was built
+PACKAGES = ("python", *versions.PACKAGES, BUILD)  # whose versions a time may depend on
 
 
 def measure_all(
@@ -26,9 +30,11 @@ def measure_all(
 
     What rows call the devices that answered, by what these call themselves.
     """
-    stage = Stage(scenario.measure, folder, device, key, progress)
+    stage = stage_of(scenario, folder, device, key, progress, executor)
     meet(stage, points)
     waiting = turns.waiting(stage, points, executor)
+    for words in rounds.begun_elsewhere(stage, points) if waiting else []:
+        progress.say(words)
     progress.start("measure", len(waiting))
     turns.take(stage, waiting, executor)
     if isinstance(executor, Local):
@@ -39,9 +45,22 @@ def measure_all(
 
 def anything(scenario: Scenario, points: Sequence[Point], folder: RunFolder, device: str, key: str, executor: Executor) -> bool:
     """Whether any process of these points is still to be run."""
-    stage = Stage(scenario.measure, folder, device, key, None)
+    stage = stage_of(scenario, folder, device, key, None, executor)
     meet(stage, points)
     return bool(turns.waiting(stage, points, executor))
+
+
+def stage_of(scenario: Scenario, folder: RunFolder, device: str, key: str, progress: Any, executor: Executor) -> Stage:
+    """The stage of a scenario on what the executor has now."""
+    places = frozenset(place.name for place in executor.places)
+    return Stage(scenario.measure, folder, device, key, progress, identify=partial(at_hand, executor, device), places=places)
+
+
+def at_hand(executor: Executor, device: str) -> dict[str, str]:
+    """What a process would say now of its device and versions. A cluster's device is not known before; its nodes have our versions."""
+    if executor.name == LOCAL:
+        return make({"where": environment.where(device)})
+    return make({"where": {"versions": versions.here()}})
 
 
 def meet(stage: Stage, points: Sequence[Point]) -> None:
@@ -57,15 +76,21 @@ def settle(stage: Stage, points: Sequence[Point]) -> None:
     """Every measured point's rows once more, now with the noise of its setting; one point's answers are held at a time."""
     timed: dict[str, dict[int, float]] = {}
     alike: dict[str, tuple] = {}
+    makes: dict[str, dict[str, str]] = {}
     for point in points:
         given = rounds.answers(stage, point)
         if 1 in given:
             timed[point.id], alike[point.id] = medians(given), (*rounds.setting(point), stage.key_of(given[1]))
+            makes[point.id] = {name: one for name, one in make(given[1]).items() if name != "device"}  # which the rows' target tells
+    unlike = [name for name in PACKAGES if len({found[name] for found in makes.values() if name in found}) > 1]
+    unlike = [name for name in unlike if name != BUILD or "torch" not in unlike]
     floors = noise_by_setting([timed], alike)
     for point in (point for point in points if point.id in timed):
         given = rounds.answers(stage, point)
         key = stage.key_of(given[1])
         made = rows.of_processes(point, key, given)
+        if words := ", ".join(f"{name.replace('_', ' ')} {makes[point.id][name]}" for name in unlike if name in makes[point.id]):
+            made = rows.with_versions(made, words)
         if count := len(timed[point.id]):
             made.append(rows.noise_row(point, key, floors[alike[point.id]], count, rounds.once(stage)))
         if made != stage.folder.read(point.id, "measured"):

@@ -1,0 +1,185 @@
+"""Which stored answers stand where a run goes on with another device or other versions: a finished point's do, and no figure is of two."""
+
+import contextlib
+import json
+from dataclasses import replace
+
+import pytest
+from fake_executor import Fake
+from worker_answers import answer, failure
+
+from refta_profiler import plan
+from refta_profiler import scenario as scenarios
+from refta_profiler.measure import isolate, rounds, stage
+from refta_profiler.measure.executors.local import Local
+from refta_profiler.measure.forks import Forks
+from refta_profiler.run_folder import RunFolder
+
+SCENARIO = """
+model: roberta-tiny
+task: {num_labels: 3}
+seq: [8]
+target: cpu
+methods: [{name: head}, {name: lora, rank: 2}]
+batch: [1]
+measure:
+  {warmup: 0, steps: 1, repeats: 2, instruments: [], on_cpu: {batch: [1], warmup: 0, steps: 1, repeats: 2, budget_s: 300}}
+"""
+HERE = {"device": "cpu: x, 1 thread", "versions": {"torch": "2.13.0", "refta_profiler": "aaaaaaaa"}}
+
+
+class Told:
+    def __init__(self):
+        self.said = []
+
+    def start(self, what, total):
+        self.total = total
+
+    def done(self, point, note=""):
+        pass
+
+    def say(self, text):
+        self.said.append(text)
+
+
+@pytest.fixture
+def scenario(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(SCENARIO)
+    return scenarios.load(path, [])
+
+
+@pytest.fixture
+def folder(tmp_path, scenario):
+    return RunFolder.create(tmp_path / "out", scenario.text)
+
+
+@pytest.fixture(autouse=True)
+def no_gpu_is_touched(monkeypatch):
+    monkeypatch.setattr("refta_profiler.measure.gpu.settle", lambda *_, **__: ("", ""))
+    monkeypatch.setattr(Forks, "measure", lambda *_: None)
+
+
+@pytest.fixture
+def on(monkeypatch, scenario, folder):
+    """Measure on this machine, which is a device with versions; what was asked for, as (label, round is the first)."""
+
+    def measure(where, *, device="cpu", stop_after=100, points=plan.points(scenario)):
+        asked = []
+
+        def respond(point, kind, *, passes, **_):
+            if len(asked) == stop_after:
+                raise KeyboardInterrupt
+            asked.append((point.label, "memory" in passes))
+            return answer(where=where)
+
+        monkeypatch.setattr(isolate, "measure", respond)
+        monkeypatch.setattr(stage.environment, "where", lambda kind: where)
+        told = Told()
+        with contextlib.suppress(KeyboardInterrupt):
+            stage.measure_all(scenario, points, folder, device, "h100" if device == "cuda" else "cpu", told, Local())
+        return asked, told.said
+
+    return measure
+
+
+def devices(folder, scenario, label):
+    point = next(one for one in plan.points(scenario) if one.label == label)
+    return [folder.process(point.id, number)["answer"]["where"]["device"] for number in (1, 2)]
+
+
+def test_a_point_that_was_begun_on_another_processor_is_measured_anew_and_a_finished_one_stays(on, folder, scenario):
+    on(HERE, stop_after=3)  # both first rounds, and one second
+    there = {**HERE, "device": "cpu: y, 1 thread"}
+    asked, said = on(there)
+    assert asked == [("lora", True), ("lora", False)]
+    assert devices(folder, scenario, "head") == ["cpu: x, 1 thread"] * 2
+    assert devices(folder, scenario, "lora") == ["cpu: y, 1 thread"] * 2
+    assert said == [
+        "1 point, begun with device cpu: x, 1 thread (here cpu: y, 1 thread): it is measured anew, so that no figure is of both",
+        "1 point, measured with device cpu: x, 1 thread (here cpu: y, 1 thread): it is left as measured",
+    ]
+    assert on(there) == ([], [])
+
+
+def test_versions_are_not_mixed_in_one_figure(on, folder, scenario):
+    on(HERE, stop_after=3)
+    newer = {**HERE, "versions": {"torch": "2.14.0", "refta_profiler": "aaaaaaaa"}}
+    asked, said = on(newer)
+    assert asked == [("lora", True), ("lora", False)]
+    assert said[0] == "1 point, begun with torch 2.13.0 (here 2.14.0): it is measured anew, so that no figure is of both"
+    rows = {row.label: row.note for row in folder.rows() if row.metric == "step_seconds"}
+    assert rows["lora"].startswith("median of 2 processes")
+    assert rows["lora"].endswith("with torch 2.14.0, unlike others of this run")
+    assert rows["head"].endswith("with torch 2.13.0, unlike others of this run")
+
+
+def test_another_state_of_the_profilers_own_code_is_said(on, folder):
+    on(HERE, stop_after=3)
+    asked, _ = on({**HERE, "versions": {"torch": "2.13.0", "refta_profiler": "bbbbbbbb"}})
+    assert asked == [("lora", False)]
+    rows = {row.label: row.note for row in folder.rows() if row.metric == "step_seconds"}
+    assert rows["lora"].endswith("its processes ran the profiler in 2 states of its code (sources aaaaaaaa, bbbbbbbb)")
+    assert "states" not in rows["head"]
+
+
+def test_an_answer_of_the_other_kind_of_device_answers_nothing(on, folder, scenario):
+    """The settings and instruments are the same on both."""
+    cuda = {**HERE, "device": "cuda: NVIDIA H100"}
+    on(cuda, device="cuda")
+    every = [("head", True), ("lora", True), ("head", False), ("lora", False)]
+    assert on(HERE, stop_after=3)[0] == every[:3]
+    assert on(HERE)[0] == every[3:]  # which `cuda` had answered
+    assert devices(folder, scenario, "lora") == ["cpu: x, 1 thread"] * 2
+    assert {row.status for row in folder.rows() if row.metric == "noise_fraction"} == {"ok"}
+
+
+def test_a_process_that_died_on_the_other_kind_of_device_says_nothing_of_this_one(on, folder, scenario, monkeypatch):
+    points = plan.points(scenario)[:1]
+    monkeypatch.setattr(stage.environment, "where", lambda kind: HERE)
+    monkeypatch.setattr(isolate, "measure", lambda *_, **__: failure("oom", "killed"))
+    stage.measure_all(scenario, points, folder, "cuda", "h100", Told(), Local())
+    assert len(on(HERE, points=points)[0]) == 2
+
+
+def test_answers_from_before_the_device_was_asked_for_stand(on, folder):
+    on(HERE)
+    for path in (folder.path / "processes").iterdir():
+        content = json.loads(path.read_text())
+        del content["asked"]["device"]
+        path.write_text(json.dumps(content))
+    assert on(HERE) == ([], [])
+
+
+def test_what_failed_for_good_is_finished_wherever_the_run_goes_on(on, folder, scenario, monkeypatch):
+    point = plan.points(scenario)[0]
+    known = rounds.Stage(scenario.measure, folder, "cpu", "cpu", None)
+    folder.write_process(point.id, 1, known.asked(1), failure("oom", "too large") | {"where": HERE})
+    assert on({**HERE, "device": "cpu: y, 1 thread"}, points=[point])[0] == []
+
+
+def test_on_a_cluster_a_later_round_is_run_again_where_its_points_first_was(scenario, folder):
+    points, told = plan.points(scenario), Told()
+    once = scenario.model_copy(update={"measure": repeats(scenario, 1)})
+    stage.measure_all(once, points, folder, "cpu", "cpu", told, Fake({"cpu: x": 1}))
+    elsewhere = Fake({"cpu: y": 1})
+    stage.measure_all(scenario, points, folder, "cpu", "cpu", told, elsewhere)
+    assert len(elsewhere.started) == 2
+    again = Fake({"cpu: y": 1})
+    stage.measure_all(scenario, points, folder, "cpu", "cpu", told, again)
+    assert again.started == []  # the first one's device is not there
+    back = Fake({"cpu: y": 1, "cpu: x": 1})
+    stage.measure_all(scenario, points, folder, "cpu", "cpu", told, back)
+    assert [place for _, _, place in back.started] == ["cpu: x"] * 2
+    assert {row.status for row in folder.rows() if row.metric == "noise_fraction"} == {"ok"}
+
+
+def test_a_rank_has_other_threads_than_the_driver(scenario, folder):
+    known = rounds.Stage(scenario.measure, folder, "cpu", "cpu", None, identify=lambda: {"device": "cpu: x, 2 threads"})
+    point = plan.points(scenario)[0]
+    assert rounds.otherwise(known, point, {"where": HERE}) == "device cpu: x, 1 thread (here cpu: x, 2 threads)"
+    assert rounds.otherwise(known, replace(point, parallel="ddp:2"), {"where": HERE}) == ""
+
+
+def repeats(scenario, count):
+    return scenario.measure.model_copy(update={"on_cpu": scenario.measure.on_cpu.model_copy(update={"repeats": count})})
