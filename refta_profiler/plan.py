@@ -144,6 +144,15 @@ def _id(values: dict[str, Any], architecture: str, *, kind: str | None) -> str:
     return readable_id({**values, "seq": None if kind == models.IMAGES else values["seq"]}, [content, architecture])
 
 
+def aimed_at(point: Point, target: str, architecture: str) -> Point:
+    """The point of the same scenario with another target: the same step, which is measured alike, under another id.
+
+    architecture: the fingerprint of the point's model.
+    """
+    values = {name: value for name, value in asdict(point).items() if name != "id"} | {"target": target}
+    return replace(point, target=target, id=_id(values, architecture, kind=point.task["kind"]))
+
+
 def readable_id(values: dict[str, Any], content: Any) -> str:
     """The id of what has these values (model, label, batch, seq, precision, checkpointing) and is determined by the content."""
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from refta_profiler import devices, own_code, plan, processes, report, sessions
+from refta_profiler import devices, models, own_code, plan, processes, report, same_measurements, sessions
 from refta_profiler.devices import device_key
 from refta_profiler.errors import HardwareError, ScenarioError
 from refta_profiler.plan import Point
@@ -75,7 +75,7 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
     with folder.lock():
         executor.open(folder.path, device)
         changed = folder.scenario_text() != scenario.text
-        take_up(folder, [point.id for point in points], scenario.text)
+        take_up(folder, points, scenario.text)
         if words := elsewhere(folder, device, training) if options.device == "auto" and options.only != "predict" else "":
             progress.say(words)
         measures = options.only != "predict" and not words
@@ -124,20 +124,37 @@ def keys(device: str, executor: Executor) -> list[str]:
     return list(dict.fromkeys(executor_keys)) or [device_key(device)]
 
 
-def take_up(folder: RunFolder, point_ids: list[str], scenario_text: str) -> None:
+def take_up(folder: RunFolder, points: Sequence[Point], scenario_text: str) -> None:
     """Write down the run's points. Of a scenario that was changed, what is the same stands and what is new is run.
 
-    A ScenarioError where the folder has none of these points: it is another scenario's. (The same scenario may have none of them where code
-    of the user's own was changed.)
+    What was measured for points that differ in their target alone stands for these as well: predictions are for a target, measurements are
+    not. A ScenarioError where the folder has none of these points, whatever their target: it is another scenario's. (The same scenario may
+    have none of them where code of the user's own was changed.)
     """
-    planned = folder.planned()
-    if planned and not set(planned) & set(point_ids) and folder.scenario_text() != scenario_text:
+    planned = set(folder.planned())
+    changed = folder.scenario_text() != scenario_text
+    earlier = aimed_elsewhere(points, planned - {point.id for point in points}) if changed else {}
+    if planned and changed and not earlier and not any(point.id in planned for point in points):
         raise ScenarioError(
             f"{folder.path}: was started with other points and has none of these; go on with its own scenario, "
             f"{folder.path / 'scenario.yaml'}, or start a new run without --resume"
         )
+    for point in points:
+        if point.id in earlier:
+            same_measurements.take_over(folder, earlier[point.id], point.id)
     folder.rescenario(scenario_text)
-    folder.order(point_ids)
+    folder.order([point.id for point in points])
+
+
+def aimed_elsewhere(points: Sequence[Point], planned: set[str]) -> dict[str, str]:
+    """By a point's id the planned one's that differs from it in its target alone, where there is one."""
+    found: dict[str, str] = {}
+    architecture = models.fingerprint(points[0].model)  # which all points share
+    for point in points if planned else []:
+        others = (plan.aimed_at(point, target, architecture).id for target in devices.names() if target != point.target)
+        if other := next((one for one in others if one in planned), ""):
+            found[point.id] = other
+    return found
 
 
 def measuring_device(wanted: str) -> str:
@@ -176,6 +193,7 @@ def begin(folder: RunFolder, found: dict[str, Any], new: bool) -> dict[str, Any]
     earlier = folder.environment()
     told = sessions.begun(earlier, found)
     folder.session = len(told)
+    folder.written.clear()
     stands = KEPT if new else KEPT | MEASURED_ON
     written = {name: one for name, one in found.items() if new or name not in MEASURED_ON}
     written |= {name: one for name, one in earlier.items() if name in stands}

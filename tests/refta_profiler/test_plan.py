@@ -8,7 +8,7 @@ import pytest
 
 from refta_profiler import models, scenario
 from refta_profiler.errors import ScenarioError
-from refta_profiler.plan import Point, points
+from refta_profiler.plan import Point, aimed_at, points
 
 BASE = {"model": "vit-tiny", "methods": [{"name": "head"}], "batch": [1, 2]}
 
@@ -186,3 +186,16 @@ def test_tokens_are_not_guessed(tmp_path):
     )
     (point,) = made(model=str(tmp_path), batch=[1])
     assert (point.seq, point.tokens) == (None, None)
+
+
+def test_a_point_aimed_at_another_target_is_that_targets_own(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(
+        "model: roberta-tiny\ntask: {num_labels: 3}\nseq: [8]\ntarget: h100\nbatch: [1]\n"
+        "methods: [{name: refta, rank: 5, order: [shared]}, {name: lora, rank: 2}]\n"
+        "precision: [fp32, bf16]\nparallel: [{kind: ddp, world: 2}]\n"
+    )
+    own, others = points(scenario.load(path, [])), points(scenario.load(path, ["target=l4"]))
+    architecture = models.fingerprint("roberta-tiny")
+    assert [aimed_at(one, "l4", architecture) for one in own] == others
+    assert [aimed_at(one, "h100", architecture) for one in own] == own

@@ -10,7 +10,7 @@ import pytest
 from fake_executor import Fake
 from worker_answers import answer, failure
 
-from refta_profiler import plan, processes, run
+from refta_profiler import plan, processes, run, same_measurements
 from refta_profiler import scenario as scenarios
 from refta_profiler.errors import HardwareError, ScenarioError
 from refta_profiler.measure import gpu, isolate, stage
@@ -166,6 +166,56 @@ def test_the_frozen_scenario_resumes_its_run(scenario, folder):
     again, told = go(frozen, RunFolder.open(folder.path), only="predict")
     assert told.stages[0] == ("predict", 0)
     assert again == first
+
+
+@pytest.fixture
+def unpredicted(monkeypatch):
+    """Predictions take no time."""
+    monkeypatch.setattr(run, "predict_job", lambda job: ([], []))
+    monkeypatch.setattr(run, "closed_form", lambda points: [])
+
+
+def test_another_target_alone_measures_nothing_anew(tmp_path, scenario, folder, quick, unpredicted):
+    first, _ = go(scenario, folder)
+    (folder.path / "traces" / f"{first[0].point}.json.gz").write_bytes(b"traced")
+    aimed = scenarios.load(tmp_path / "tiny.yaml", ["target=l4"])
+    rows, told = go(aimed, RunFolder.open(folder.path))
+    assert (len(quick), told.stages) == (3, [("predict", 9), ("measure", 0)])
+    assert {row.point for row in rows}.isdisjoint(row.point for row in first)
+    assert [replace(row, point="") for row in rows] == [replace(row, point="") for row in first]
+    assert folder.environment()["sessions"][1]["did"] == {"predictions": 9, "processes": 0, "trainings": 0}
+    assert (folder.path / "traces" / f"{rows[0].point}.json.gz").read_bytes() == b"traced"
+    assert folder.details(rows[0].point) == folder.details(first[0].point) != {}
+    back, told = go(scenario, RunFolder.open(folder.path))
+    assert (len(quick), back) == (3, first)
+
+
+def test_what_a_stopped_taking_over_left_is_taken_over_again(scenario, folder, quick, unpredicted, tmp_path, monkeypatch):
+    go(repeated(scenario, 2), folder)
+    aimed = scenarios.load(tmp_path / "tiny.yaml", ["target=l4", "measure.on_cpu.repeats=2"])
+    write, left = RunFolder.write_process, [3]
+
+    def dies(folder, point, number, *rest):
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return write(folder, point, number, *rest)
+
+    monkeypatch.setattr(RunFolder, "write_process", dies)
+    with pytest.raises(KeyboardInterrupt):
+        go(aimed, RunFolder.open(folder.path))
+    monkeypatch.setattr(RunFolder, "write_process", write)
+    rows, _ = go(aimed, RunFolder.open(folder.path))
+    assert len(quick) == 6
+    assert len({row.point for row in rows if row.metric == "step_seconds"}) == 3
+
+
+def test_trainings_are_taken_over_as_well(folder):
+    (folder.path / "training").mkdir()
+    (folder.path / "training" / "a.12345678.lr0.001.seed0.json").write_text('{"version": 1, "point": "a", "losses": []}')
+    same_measurements.take_over(folder, "a", "b")
+    copy = json.loads((folder.path / "training" / "b.12345678.lr0.001.seed0.json").read_text())
+    assert copy == {"version": 1, "point": "b", "losses": []}
 
 
 def test_another_scenarios_points_are_not_mixed_in(tmp_path, scenario, folder):
