@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from refta_profiler import devices, models, own_code, plan, processes, report, same_measurements, sessions
+from refta_profiler import devices, models, own_code, plan, processes, report, same_measurements, sessions, weight_identity
 from refta_profiler.devices import device_key
 from refta_profiler.errors import HardwareError, ScenarioError
 from refta_profiler.plan import Point
@@ -28,7 +28,7 @@ STEPS = "steps"  # the place of the job that hands a variant's step to the repor
 FEW = 4  # jobs that are done where they are: a second process takes seconds to start
 KEPT = {"devices"}  # of an earlier environment.json of the folder: what rows call the devices of a cluster
 # kept too where nothing is measured now: what the measurements that are there were made by, on and with, and when
-MEASURED_ON = {"device", "python", "system", "versions", "libraries", "cpu", "gpu", "torch_settings", "variables", "command"}
+MEASURED_ON = {"device", "python", "system", "versions", "libraries", "cpu", "gpu", "torch_settings", "variables", "command", "weights"}
 MEASURED_ON |= {*sessions.CODE}
 MEASURED_ON |= {"executor", "address", "nodes", "slurm", "started", "ended", "wall_seconds", "load_average_at_the_end"}
 TRAINED = ("test_accuracy", "test_correlation")  # the metrics of a training's score
@@ -182,7 +182,8 @@ def environment(scenario: Scenario, device: str, executor: Executor) -> dict[str
     card = {"key": scenario.target, "name": target.title, "memory_bytes": target.memory_bytes, "context_bytes": target.context_bytes}
     elsewhere = executor.describe()
     machine = found.describe("cpu" if elsewhere else device) | elsewhere
-    return {**machine, "target_device": card}
+    weights = {"weights": weight_identity.of(scenario.model)} if scenario.weights == "pretrained" else {}
+    return {**machine, **weights, "target_device": card}
 
 
 def begin(folder: RunFolder, found: dict[str, Any], new: bool) -> dict[str, Any]:

@@ -14,7 +14,7 @@ Session = dict[str, Any]
 
 KEY = "sessions"
 CODE = ("commit", "uncommitted_changes", "commit_unknown", "sources")  # which state of the profiler ran
-TOLD = ("command", *CODE, "python", "versions", "libraries", "device", "executor", "started")
+TOLD = ("command", *CODE, "python", "versions", "libraries", "weights", "device", "executor", "started")
 ENDED = ("ended", "wall_seconds")
 OLDER = "from before sessions were kept: its command and commit are those of the last session until then, which may have measured nothing"
 

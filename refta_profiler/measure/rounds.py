@@ -27,7 +27,7 @@ OOMS = 2  # of one method, after which its larger batches are not tried
 TIMED = ("samples", "loads", "bare", "gpu", "gpu_others", "setup_seconds", "setup_watched")
 RAW = ("values", "afterwards", "ranks", "where", "failure", *TIMED)  # what rows are made of
 FILES = {"kernels": ("trace", ".json.gz"), "history": ("history", ".memory.pickle")}  # by instrument: what it is called, how it ends
-DEVICE = "device"  # beside what a process is asked, in its file: the kind that it was asked for
+DEVICE, WEIGHTS = "device", "weights"  # beside what a process is asked, in its file: the kind of device, and which pretrained weights
 UNKNOWN = ""  # the device of an answer that does not say it: one from before answers did, or of a process that died
 
 
@@ -43,6 +43,7 @@ class Stage:
     started: float = field(default_factory=lambda: time.monotonic())
     ooms: dict[tuple, list[int]] = field(default_factory=dict)  # batches that ran out of memory, by variant and place
     identify: Callable[[], dict[str, str]] = dict  # what would answer now: its device, where that is known, and versions
+    weights: str = ""  # which pretrained ones, as weight_identity has it; '' for random ones, and where that is not known
     places: frozenset[str] = frozenset()  # where processes can be run now
     keys: dict[str, str] = field(default_factory=dict)  # what rows call the devices met so far, by what these call themselves
 
@@ -182,8 +183,10 @@ def answer(stage: Stage, point: Point, number: int) -> dict[str, Any] | None:
     if content is None:
         return None
     asked = dict(content["asked"])
+    weights = asked.pop(WEIGHTS, stage.weights)  # one of before does not tell them
     kind = asked.pop(DEVICE, "") or device_of(content["answer"]).partition(":")[0]  # one of before tells it by where it was, if at all
-    return content["answer"] if asked == stage.asked(number) and kind in (UNKNOWN, stage.device) else None
+    same_weights = weights == stage.weights or not stage.weights
+    return content["answer"] if asked == stage.asked(number) and kind in (UNKNOWN, stage.device) and same_weights else None
 
 
 def process(stage: Stage, point: Point, number: int, left: float) -> Process:
@@ -207,7 +210,7 @@ def keep(stage: Stage, ended: Process, found: Answer, place: Place) -> str:
         details = {name: value for name, value in found.items() if name not in (*RAW, "files")}
         stage.folder.write_details(point.id, details | failure | ({"where": found["where"]} if "where" in found else {}))
     # after all that belongs to it: a process that has its file is not run again
-    asked = {**stage.asked(ended.number), DEVICE: stage.device}
+    asked = {**stage.asked(ended.number), DEVICE: stage.device, **({WEIGHTS: stage.weights} if stage.weights else {})}
     stage.folder.write_process(point.id, ended.number, asked, {name: one for name, one in found.items() if name in RAW})
     given = answers(stage, point)
     stage.folder.write_point(point.id, "measured", rows.of_processes(point, stage.key_of(given[1]), given))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from refta_profiler import weight_identity
 from refta_profiler.measure import environment, rounds, rows, turns, versions
 from refta_profiler.measure.executors import LOCAL, Executor
 from refta_profiler.measure.executors.local import HERE, Local
@@ -52,8 +53,10 @@ def anything(scenario: Scenario, points: Sequence[Point], folder: RunFolder, dev
 
 def stage_of(scenario: Scenario, folder: RunFolder, device: str, key: str, progress: Any, executor: Executor) -> Stage:
     """The stage of a scenario on what the executor has now."""
+    weights = weight_identity.of(scenario.model) if scenario.weights == "pretrained" else ""
     places = frozenset(place.name for place in executor.places)
-    return Stage(scenario.measure, folder, device, key, progress, identify=partial(at_hand, executor, device), places=places)
+    here = partial(at_hand, executor, device)
+    return Stage(scenario.measure, folder, device, key, progress, identify=here, places=places, weights=weights)
 
 
 def at_hand(executor: Executor, device: str) -> dict[str, str]:

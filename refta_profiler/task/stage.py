@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import Any
 
-from refta_profiler import processes
+from refta_profiler import processes, weight_identity
 from refta_profiler.devices import device_key
 from refta_profiler.plan import Point
 from refta_profiler.run_folder import RunFolder
@@ -23,6 +23,7 @@ from refta_profiler.task.summary import Summary
 from refta_profiler.task.train import Job, estimate, run, steps_of
 from refta_profiler.units import format_seconds
 
+WEIGHTS = "weights"  # in training.json
 SOURCE = "measured-task"  # the point files of this stage, beside the measuring one's
 
 
@@ -34,6 +35,7 @@ class Grid:
     points: Sequence[Point]
     splits: Splits
     device: str
+    weights: str = ""  # which pretrained ones, as weight_identity has it; '' for random ones, and in folders from before it was told
 
     def job(self, point: Point, rate: float, seed: int) -> Job:
         """One training run."""
@@ -43,7 +45,8 @@ class Grid:
     def file(self, job: Job) -> str:
         """The run's file, by all that its result depends on."""
         same = job.train.model_dump(exclude={"lr", "seeds", "lr_seeds", "to_loss"})
-        return store.file_name(job.point.id, job.rate, job.seed, [self.splits.digest, same, self.device])
+        told = [self.weights] if self.weights else []
+        return store.file_name(job.point.id, job.rate, job.seed, [self.splits.digest, same, self.device, *told])
 
     def jobs(self, point: Point) -> list[Job]:
         """Every run of a method that may be made: all rates on all seeds."""
@@ -57,7 +60,7 @@ def train_all(scenario: Scenario, points: Sequence[Point], folder: RunFolder, de
     if scenario.data is None or scenario.train is None:
         return
     splits = data.read(scenario.data, scenario.task.num_labels or 2, seed=scenario.seed)
-    grid = Grid(scenario, trained(scenario, points), splits, device)
+    grid = Grid(scenario, trained(scenario, points), splits, device, weights(scenario, folder))
     store.write_shared(folder, shared(grid))
     search = [job for point in grid.points for job in grid.jobs(point) if job.seed in scenario.train.seeds[: scenario.train.lr_seeds]]
     later = len(grid.points) * (len(scenario.train.seeds) - scenario.train.lr_seeds)
@@ -73,8 +76,16 @@ def train_all(scenario: Scenario, points: Sequence[Point], folder: RunFolder, de
 
 def anything(scenario: Scenario, points: Sequence[Point], folder: RunFolder) -> bool:
     """Whether a method of the scenario, as it was when the folder's rows were written, is still to be trained."""
+    if weights(scenario, folder) != store.read_shared(folder).get(WEIGHTS, ""):
+        return True
     there = [folder.read(point.id, SOURCE) for point in trained(scenario, points)]
     return any(not rows or rows[0].status == "skipped" for rows in there)
+
+
+def weights(scenario: Scenario, folder: RunFolder) -> str:
+    """Which pretrained weights are trained, where the folder's runs tell theirs or there are none yet: other weights make other runs."""
+    told = store.read_shared(folder)
+    return weight_identity.of(scenario.model) if scenario.weights == "pretrained" and (not told or WEIGHTS in told) else ""
 
 
 def trained(scenario: Scenario, points: Sequence[Point]) -> list[Point]:
@@ -118,6 +129,7 @@ def shared(grid: Grid) -> dict[str, Any]:
         "to_loss": train.to_loss,
         "train": train.model_dump(),
         "device": grid.device,
+        **({WEIGHTS: grid.weights} if grid.weights else {}),
         "methods": methods,
     }
 

@@ -5,11 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import yaml
 
-from refta_profiler import plan, processes, scenario
+from refta_profiler import plan, processes, scenario, weight_identity
 from refta_profiler.report.document import build
 from refta_profiler.report.task import verdict_words
 from refta_profiler.run_folder import RunFolder
-from refta_profiler.task import stage, train
+from refta_profiler.task import stage, store, train
 from refta_profiler.task.settings import Train
 from refta_profiler.task.summary import Summary
 from refta_profiler.verdict import verdicts
@@ -122,6 +122,23 @@ def test_a_run_that_is_missing_is_made_again_and_comes_out_the_same(made, monkey
         return {key: value for key, value in yaml.safe_load(text).items() if "seconds" not in key}
 
     assert timeless(path.read_text()) == timeless(before)
+
+
+def test_runs_from_other_weights_are_other_runs(made, monkeypatch, tmp_path):
+    loaded, folder, _ = made
+    points = plan.points(loaded)
+    shared = store.read_shared(folder)
+    assert shared["weights"] == stage.weights(loaded, folder) == weight_identity.of(loaded.model)
+    monkeypatch.setattr(weight_identity, "of", lambda model: "sample 00000000")
+    assert stage.anything(loaded, points, folder)
+    splits = stage.data.read(loaded.data, 2, seed=loaded.seed)
+    grid = stage.Grid(loaded, stage.trained(loaded, points), splits, "cpu", stage.weights(loaded, folder))
+    before, now = ({name for one in told["methods"] for name in one["files"]} for told in (shared, stage.shared(grid)))
+    assert len(now) == len(before)
+    assert now.isdisjoint(before)
+    older = RunFolder.create(tmp_path, loaded.text)
+    store.write_shared(older, {name: value for name, value in shared.items() if name != "weights"})
+    assert stage.weights(loaded, older) == ""
 
 
 def test_rows_and_verdicts(made):
