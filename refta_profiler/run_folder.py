@@ -116,7 +116,9 @@ class RunFolder:
         made_by = {} if self.session is None else {"session": self.session}
         content = {"version": VERSION, "point": point_id, "source": source, **made_by, "rows": [row.to_dict() for row in rows]}
         self.written[source.split("-")[0]] += 1
-        return write_whole(self.point_path(point_id, source), json.dumps(content, indent=1, allow_nan=False))
+        path = self.point_path(point_id, source)
+        path.parent.mkdir(exist_ok=True)  # a published copy of a run has none
+        return write_whole(path, json.dumps(content, indent=1, allow_nan=False))
 
     def write_process(self, point_id: str, number: int, asked: dict[str, Any], answer: dict[str, Any]) -> Path:
         """processes/<point>.<number>.json: what one measuring process was asked and answered, raw samples and all."""

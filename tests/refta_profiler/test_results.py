@@ -190,3 +190,10 @@ def test_details_are_read_back_and_empty_where_there_are_none(tmp_path):
     assert folder.details("p") == {}
     folder.write_details("p", {"samples": [1.5]})
     assert folder.details("p") == {"samples": [1.5]}
+
+
+def test_a_published_copy_without_point_files_gets_them_where_it_is_resumed(tmp_path):
+    run = RunFolder.create(tmp_path, "model: a")
+    (run.path / "points").rmdir()
+    run.write_point("p", "measured", [])
+    assert run.finished("p", "measured")
