@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 MARK := $(VENV)/.installed
 
-.PHONY: demo test check slow drills cluster gpu bench sample accuracy accuracy-data accuracy-smoke format clean
+.PHONY: demo test check slow drills cluster gpu bench docs sample accuracy accuracy-data accuracy-smoke format clean
 
 demo: $(MARK)
 	$(PY) -m refta_profiler run scenarios/quickstart.yaml
@@ -66,6 +66,10 @@ accuracy: accuracy-data
 # Ratios of step time and memory, side by side; hours on two cores, minutes with `ARGUMENTS=--quick`.
 bench: $(MARK)
 	$(PY) -m benchmarks $(ARGUMENTS)
+
+# docs/scenario.md, every setting of a scenario and of each method, from the settings themselves.
+docs: $(MARK)
+	$(PY) -c "import sys; from refta_profiler import reference; sys.stdout.write(reference.markdown())" > docs/scenario.md
 
 format: $(MARK)
 	$(VENV)/bin/ruff check --fix .

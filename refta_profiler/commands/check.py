@@ -42,7 +42,9 @@ def command(
     parallel: ParallelOption = None,
     settings: SettingOption = None,
     quick: Annotated[bool, typer.Option("--quick", help="at this batch alone, without the largest batch for which it stays true")] = False,
-    exit_code: Annotated[bool, typer.Option("--exit-code", help="exit 4 where it does not pay off")] = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="exit 4 unless it pays off (5% less peak and no slower), also where no verdict is possible")
+    ] = False,
     json_: JsonOption = False,
 ) -> Answer:
     """Whether the method pays off."""
