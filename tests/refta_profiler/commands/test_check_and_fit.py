@@ -344,7 +344,7 @@ def test_check_answers_for_that_step(ask):
     assert {(one.optimizer, one.accumulate, one.loop["keep_outputs"], one.task["num_labels"]) for one in runs.points} == {
         ("sgd", 4, True, 37)
     }
-    with pytest.raises(ReftaError, match="check: loop.keep_outputs: unknown value 'nxt'"):
+    with pytest.raises(ReftaError, match=r"check: loop\.keep_outputs: unknown value 'nxt'"):
         ask(step={"loop": {"keep_outputs": "nxt"}})
 
 
