@@ -30,6 +30,9 @@ class Settings(BaseModel):
     model_config = STRICT
 
 
+STEP = ("task", "optimizer", "accumulate", "clip", "attention", "allocator", "adapter_dtype", "loop")  # what `check --step` takes
+
+
 class Task(Settings):
     """What the model is trained for; what is left out follows from the model."""
 

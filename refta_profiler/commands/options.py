@@ -9,11 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from refta.shapes import StackShape
-from refta_profiler import models, parallel, scenario_yaml
+from refta_profiler import models, parallel, scenario, scenario_yaml
 from refta_profiler.errors import ScenarioError
 from refta_profiler.suggest import closest
 
-STEP = ("task", "optimizer", "accumulate", "clip", "attention", "allocator", "adapter_dtype", "loop")  # of a scenario's settings
 TEXT_TOKENS = 128  # tokens of a text example where none are given, as in a scenario
 
 ModelOption = Annotated[str, typer.Option("--model", help="a preset, a hub name, or a folder with a config.json")]
@@ -60,10 +59,10 @@ def step_settings(given: Sequence[str] | None) -> dict[str, Any]:
         parts = [part.strip() for part in key.split(".")]
         if not equals or not all(parts):
             raise ScenarioError(f"--step {one}: write KEY=VALUE, e.g. --step optimizer=sgd or --step loop.use_cache=true")
-        if parts[0] not in STEP:
-            near = closest(parts[0], STEP)
+        if parts[0] not in scenario.STEP:
+            near = closest(parts[0], scenario.STEP)
             hint = f"did you mean '{near}'? " if near else ""
-            raise ScenarioError(f"--step {one}: '{parts[0]}' is none of a step's settings; {hint}there are {', '.join(STEP)}")
+            raise ScenarioError(f"--step {one}: '{parts[0]}' is none of a step's settings; {hint}there are {', '.join(scenario.STEP)}")
         place = found
         for part in parts[:-1]:
             place = place.setdefault(part, {})
