@@ -49,7 +49,7 @@ def of(point: Point) -> dict[str, Any]:
 
 
 def asked(point: Point) -> dict[str, Any]:
-    """How `check` is asked about the point: `settings` beyond the method's defaults, `step` beyond the usual, and `no_option`, what it has no option for.
+    """How `check` is asked about the point: `settings` and `step` beyond what is usual, and `no_option`, what it cannot take.
 
     `settings` is None for code of the user's own, about which it cannot be asked.
     """
