@@ -58,8 +58,9 @@ def marks_blocks(material: Material, target: str) -> list[Block]:
         ]
         for member in members
     ]
-    words = marks_words(target, members)
-    return [Text(words), Table(f"marks-{material.measured_targets.index(target)}", f"{words} Every point.", columns, rows, folded=True)]
+    caption = f"What the marks within timed steps cost on {target}, by pairs of steps side by side."
+    table = Table(f"marks-{material.measured_targets.index(target)}", caption, columns, rows, folded=True)
+    return [Text(marks_words(target, members)), table]
 
 
 def marks_words(target: str, members: Sequence[Candidate]) -> str:
@@ -103,10 +104,11 @@ def overhead_blocks(material: Material) -> list[Block]:
     ]
     marks = [one.found["time"] for one in looked if "time" in one.found]
     where = f"{looked[0].target} at batch {looked[0].setting.batch}"
+    judged = "" if steps else " (not held against chance in this older run)"
     taken = " and ".join(f"{mark:.3f}" for mark in marks)
     caption = (
-        f"What the instruments cost on {where}: a timed step takes {taken} of the time of one without marks; every other instrument runs "
-        "on a step of its own."
+        f"What the instruments cost on {where}: a timed step takes {taken} of the time of one without marks{judged}; every other "
+        "instrument runs on a step of its own."
     )
     caption += " In all is with what it does before and after its step, such as reading events and writing files." if steps else ""
     return [Table("overhead", caption, columns, rows, folded=True)]
