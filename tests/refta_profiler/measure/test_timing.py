@@ -107,6 +107,16 @@ def test_phases_of_a_gpu_need_not_sum_to_the_step():
     assert set(found) == {"step_seconds", "step_seconds_p10", "step_seconds_p90", *(f"{phase}_seconds" for phase in workload.PHASES)}
 
 
+@pytest.mark.gpu
+def test_real_steps_on_a_gpu_by_events():
+    work = workload.build(tiny("roberta-tiny", "lora", accumulate=2), torch.device("cuda"))
+    found = timing.times(work, warmup=2, steps=5, bare=5)
+    for sample in found.samples:
+        assert min(sample[phase] for phase in workload.PHASES) > 0
+        assert -1e-4 < sample[timing.REST] < sum(sample.values())  # the two clocks may differ by some microseconds
+    assert timing.marks_cost(found.samples, found.bare) is not None
+
+
 def test_what_marks_cost_is_told_of_pairs():
     """ln 1.01 = 0.00995 and ln 1.03 = 0.02956: their mean is 0.01975, 12.706 times half their difference 0.12457."""
     samples = [{"forward": 1.0, "backward": 1.02}, {"forward": 1.0, "backward": 1.06}, {"forward": 9.0}]
