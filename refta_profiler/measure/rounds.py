@@ -24,8 +24,8 @@ from refta_profiler.statistics import alike, make, same
 GPU_LIMIT_S = 900.0  # for one process
 LEAST_S = 60.0  # that a process gets on a CPU however little of the budget is left
 OOMS = 2  # of one method, after which its larger batches are not tried
-TIMED = ("samples", "loads", "bare", "gpu", "gpu_others", "setup_seconds", "setup_watched")
-RAW = ("values", "afterwards", "ranks", "where", "failure", *TIMED)  # what rows are made of
+TIMED = ("samples", "loads", "load", "bare", "gpu", "gpu_others", "setup_seconds", "setup_watched")
+RAW = ("values", "faults", "afterwards", "ranks", "where", "failure", *TIMED)  # what rows are made of
 FILES = {"kernels": ("trace", ".json.gz"), "history": ("history", ".memory.pickle")}  # by instrument: what it is called, how it ends
 DEVICE, WEIGHTS = "device", "weights"  # beside what a process is asked, in its file: the kind of device, and which pretrained weights
 UNKNOWN = ""  # the device of an answer that does not say it: one from before answers did, or of a process that died
@@ -214,7 +214,7 @@ def keep(stage: Stage, ended: Process, found: Answer, place: Place) -> str:
     stage.folder.write_process(point.id, ended.number, asked, {name: one for name, one in found.items() if name in RAW})
     given = answers(stage, point)
     stage.folder.write_point(point.id, "measured", rows.of_processes(point, stage.key_of(given[1]), given))
-    return failure.get("note", "")
+    return failure.get("note") or rows.fault_words(found.get("faults", {}))
 
 
 def of_session(stage: Stage, found: Answer) -> Answer:
