@@ -27,9 +27,20 @@ def of_processes(point: Point, key: str, processes: Mapping[int, dict[str, Any]]
         return failed(point, key, first["failure"]["status"], first["failure"]["note"])
     timed = [one for one in processes.values() if "failure" not in one]
     values = {**timing.summary([one["samples"] for one in timed]), **first["values"], "setup_seconds": setup_seconds(timed)}
-    notes = {"step_seconds": time_note(processes), **setup_notes(point, timed), **rank_notes(first.get("ranks", []))}
+    notes = {
+        "step_seconds": time_note(processes),
+        **interval_notes(len(timed)),
+        **setup_notes(point, timed),
+        **rank_notes(first.get("ranks", [])),
+    }
     made = [_row(point, key, metric, value, note=notes.get(metric, "")) for metric, value in values.items()]
     return made + [_row(point, key, metric, **found) for metric, found in first.get("afterwards", {}).items()]
+
+
+def interval_notes(count: int) -> dict[str, str]:
+    """By metric: what the interval of a time from so many processes is over."""
+    words = f"Student's t over {count} processes" if count > 1 else "within one process: a bootstrap over its steps, which knows no others"
+    return dict.fromkeys(("step_seconds_low", "step_seconds_high"), words)
 
 
 def rank_notes(ranks: Sequence[dict[str, int]]) -> dict[str, str]:
@@ -52,7 +63,8 @@ def setup_notes(point: Point, timed: Sequence[dict[str, Any]]) -> dict[str, str]
 def time_note(processes: Mapping[int, dict[str, Any]]) -> str:
     """How the step's time came about: processes and steps, what failed, whether the machine was busy."""
     timed = [one for one in processes.values() if "failure" not in one]
-    parts = [f"median of {counted(len(timed), 'process')} × {counted(len(timed[0]['samples']), 'step')}"]
+    medians = "mean of the medians" if len(timed) > 1 else "median"
+    parts = [f"{medians} of {counted(len(timed), 'process')} × {counted(len(timed[0]['samples']), 'step')}"]
     parts += [f"process {number} failed: {one['failure']['note']}" for number, one in processes.items() if "failure" in one]
     parts += [words for words in [complaint(average([Load(**load) for one in timed for load in one["loads"]]))] if words]
     parts += list(dict.fromkeys(f"the GPU slowed itself: {', '.join(reasons)}" for one in timed if (reasons := throttled(one))))
@@ -94,8 +106,9 @@ def noise_row(point: Point, key: str, found: Noise | None, rounds: int, once: st
     """
     if found is None or rounds < 2:
         return _row(point, key, "noise_fraction", None, status="skipped", note=f"{ONE_PROCESS} ({once})")
-    words = f"95%; from {rounds} interleaved processes a point, {found.degrees} degrees of freedom"
-    return _row(point, key, "noise_fraction", found.floor(rounds, rounds), note=words)
+    words = f"95%; from {rounds} interleaved processes a point, {found.degrees} degree{'s' * (found.degrees != 1)} of freedom"
+    note = "; ".join(part for part in (words, found.words) if part)
+    return _row(point, key, "noise_fraction", found.floor(rounds, rounds), note=note)
 
 
 def failed(point: Point, key: str, status: str, note: str) -> list[Row]:

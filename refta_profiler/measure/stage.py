@@ -1,7 +1,7 @@
 """The measuring part of a run: every point in processes of its own that take turns, failures as rows, nothing twice.
 
-A B C, A B C, …: every round goes over all points, so that a machine that drifts drifts for all. rounds.py says what a process is asked
-and what becomes of its answer, turns.py which one is next.
+A B C, C B A, B C A, …: every round goes over all points, so that a machine that drifts drifts for all, and no place in a round favours one.
+rounds.py says what a process is asked and what becomes of its answer, turns.py which one is next.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from refta_profiler.measure.rounds import Stage
 from refta_profiler.plan import Point
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario import Scenario
-from refta_profiler.statistics import medians, noise_by_setting
+from refta_profiler.statistics import Timed, noise_of_points, timed
 
 
 def measure_all(
@@ -54,19 +54,19 @@ def meet(stage: Stage, points: Sequence[Point]) -> None:
 
 
 def settle(stage: Stage, points: Sequence[Point]) -> None:
-    """Every measured point's rows once more, now with the noise of its setting; one point's answers are held at a time."""
-    timed: dict[str, dict[int, float]] = {}
+    """Every measured point's rows once more, now with its noise; one point's answers are held at a time."""
+    times: dict[str, Timed] = {}
     alike: dict[str, tuple] = {}
     for point in points:
         given = rounds.answers(stage, point)
         if 1 in given:
-            timed[point.id], alike[point.id] = medians(given), (*rounds.setting(point), stage.key_of(given[1]))
-    floors = noise_by_setting([timed], alike)
-    for point in (point for point in points if point.id in timed):
+            times[point.id], alike[point.id] = timed(given), (*rounds.setting(point), stage.key_of(given[1]))
+    found = noise_of_points([times], alike)
+    for point in (point for point in points if point.id in times):
         given = rounds.answers(stage, point)
         key = stage.key_of(given[1])
         made = rows.of_processes(point, key, given)
-        if count := len(timed[point.id]):
-            made.append(rows.noise_row(point, key, floors[alike[point.id]], count, rounds.once(stage)))
+        if count := len(times[point.id].medians):
+            made.append(rows.noise_row(point, key, found[point.id], count, rounds.once(stage)))
         if made != stage.folder.read(point.id, "measured"):
             stage.folder.write_point(point.id, "measured", made)
