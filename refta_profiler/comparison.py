@@ -40,7 +40,7 @@ class Verdict:
     subject_bytes: int | None = None
     against_bytes: int | None = None
     time_source: str = ""  # measured or dryrun; '' where no time is known
-    time_noise_fraction: float = 0.0  # a difference of step times below this is not told apart
+    time_noise_fraction: float = 0.0  # a difference of step times below this, in its direction, is not told apart
     parallel: str = ""  # the ranks that the step is spread over, each of which needs these bytes
     fits: str = ""  # 'subject' or 'against' where that one alone fits the device, 'neither', or '' where nothing speaks against both
 

@@ -27,6 +27,7 @@ RESAMPLES = 2000
 LEVEL = 0.95
 FEW = 3  # degrees of freedom, below which the noise of a setting is taken from all
 STEPS = 5  # of a process, from which on they say how much the steps of its point vary
+HUGE = 50.0  # of a logarithm: more than any two times differ by, less than a number holds
 STRICT = 0.99  # the level at which steps vary unlike each other: one that is wrong costs degrees of freedom
 
 
@@ -71,13 +72,13 @@ class Noise:
     degrees: int
     words: str = field(default="", compare=False)
 
-    def floor(self, first: int, second: int, *, comparisons: int = 1) -> float:
-        """The fraction below which two points timed in `first` and `second` processes are not told apart at 95%.
+    def floor(self, first: int, second: int, *, comparisons: int = 1, share: float = LEVEL) -> float:
+        """The fraction below which two points timed in `first` and `second` processes are not told apart at `share`.
 
-        `comparisons` of them made together are all right at 95% (Bonferroni). A spread of 0.01 from 10 degrees, 3 processes each: 1.84%.
+        `comparisons` of them made together are all right at that (Bonferroni). A spread of 0.01 from 10 degrees, 3 processes each: 1.84%.
         """
-        share = 1 - (1 - LEVEL) / comparisons
-        return math.expm1(student(share, self.degrees) * self.spread * math.sqrt(1 / first + 1 / second))
+        size = student(1 - (1 - share) / comparisons, self.degrees) * self.spread * math.sqrt(1 / first + 1 / second)
+        return math.expm1(min(size, HUGE))
 
 
 def noise(medians: Mapping[str, Mapping[int, float]]) -> Noise | None:
@@ -102,21 +103,25 @@ def noise(medians: Mapping[str, Mapping[int, float]]) -> Noise | None:
 
 @dataclass(frozen=True)
 class Timed:
-    """A point's times: seconds of each process's median step by round, and how far steps lie from it in logarithms, in size.
+    """A point's times by round: seconds of each process's median step, and the mean distance of its steps from it in logarithms.
 
-    Of processes with fewer than STEPS steps nothing is known of these distances.
+    Of processes with fewer than STEPS steps, or whose steps are all equal, no distance is known.
     """
 
     medians: Mapping[int, float]
-    distances: Sequence[float] = ()
+    distances: Mapping[int, float] = field(default_factory=dict)
 
 
 def timed(answers: Mapping[int, Mapping[str, Any]]) -> Timed:
     """The times of a point's measuring processes, by their number, that are from the first one's device; steps are seconds by phase."""
     steps = {number: [sum(sample.values()) for sample in one["samples"]] for number, one in alike(answers).items() if one.get("samples")}
     middles = {number: statistics.median(found) for number, found in steps.items()}
-    far = [abs(math.log(one / middles[number])) for number, found in steps.items() if len(found) >= STEPS for one in found]
-    return Timed(middles, far)
+    far = {
+        number: statistics.fmean(abs(math.log(one / middles[number])) for one in found)
+        for number, found in steps.items()
+        if len(found) >= STEPS
+    }
+    return Timed(middles, {number: one for number, one in far.items() if one})
 
 
 def noise_of_points(runs: Sequence[Mapping[Any, Timed]], settings: Mapping[Any, Hashable]) -> dict[Any, Noise | None]:
@@ -132,7 +137,7 @@ def noise_of_points(runs: Sequence[Mapping[Any, Timed]], settings: Mapping[Any, 
     everywhere = pooled([one for one in whole.values() if one])
     found: dict[Any, Noise | None] = {}
     for setting, points in members.items():
-        groups = like_steps({point: [one for run in runs if point in run for one in run[point].distances] for point in points})
+        groups = like_steps(runs, points)
         own = whole[setting]
         shared = own if own and own.degrees >= FEW else everywhere
         for group in groups:
@@ -147,33 +152,28 @@ def medians_of(run: Mapping[Any, Timed], points: Iterable[Any]) -> dict[str, Map
     return {str(point): run[point].medians for point in points if point in run}
 
 
-def like_steps(distances: Mapping[Any, Sequence[float]]) -> list[list[Any]]:
+def like_steps(runs: Sequence[Mapping[Any, Timed]], points: Sequence[Any]) -> list[list[Any]]:
     """The points in groups whose steps vary alike, the quietest first; all in one where too little is known, or where there are two.
 
-    A point is of a group where its distances are not told apart from those of the group's quietest (Brown and Forsythe 1974). The distances
-    within processes know nothing of how processes differ, so that the noise of a group chosen by them is as good as any. Two points need no
-    groups: how their ratio varies from round to round is all there is to know.
+    A point is of a group where the distances of its steps are not told from those of the group's quietest. They are judged as times are, a
+    figure a process, so that a burst of noise in one of them is one figure and not ten. Distances within processes know nothing of how
+    processes differ: the noise of a group chosen by them is as good as any. Two points need no groups: how their ratio varies from round to
+    round is all there is to know.
     """
-    if len(distances) < 3 or not all(distances.values()):
-        return [list(distances)]
-    ordered = sorted(distances, key=lambda point: statistics.fmean(distances[point]))
+    found = {point: [one for run in runs if point in run for one in run[point].distances.values()] for point in points}
+    by_run = [noise({str(point): run[point].distances for point in points if point in run}) for run in runs]
+    spread = pooled([one for one in by_run if one])
+    if len(points) < 3 or spread is None or not all(found.values()):
+        return [list(points)]
+    ordered = sorted(points, key=lambda point: level(found[point]))
     groups = [[ordered[0]]]
     for point in ordered[1:]:
-        if larger(distances[point], distances[groups[-1][0]]):
+        least = groups[-1][0]
+        if level(found[point]) - level(found[least]) > math.log1p(spread.floor(len(found[point]), len(found[least]), share=STRICT)):
             groups.append([point])
         else:
             groups[-1].append(point)
     return groups
-
-
-def larger(ours: Sequence[float], theirs: Sequence[float]) -> bool:
-    """Whether the mean of ours is told at STRICT to be larger than that of theirs (Welch's t-test, degrees rounded down)."""
-    first, second = (statistics.variance(one) / len(one) for one in (ours, theirs))
-    difference = statistics.fmean(ours) - statistics.fmean(theirs)
-    if first + second == 0:
-        return difference > 0
-    degrees = (first + second) ** 2 / (first**2 / (len(ours) - 1) + second**2 / (len(theirs) - 1))
-    return difference / math.sqrt(first + second) > student(STRICT, int(degrees))
 
 
 def noise_of_group(runs: Sequence[Mapping[Any, Timed]], group: Sequence[Any], other: Sequence[Any]) -> Noise | None:

@@ -170,7 +170,7 @@ def interval(member: Candidate) -> tuple[float, float] | None:
 
 
 def percentiles(member: Candidate) -> tuple[float, float]:
-    """The 10th and 90th percentile of the measured steps; twice the step's time where they are not known."""
+    """The 10th and 90th percentile of the measured steps; the step's time for both where they are not known."""
     middle = member.value("step_seconds", "measured") or 0.0
     low, high = (member.value(f"step_seconds_{name}", "measured") for name in ("p10", "p90"))
     return (middle if low is None else low, middle if high is None else high)

@@ -121,6 +121,18 @@ def test_few_steps_a_process_say_nothing_of_how_they_vary(steps):
     assert len({floor.spread for floor in floors.values()}) == 1
 
 
+def test_a_burst_of_noise_in_one_process_makes_no_group_of_its_own():
+    """A figure a process: two that were disturbed, of unlike points, are what distances vary by, and not twenty steps that say more."""
+    distances = {"a": {1: 0.1, 2: 0.001, 3: 0.001}, "b": {1: 0.002, 2: 0.2, 3: 0.002}, "c": {1: 0.003, 2: 0.003, 3: 0.003}}
+    burst = {name: statistics.Timed(dict.fromkeys(one, 1.0), one) for name, one in distances.items()}
+    assert [sorted(group) for group in statistics.like_steps([burst], list(burst))] == [["a", "b", "c"]]
+    steady = {
+        name: statistics.Timed(dict.fromkeys((1, 2, 3), 1.0), dict.fromkeys((1, 2, 3), one))
+        for name, one in zip("abc", (1, 2, 1), strict=True)
+    }
+    assert statistics.like_steps([steady], list(steady)) == [["a", "c"], ["b"]]
+
+
 def test_two_points_share_what_their_ratio_varies_by():
     found = timed(random.Random(1), (0.001, 0.1), rounds=3)
     floors = statistics.noise_of_points([found], dict.fromkeys(found, "one setting"))
