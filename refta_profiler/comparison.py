@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from refta_profiler.evidence import Candidate, Family
+from refta_profiler.statistics import floor_of_two
 from refta_profiler.verdict_words import sentence
 
 PAYS = 0.05  # of the whole step's peak; this and the next two are design.md's
@@ -39,7 +40,7 @@ class Verdict:
     subject_bytes: int | None = None
     against_bytes: int | None = None
     time_source: str = ""  # measured or dryrun; '' where no time is known
-    time_noise_fraction: float = 0.0  # a difference of step times below this is not told apart
+    time_noise_fraction: float = 0.0  # a difference of step times below this, in its direction, is not told apart
     parallel: str = ""  # the ranks that the step is spread over, each of which needs these bytes
     fits: str = ""  # 'subject' or 'against' where that one alone fits the device, 'neither', or '' where nothing speaks against both
 
@@ -75,16 +76,24 @@ def runs(family: Family, candidate: Candidate, inputs: Inputs) -> bool:
 def step_time(subject: Candidate, against: Candidate) -> tuple[float | None, float, str]:
     """The difference of the step times as a fraction, what of it cannot be told apart, and the source of both; (None, 0, '') if unknown.
 
-    A measured time whose noise is known not to be known (timed in one process) is not judged: it counts as unknown.
+    The measured noise is that of the two alone, each with its own, in the direction of the difference. A measured time whose noise is known
+    not to be known (timed in one process) is not judged: it counts as unknown.
     """
     for source in ("measured", "dryrun"):
         ours, theirs = (candidate.value("step_seconds", source) for candidate in (subject, against))
         if source == "measured" and any(candidate.lacks_noise for candidate in (subject, against)):
             continue
         if ours is not None and theirs:
-            noise = max(candidate.known("noise_fraction") or 0.0 for candidate in (subject, against))
-            return ours / theirs - 1, noise if source == "measured" else predicted_noise(subject, against), source
+            difference = ours / theirs - 1
+            noise = measured_noise(subject, against, difference) if source == "measured" else predicted_noise(subject, against)
+            return difference, noise, source
     return None, 0.0, ""
+
+
+def measured_noise(subject: Candidate, against: Candidate, difference: float) -> float:
+    """What of a measured difference of step times cannot be told apart; where one alone has a noise floor, both have it."""
+    floors = [floor for one in (subject, against) if (floor := one.value("noise_fraction", "measured")) is not None]
+    return floor_of_two(floors[0], floors[-1], difference) if floors else 0.0
 
 
 def predicted_noise(subject: Candidate, against: Candidate) -> float:

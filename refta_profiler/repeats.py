@@ -14,12 +14,10 @@ from dataclasses import dataclass
 from refta_profiler.evidence import setting_of
 from refta_profiler.results import Row
 from refta_profiler.run_folder import RunFolder
-from refta_profiler.statistics import LEVEL, Noise, medians, noise_by_setting, student
+from refta_profiler.statistics import LEVEL, Noise, Timed, level, noise_of_points, student, timed
 
 FEWEST = 3  # points, from which on the middle of all says what the machine did
 MIDDLE = math.pi / 2  # variance of a median of many against that of their mean (normal distribution)
-
-Medians = dict[int, float]  # seconds of one process's median step, by round
 
 
 @dataclass(frozen=True)
@@ -62,42 +60,37 @@ class Repeats:
 
 def repeats(first: RunFolder, second: RunFolder, places: Mapping[tuple, tuple[Row, Row]]) -> Repeats | None:
     """The points at those places (each with its step_seconds row of both runs), as their processes timed them; None where none was kept."""
-    pairs = {place: (medians(first.processes(one.point)), medians(second.processes(other.point))) for place, (one, other) in places.items()}
-    pairs = {place: pair for place, pair in pairs.items() if all(pair)}
+    pairs = {place: (timed(first.processes(one.point)), timed(second.processes(other.point))) for place, (one, other) in places.items()}
+    pairs = {place: pair for place, pair in pairs.items() if all(one.medians for one in pair)}
     if not pairs:
         return None
     settings = {place: (setting_of(places[place][0]), places[place][0].target) for place in pairs}
-    found = {place: level(other) - level(one) for place, (one, other) in pairs.items()}
+    found = {place: level(other.medians.values()) - level(one.medians.values()) for place, (one, other) in pairs.items()}
     middle = statistics.median(found.values()) if len(found) >= FEWEST else 0.0
     runs = [{place: pair[run] for place, pair in pairs.items()} for run in (0, 1)]
-    noises = noise_by_setting(runs, settings)
+    noises = noise_of_points(runs, settings)
     points = [
-        Repeat(place, math.expm1(difference), math.expm1(difference - middle), floor(noises[settings[place]], pairs[place], len(found)))
+        Repeat(place, math.expm1(difference), math.expm1(difference - middle), floor(noises[place], pairs[place], len(found)))
         for place, difference in found.items()
     ]
-    least = tuple(min(len(pair[run]) for pair in pairs.values()) for run in (0, 1))
+    least = tuple(min(len(pair[run].medians) for pair in pairs.values()) for run in (0, 1))
     drift_floor = drift_of(runs)
     return Repeats(points, math.expm1(middle), drift_floor if len(found) >= FEWEST else None, (least[0], least[1]))
 
 
-def level(found: Medians) -> float:
-    """The mean of the logarithms of a point's medians."""
-    return statistics.fmean(math.log(value) for value in found.values())
-
-
-def floor(found: Noise | None, pair: tuple[Medians, Medians], count: int) -> float | None:
+def floor(found: Noise | None, pair: tuple[Timed, Timed], count: int) -> float | None:
     """What chance does to one of `count` points at 95%, all together (Bonferroni), the middle of all being itself uncertain."""
     if found is None:
         return None
     wider = math.sqrt(1 + MIDDLE / count) if count >= FEWEST else 1.0
-    return math.expm1(wider * math.log1p(found.floor(len(pair[0]), len(pair[1]), comparisons=count)))
+    return math.expm1(wider * math.log1p(found.floor(len(pair[0].medians), len(pair[1].medians), comparisons=count)))
 
 
-def drift_of(runs: Sequence[Mapping[tuple, Medians]]) -> float | None:
+def drift_of(runs: Sequence[Mapping[tuple, Timed]]) -> float | None:
     """What two runs as a whole differ by if the machine does between them what it does between rounds; None with one round."""
     squares, degrees, share = 0.0, 0, 0.0
     for run in runs:
-        rounds = [level_of_round(run, number) for number in sorted(set.intersection(*(set(found) for found in run.values())))]
+        rounds = [level_of_round(run, number) for number in sorted(set.intersection(*(set(found.medians) for found in run.values())))]
         if len(rounds) < 2:
             return None
         squares += sum((one - statistics.fmean(rounds)) ** 2 for one in rounds)
@@ -106,6 +99,6 @@ def drift_of(runs: Sequence[Mapping[tuple, Medians]]) -> float | None:
     return math.expm1(student(LEVEL, degrees) * math.sqrt(squares / degrees * share))
 
 
-def level_of_round(run: Mapping[tuple, Medians], number: int) -> float:
+def level_of_round(run: Mapping[tuple, Timed], number: int) -> float:
     """The mean of the logarithms of all points' medians in one round."""
-    return statistics.fmean(math.log(found[number]) for found in run.values())
+    return level(found.medians[number] for found in run.values())

@@ -59,12 +59,18 @@ METRICS: dict[str, Metric] = {
     "static_bytes": Metric(
         "B", "bytes live when a step starts: weights, buffers, optimizer state, batch, kept outputs", PREDICTED_OR_MEASURED
     ),
-    "step_seconds": Metric("s", "time of one training step, the median of the repeats", PREDICTED_OR_MEASURED),
+    "step_seconds": Metric(
+        "s",
+        "time of one training step: a process's median, the (geometric) mean over processes",
+        PREDICTED_OR_MEASURED,
+    ),
     "step_seconds_p10": Metric("s", "10th percentile of the time of one training step", MEASURED),
     "step_seconds_p90": Metric("s", "90th percentile of the time of one training step", MEASURED),
-    "step_seconds_low": Metric("s", "lower end of the 95% interval of the median step time (bootstrap over processes and steps)", MEASURED),
+    "step_seconds_low": Metric(
+        "s", "lower end of the 95% interval of the step time, over processes (Student's t) or within one (note)", MEASURED
+    ),
     "step_seconds_high": Metric(
-        "s", "upper end of the 95% interval of the median step time (bootstrap over processes and steps)", MEASURED
+        "s", "upper end of the 95% interval of the step time, over processes (Student's t) or within one (note)", MEASURED
     ),
     "forward_seconds": Metric("s", "time of the forward pass and the loss", PREDICTED_OR_MEASURED),
     "backward_seconds": Metric("s", "time of the backward pass", PREDICTED_OR_MEASURED),
@@ -79,7 +85,7 @@ METRICS: dict[str, Metric] = {
     "tokens": Metric("count", "tokens of one step: batch times sequence", SOURCES),
     "communicated_bytes": Metric("B", SENT, SOURCES),
     "noise_fraction": Metric(
-        "1", "how much two runs of the same setting differ in step time: less than this cannot be told apart", MEASURED
+        "1", "how much two measurements of the same point differ in step time by chance: less than this cannot be told apart", MEASURED
     ),
     "marks_fraction": Metric("1", "how much longer the marks between its phases make a timed step, from steps side by side", MEASURED),
     "marks_fraction_low": Metric("1", "lower end of its 95% interval (Student's t over pairs of steps)", MEASURED),

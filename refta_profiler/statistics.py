@@ -3,14 +3,20 @@
 Every point is timed in several processes that take turns (round 1 of all points, round 2 of all points, …). A process's figure is its
 median step; what is left of those figures once each point has its own level and each round its own (the machine drifts for all alike) is
 noise: the analysis of variance of a randomised block design (Box, Hunter and Hunter, Statistics for Experimenters, chapter 4).
+
+What is compared is `level`, the mean of the logarithms of these figures: of two points timed in the same rounds the drift cancels in it,
+as it does not in a median of all steps, which is some one round's. Points share one noise where their steps vary alike. A method whose
+steps vary more has its own, and so two quiet methods are not told to be as noisy as a third, nor noisy ones as quiet as the rest: with one
+noise for all, two equal methods of which one or both are ten times noisier than the rest are told apart up to one time in four.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy
@@ -21,6 +27,9 @@ RESAMPLES = 2000
 LEVEL = 0.95
 OWN_CODE = "refta_profiler"  # among an answer's versions
 FEW = 3  # degrees of freedom, below which the noise of a setting is taken from all
+STEPS = 5  # of a process, from which on they say how much the steps of its point vary
+HUGE = 50.0  # of a logarithm: more than any two times differ by, less than a number holds
+STRICT = 0.99  # the level at which steps vary unlike each other: one that is wrong costs degrees of freedom
 
 
 def percentile(ordered: Sequence[float], fraction: float) -> float:
@@ -31,49 +40,46 @@ def percentile(ordered: Sequence[float], fraction: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def interval_of_median(processes: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """The 95% interval of the median of all samples, by a bootstrap in two stages: processes are drawn, then steps of each.
+def interval_of_median(samples: Sequence[float]) -> tuple[float, float]:
+    """The 95% interval of the median of one process's samples, by a bootstrap; it says nothing of other processes.
 
     The draws are the same every time (seed 0), so that one set of samples has one interval. A single sample is its own interval.
     """
-    samples = [numpy.asarray(one, dtype=float) for one in processes if len(one)]
-    medians = drawn_medians(numpy.stack(samples)) if len({len(one) for one in samples}) == 1 else unequal_medians(samples)
+    known = numpy.asarray(samples, dtype=float)
+    medians = numpy.median(known[numpy.random.default_rng(0).integers(len(known), size=(RESAMPLES, len(known)))], axis=1)
     low, high = numpy.quantile(medians, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
-def unequal_medians(samples: Sequence[numpy.ndarray]) -> list[float]:
-    """The medians of RESAMPLES draws of processes with unlike numbers of steps, one draw after the other."""
-    draw, medians = numpy.random.default_rng(0), []
-    for _ in range(RESAMPLES):
-        chosen = [samples[index] for index in draw.integers(len(samples), size=len(samples))]
-        medians.append(float(numpy.median(numpy.concatenate([one[draw.integers(len(one), size=len(one))] for one in chosen]))))
-    return medians
+def level(figures: Iterable[float]) -> float:
+    """The mean of the logarithms of the processes' figures: ln 2 of 1 and 4."""
+    return statistics.fmean(math.log(one) for one in figures)
 
 
-def drawn_medians(samples: numpy.ndarray) -> numpy.ndarray:
-    """The same medians of samples (processes, steps), all drawn at once: of thousands of points these draws are the driver's work."""
-    processes, steps = samples.shape
-    bounds = [processes] * processes + [steps] * (processes * steps)
-    drawn = numpy.random.default_rng(0).integers(numpy.tile(bounds, (RESAMPLES, 1)))
-    chosen, places = drawn[:, :processes, None], drawn[:, processes:].reshape(RESAMPLES, processes, steps)
-    return numpy.median(samples[chosen, places].reshape(RESAMPLES, -1), axis=1)
+def interval_of_level(figures: Sequence[float]) -> tuple[float, float]:
+    """The 95% interval of exp(level) by Student's t over two processes or more: few make it wide. Of 1 and e², e times e^∓12.706."""
+    half = student(LEVEL, len(figures) - 1) * statistics.stdev(math.log(one) for one in figures) / math.sqrt(len(figures))
+    return math.exp(level(figures) - half), math.exp(level(figures) + half)
 
 
 @dataclass(frozen=True)
 class Noise:
-    """How much one process's median step varies: `spread`, the standard deviation of its logarithm, from `degrees` degrees of freedom."""
+    """How much one process's median step varies: `spread`, the standard deviation of its logarithm, from `degrees` degrees of freedom.
+
+    `words`: what is to be said of where it is from.
+    """
 
     spread: float
     degrees: int
+    words: str = field(default="", compare=False)
 
-    def floor(self, first: int, second: int, *, comparisons: int = 1) -> float:
-        """The fraction below which two points timed in `first` and `second` processes are not told apart at 95%.
+    def floor(self, first: int, second: int, *, comparisons: int = 1, share: float = LEVEL) -> float:
+        """The fraction below which two points timed in `first` and `second` processes are not told apart at `share`.
 
-        `comparisons` of them made together are all right at 95% (Bonferroni). A spread of 0.01 from 10 degrees, 3 processes each: 1.84%.
+        `comparisons` of them made together are all right at that (Bonferroni). A spread of 0.01 from 10 degrees, 3 processes each: 1.84%.
         """
-        share = 1 - (1 - LEVEL) / comparisons
-        return math.expm1(student(share, self.degrees) * self.spread * math.sqrt(1 / first + 1 / second))
+        size = student(1 - (1 - share) / comparisons, self.degrees) * self.spread * math.sqrt(1 / first + 1 / second)
+        return math.expm1(min(size, HUGE))
 
 
 def noise(medians: Mapping[str, Mapping[int, float]]) -> Noise | None:
@@ -96,20 +102,106 @@ def noise(medians: Mapping[str, Mapping[int, float]]) -> Noise | None:
     return Noise(math.sqrt(float(((values - fitted) ** 2).sum()) / degrees), degrees)
 
 
-def noise_by_setting(runs: Sequence[Mapping[Any, Mapping[int, float]]], settings: Mapping[Any, Hashable]) -> dict[Hashable, Noise | None]:
-    """The noise of every setting over the runs, each of which has medians by point and round; `settings` says which one a point is of.
+@dataclass(frozen=True)
+class Timed:
+    """A point's times by round: seconds of each process's median step, and the mean distance of its steps from it in logarithms.
 
-    A setting that alone has fewer than FEW degrees of freedom takes that of all settings.
+    Of processes with fewer than STEPS steps, or whose steps are all equal, no distance is known.
     """
-    own: dict[Hashable, list[Noise]] = {setting: [] for setting in settings.values()}
+
+    medians: Mapping[int, float]
+    distances: Mapping[int, float] = field(default_factory=dict)
+
+
+def timed(answers: Mapping[int, Mapping[str, Any]]) -> Timed:
+    """The times of a point's measuring processes, by their number, that are from the first one's device; steps are seconds by phase."""
+    steps = {number: [sum(sample.values()) for sample in one["samples"]] for number, one in alike(answers).items() if one.get("samples")}
+    middles = {number: statistics.median(found) for number, found in steps.items()}
+    far = {
+        number: statistics.fmean(abs(math.log(one / middles[number])) for one in found)
+        for number, found in steps.items()
+        if len(found) >= STEPS
+    }
+    return Timed(middles, {number: one for number, one in far.items() if one})
+
+
+def noise_of_points(runs: Sequence[Mapping[Any, Timed]], settings: Mapping[Any, Hashable]) -> dict[Any, Noise | None]:
+    """The noise of every point over the runs that it was timed in; `settings` says what each is compared under. None where unknown.
+
+    Points of a setting whose steps vary alike share theirs. A setting that is not so divided, and that alone has fewer than FEW degrees of
+    freedom, takes that of all settings.
+    """
+    members: dict[Hashable, list[Any]] = {}
+    for point, setting in settings.items():
+        members.setdefault(setting, []).append(point)
+    whole = {setting: pooled([one for run in runs if (one := noise(medians_of(run, points)))]) for setting, points in members.items()}
+    everywhere = pooled([one for one in whole.values() if one])
+    found: dict[Any, Noise | None] = {}
+    for setting, points in members.items():
+        groups = like_steps(runs, points)
+        own = whole[setting]
+        shared = own if own and own.degrees >= FEW else everywhere
+        for group in groups:
+            other = next((other for other in groups if other is not group), [])
+            found |= dict.fromkeys(group, noise_of_group(runs, group, other) if other else shared)
+        found |= incomplete(runs, points)
+    return found
+
+
+def medians_of(run: Mapping[Any, Timed], points: Iterable[Any]) -> dict[str, Mapping[int, float]]:
+    """The medians by round of those points that the run timed."""
+    return {str(point): run[point].medians for point in points if point in run}
+
+
+def like_steps(runs: Sequence[Mapping[Any, Timed]], points: Sequence[Any]) -> list[list[Any]]:
+    """The points in groups whose steps vary alike, the quietest first; all in one where too little is known, or where there are two.
+
+    A point is of a group where the distances of its steps are not told from those of the group's quietest. They are judged as times are, a
+    figure a process, so that a burst of noise in one of them is one figure and not ten. Distances within processes know nothing of how
+    processes differ: the noise of a group chosen by them is as good as any. Two points need no groups: how their ratio varies from round to
+    round is all there is to know.
+    """
+    found = {point: [one for run in runs if point in run for one in run[point].distances.values()] for point in points}
+    by_run = [noise({str(point): run[point].distances for point in points if point in run}) for run in runs]
+    spread = pooled([one for one in by_run if one])
+    if len(points) < 3 or spread is None or not all(found.values()):
+        return [list(points)]
+    ordered = sorted(points, key=lambda point: level(found[point]))
+    groups = [[ordered[0]]]
+    for point in ordered[1:]:
+        least = groups[-1][0]
+        if level(found[point]) - level(found[least]) > math.log1p(spread.floor(len(found[point]), len(found[least]), share=STRICT)):
+            groups.append([point])
+        else:
+            groups[-1].append(point)
+    return groups
+
+
+def noise_of_group(runs: Sequence[Mapping[Any, Timed]], group: Sequence[Any], other: Sequence[Any]) -> Noise | None:
+    """The noise of the points of a group; of one that is alone, of its ratio to the mean of another group, which drifts as it does."""
+    found = []
     for run in runs:
-        members: dict[Hashable, dict[str, Mapping[int, float]]] = {}
-        for point, rounds in run.items():
-            members.setdefault(settings[point], {})[str(point)] = rounds
-        for setting, found in members.items():
-            own[setting] += [one for one in [noise(found)] if one]
-    whole = pooled([one for found in own.values() for one in found])
-    return {setting: one if (one := pooled(found)) and one.degrees >= FEW else whole for setting, found in own.items()}
+        medians = medians_of(run, group)
+        if len(medians) == 1:
+            ((name, rounds),) = medians.items()
+            others = list(medians_of(run, other).values())
+            shared = [number for number in rounds if all(number in one for one in others)]
+            medians = {name: {number: rounds[number] / math.exp(level(one[number] for one in others)) for number in shared}}
+        found.append(noise(medians))
+    whose = "its processes alone" if len(group) == 1 else f"the {len(group)} methods whose steps vary alike"
+    together = pooled([one for one in found if one])
+    return together and replace(together, words=f"of {whose}, since the steps of others vary more or less")
+
+
+def incomplete(runs: Sequence[Mapping[Any, Timed]], points: Sequence[Any]) -> dict[Any, Noise | None]:
+    """The noise of points of one setting that lack a round which others have: drift does not cancel, so it is noise for them."""
+    rounds = [{number for point in points if point in run for number in run[point].medians} for run in runs]
+    whole = list(zip(runs, rounds, strict=True))
+    lacking = [point for point in points if any(set(run[point].medians) != numbers for run, numbers in whole if point in run)]
+    alone = pooled([one for run in runs for point in points if point in run and (one := noise({"": run[point].medians}))])
+    degrees = sum(max(len(numbers) - 1, 0) for numbers in rounds)
+    drifting = Noise(alone.spread, degrees, "with the machine's drift, since a round is lacking that others have") if alone else None
+    return dict.fromkeys(lacking, drifting)
 
 
 def make(answer: Mapping[str, Any]) -> dict[str, str]:
@@ -131,10 +223,14 @@ def alike(answers: Mapping[int, Answer]) -> dict[int, Answer]:
     return {number: one for number, one in answers.items() if same(first, makes[number])}
 
 
-def medians(answers: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
-    """The median step of each measuring process that was timed on the first one's device, by its number; steps are seconds by phase."""
-    timed = {number: one["samples"] for number, one in alike(answers).items() if one.get("samples")}
-    return {number: statistics.median(sum(sample.values()) for sample in samples) for number, samples in timed.items()}
+def floor_of_two(first: float, second: float, difference: float) -> float:
+    """What two points whose own floors are these fractions are not told apart below, a fraction in the direction of their difference.
+
+    In logarithms the root of the mean of both squares: never less than Cochran and Cox's test of two means of unlike variance allows, and
+    the floor itself where both are the same. Of 10% and 10%: 10% where the difference is more, 9.09% where it is less.
+    """
+    together = math.sqrt((math.log1p(first) ** 2 + math.log1p(second) ** 2) / 2)
+    return math.expm1(together) if difference >= 0 else -math.expm1(-together)
 
 
 def interval_of_mean(values: Sequence[float]) -> tuple[float, float, float] | None:
@@ -157,6 +253,7 @@ def pooled(found: Sequence[Noise]) -> Noise | None:
     return Noise(math.sqrt(sum(one.degrees * one.spread**2 for one in found) / degrees), degrees) if degrees else None
 
 
+@lru_cache
 def student(share: float, degrees: int) -> float:
     """The t below which, in size, `share` of Student's distribution lies: 2.2281 for 0.95 and 10 degrees, 12.706 for 1.
 

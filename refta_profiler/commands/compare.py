@@ -27,16 +27,18 @@ from refta_profiler.commands.run_differences import (
     gone,
     grown,
     losses,
+    not_judged,
     with_times,
 )
 from refta_profiler.commands.validate import percent, share
 from refta_profiler.errors import ScenarioError
 from refta_profiler.repeats import Repeats
-from refta_profiler.results import METRICS
+from refta_profiler.results import METRICS, Row
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.units import format_bytes, format_seconds
 
 SHOWN = 12  # of the largest differences
+ONE_PROCESS = "points were timed in one process, so that no noise is known and none is told apart"
 
 
 def command(
@@ -67,7 +69,8 @@ def command(
         if not found and all(one.status == MISSING for one in lost):
             raise ScenarioError(f"{runs[0]} and {path} have no point with the same numbers in both")
         data += [{"run": str(path), **asdict(one)} for one in [*found, *lost]]
-        texts.append("\n".join([as_text(str(runs[0]), str(path), found, reasons), *lost_lines(lost), *time_lines(times)]))
+        judgement = time_lines(times) or unjudged_lines(before, after)
+        texts.append("\n".join([as_text(str(runs[0]), str(path), found, reasons), *lost_lines(lost), *judgement]))
         gate = gone(lost, limit) or grown(found, limit) or drifted(times, limit)
         failed = failed or gate
         compared.append(Compared(path, other, found, reasons, lost, gate))
@@ -97,7 +100,7 @@ def time_lines(times: Repeats | None) -> list[str]:
     counts = {word: sum(one.outcome == word for one in times.points) for word in ("same", "slower", "faster", "unknown")}
     if counts["unknown"]:
         advice = "measure.repeats: 2 or more; on a CPU measure.on_cpu.repeats"
-        return [f"Measured times: points were timed in one process, so that no noise is known and none is told apart ({advice})."]
+        return [f"Measured times: {ONE_PROCESS} ({advice})."]
     floors = [one.floor_fraction or 0.0 for one in times.points]
     widths = percent(min(floors)) if percent(min(floors)) == percent(max(floors)) else f"{percent(min(floors))} to {percent(max(floors))}"
     words = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
@@ -110,6 +113,11 @@ def time_lines(times: Repeats | None) -> list[str]:
         beyond = "more than" if times.drifted else "within"
         lines.append(f"  That is {beyond} what the rounds of one run differ by ({percent(times.drift_floor_fraction)}).")
     return lines
+
+
+def unjudged_lines(before: Sequence[Row], after: Sequence[Row]) -> list[str]:
+    """That measured times are not judged, of runs that kept no processes: a loop of one's own is timed in the one that it is."""
+    return [f"Measured times: {ONE_PROCESS}."] if not_judged(before, after) else []
 
 
 def lost_lines(lost: Sequence[Lost]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from refta_profiler import parallel
@@ -142,14 +142,31 @@ def drifted(times: Repeats | None, limit: float | None) -> str:
     return f"{grew} and than the rounds of one run differ by ({rounds})"
 
 
-def apart(before: dict[tuple, Row], after: dict[tuple, Row], place: tuple) -> bool:
-    """Whether the two times' intervals from the 10th to the 90th percentile do not overlap; True where there are none."""
+def apart(before: Mapping[tuple, Row], after: Mapping[tuple, Row], place: tuple) -> bool:
+    """Whether the two times' intervals from the 10th to the 90th percentile do not overlap; True where there are none.
+
+    False where either run says that it gives no noise floor: its times are not judged, however far apart.
+    """
+    if not judged(before, after, place):
+        return False
     ends = [found.get((*place[:-1], name)) for found in (before, after) for name in ("step_seconds_p10", "step_seconds_p90")]
     values = [row.value for row in ends if row is not None and row.value is not None]
     if len(values) < len(ends):
         return True
     low, high, other_low, other_high = values
     return other_low > high or other_high < low
+
+
+def judged(before: Mapping[tuple, Row], after: Mapping[tuple, Row], place: tuple) -> bool:
+    """Whether neither run says of the time there that it gives no noise floor."""
+    floors = [found.get((*place[:-1], "noise_fraction")) for found in (before, after)]
+    return not any(row is not None and row.value is None for row in floors)
+
+
+def not_judged(first: Sequence[Row], second: Sequence[Row]) -> bool:
+    """Whether some measured step time that both runs have is not judged, for it was timed in one process."""
+    before, after = ({row.cell: row for row in rows} for rows in (first, second))
+    return any(is_time(row) and place in after and not judged(before, after, place) for place, row in before.items())
 
 
 def gone(found: Sequence[Lost], limit: float | None) -> str:

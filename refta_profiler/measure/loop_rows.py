@@ -10,7 +10,7 @@ from refta_profiler.devices import device_key
 from refta_profiler.errors import ScenarioError
 from refta_profiler.measure import environment, subject, timing
 from refta_profiler.measure.load import Load, complaint
-from refta_profiler.measure.rows import average, counted
+from refta_profiler.measure.rows import average, counted, interval_notes
 from refta_profiler.measure.subject import Subject
 from refta_profiler.measure.worker import describe_failure
 from refta_profiler.results import Row
@@ -97,7 +97,7 @@ def times(samples: Sequence[dict[str, float]]) -> dict[str, float]:
 def note_of(one: profile, metric: str, what: Subject) -> str:
     """What is to be said of a number."""
     found = one.found
-    parts = []
+    parts = [words for words in [interval_notes(1).get(metric)] if words]
     if metric == "step_seconds":
         parts.append(f"median of {counted(len(found.samples), 'step')}, {LOADING}")
         parts += [words for words in [complaint(average([Load(**one) for one in found.loads]))] if words]

@@ -94,9 +94,23 @@ def device_of(answer: Answer) -> str:
 def jobs(stage: Stage, points: Sequence[Point]) -> Iterator[tuple[Point, int]]:
     """The point and round of every process that is still to be run, round by round."""
     for number in range(1, stage.settings.repeats + 1):
-        for point in points:
+        for point in in_turn(points, number):
             if wanted(stage, point, number):
                 yield point, number
+
+
+def in_turn(points: Sequence[Point], number: int) -> list[Point]:
+    """The points in that round's order, of which a place in a round, warm or late in it, favours none: A B C, C B A, B C A, A C B, ….
+
+    Those that are compared change places with each other alone. Every second round is the one before it in reverse, so that what grows
+    steadily within a round adds up to the same for all; then they begin one later.
+    """
+    settings: dict[tuple, list[Point]] = {}
+    for point in points:
+        settings.setdefault(setting(point), []).append(point)
+    begin, back = divmod(number - 1, 2)
+    turned = [[*group[begin % len(group) :], *group[: begin % len(group)]] for group in settings.values()]
+    return [point for group in turned for point in (reversed(group) if back else group)]
 
 
 def wanted(stage: Stage, point: Point, number: int) -> bool:

@@ -30,7 +30,12 @@ def of_processes(point: Point, key: str, processes: Mapping[int, dict[str, Any]]
         return failed(point, key, first["failure"]["status"], first["failure"]["note"])
     timed = [one for one in processes.values() if "failure" not in one]
     values = {**timing.summary([one["samples"] for one in timed]), **first["values"], "setup_seconds": setup_seconds(timed)}
-    notes = {"step_seconds": time_note(processes), **setup_notes(point, timed), **rank_notes(first.get("ranks", []))}
+    notes = {
+        "step_seconds": time_note(processes),
+        **interval_notes(len(timed)),
+        **setup_notes(point, timed),
+        **rank_notes(first.get("ranks", [])),
+    }
     made = [_row(point, key, metric, value, note=notes.get(metric, "")) for metric, value in values.items()]
     made += marks_rows(point, key, first) + fault_rows(point, key, first.get("faults", {}))
     return made + [_row(point, key, metric, **found) for metric, found in first.get("afterwards", {}).items()]
@@ -67,6 +72,12 @@ def fault_words(faults: Mapping[str, dict[str, str]]) -> str:
     return "; ".join(f"the instrument {name} failed ({one['note']})" for name, one in faults.items())
 
 
+def interval_notes(count: int) -> dict[str, str]:
+    """By metric: what the interval of a time from so many processes is over."""
+    words = f"Student's t over {count} processes" if count > 1 else "within one process: a bootstrap over its steps, which knows no others"
+    return dict.fromkeys(("step_seconds_low", "step_seconds_high"), words)
+
+
 def rank_notes(ranks: Sequence[dict[str, int]]) -> dict[str, str]:
     """What each rank had of the values that are told rank by rank, the largest of which is the row's; {} for one process."""
     return {name: f"the largest of {len(ranks)} ranks: {', '.join(f'{one[name]:,}' for one in ranks)}" for name in (ranks or [{}])[0]}
@@ -87,7 +98,8 @@ def setup_notes(point: Point, timed: Sequence[dict[str, Any]]) -> dict[str, str]
 def time_note(processes: Mapping[int, dict[str, Any]]) -> str:
     """How the step's time came about: processes and steps, what failed, whether the machine was busy."""
     timed = [one for one in processes.values() if "failure" not in one]
-    parts = [f"median of {counted(len(timed), 'process')} × {counted(len(timed[0]['samples']), 'step')}"]
+    medians = "mean of the medians" if len(timed) > 1 else "median"
+    parts = [f"{medians} of {counted(len(timed), 'process')} × {counted(len(timed[0]['samples']), 'step')}"]
     parts += [f"process {number} failed: {one['failure']['note']}" for number, one in processes.items() if "failure" in one]
     of_steps = [Load(**load) for one in timed for load in one["loads"]]
     parts += [words for words in [complaint(average([load for one in timed for load in loads_of(one)])) or bursts(of_steps)] if words]
@@ -149,8 +161,9 @@ def noise_row(point: Point, key: str, found: Noise | None, rounds: int, once: st
     """
     if found is None or rounds < 2:
         return _row(point, key, "noise_fraction", None, status="skipped", note=f"{ONE_PROCESS} ({once})")
-    words = f"95%; from {rounds} interleaved processes a point, {found.degrees} degrees of freedom"
-    return _row(point, key, "noise_fraction", found.floor(rounds, rounds), note=words)
+    words = f"95%; from {rounds} interleaved processes a point, {found.degrees} degree{'s' * (found.degrees != 1)} of freedom"
+    note = "; ".join(part for part in (words, found.words) if part)
+    return _row(point, key, "noise_fraction", found.floor(rounds, rounds), note=note)
 
 
 def failed(point: Point, key: str, status: str, note: str) -> list[Row]:

@@ -1,7 +1,7 @@
 """The measuring part of a run: every point in processes of its own that take turns, failures as rows, nothing twice.
 
-A B C, A B C, …: every round goes over all points, so that a machine that drifts drifts for all. rounds.py says what a process is asked
-and what becomes of its answer, turns.py which one is next.
+A B C, C B A, B C A, …: every round goes over all points, so that a machine that drifts drifts for all, and no place in a round favours one.
+rounds.py says what a process is asked and what becomes of its answer, turns.py which one is next.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from refta_profiler.measure.rounds import Stage
 from refta_profiler.plan import Point
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario import Scenario
-from refta_profiler.statistics import make, medians, noise_by_setting
+from refta_profiler.statistics import Timed, make, noise_of_points, timed
 
 BUILD = "torch_build"  # its version with what says how it was built
 PACKAGES = ("python", *versions.PACKAGES, BUILD)  # whose versions a time may depend on
@@ -76,25 +76,25 @@ def meet(stage: Stage, points: Sequence[Point]) -> None:
 
 
 def settle(stage: Stage, points: Sequence[Point]) -> None:
-    """Every measured point's rows once more, now with the noise of its setting; one point's answers are held at a time."""
-    timed: dict[str, dict[int, float]] = {}
+    """Every measured point's rows once more, now with its noise; one point's answers are held at a time."""
+    times: dict[str, Timed] = {}
     alike: dict[str, tuple] = {}
     makes: dict[str, dict[str, str]] = {}
     for point in points:
         given = rounds.answers(stage, point)
         if 1 in given:
-            timed[point.id], alike[point.id] = medians(given), (*rounds.setting(point), stage.key_of(given[1]))
+            times[point.id], alike[point.id] = timed(given), (*rounds.setting(point), stage.key_of(given[1]))
             makes[point.id] = {name: one for name, one in make(given[1]).items() if name != "device"}  # which the rows' target tells
     unlike = [name for name in PACKAGES if len({found[name] for found in makes.values() if name in found}) > 1]
     unlike = [name for name in unlike if name != BUILD or "torch" not in unlike]
-    floors = noise_by_setting([timed], alike)
-    for point in (point for point in points if point.id in timed):
+    found = noise_of_points([times], alike)
+    for point in (point for point in points if point.id in times):
         given = rounds.answers(stage, point)
         key = stage.key_of(given[1])
         made = rows.of_processes(point, key, given)
         if words := ", ".join(f"{name.replace('_', ' ')} {makes[point.id][name]}" for name in unlike if name in makes[point.id]):
             made = rows.with_versions(made, words)
-        if count := len(timed[point.id]):
-            made.append(rows.noise_row(point, key, floors[alike[point.id]], count, rounds.once(stage)))
+        if count := len(times[point.id].medians):
+            made.append(rows.noise_row(point, key, found[point.id], count, rounds.once(stage)))
         if made != stage.folder.read(point.id, "measured"):
             stage.folder.write_point(point.id, "measured", made)

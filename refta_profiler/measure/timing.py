@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from refta_profiler.measure import load
-from refta_profiler.statistics import interval_of_mean, interval_of_median, percentile
+from refta_profiler.statistics import interval_of_level, interval_of_mean, interval_of_median, level, percentile
 from refta_profiler.workload import PHASES, Workload, training_step
 
 REST = "rest"  # beside a sample's phases, on a GPU: what they leave of the whole step, which is timed on the host
@@ -142,16 +142,20 @@ def _now(*, cuda: bool) -> float:
 
 
 def summary(processes: Sequence[Sequence[dict[str, float]]]) -> dict[str, float]:
-    """Medians of the step and of its phases over all processes, the step's 10th and 90th percentile, and its median's 95% interval.
+    """The time of the step and its 95% interval, medians of its phases over all steps, and the 10th and 90th percentile of the step.
 
-    On a GPU the phases' need not sum to the step's: see REST.
+    The time is the geometric mean of the processes' medians, in which drift cancels when two points timed in the same rounds are compared.
+    The interval is over processes (Student's t); of one process over its steps (bootstrap); of a single step there is none.
+    On a GPU the phases' medians need not sum to the step's: see REST.
     """
     steps = [[sum(one.values()) for one in process] for process in processes]
     together = sorted(one for process in steps for one in process)
+    medians = [statistics.median(process) for process in steps]
     result = {f"{phase}_seconds": statistics.median(one[phase] for process in processes for one in process) for phase in PHASES}
-    result["step_seconds"] = statistics.median(together)
+    result["step_seconds"] = math.exp(level(medians)) if len(medians) > 1 else medians[0]
     result["step_seconds_p10"] = percentile(together, 0.1)
     result["step_seconds_p90"] = percentile(together, 0.9)
     if len(together) > 1:
-        result["step_seconds_low"], result["step_seconds_high"] = interval_of_median(steps)
+        ends = interval_of_level(medians) if len(medians) > 1 else interval_of_median(together)
+        result["step_seconds_low"], result["step_seconds_high"] = ends
     return result

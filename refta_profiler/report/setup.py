@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from refta_profiler.comparison import step_time
 from refta_profiler.evidence import BY_TRUST, REFERENCES, Candidate
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Cell, Column, Section, Table, Text
@@ -44,11 +45,14 @@ def setup_table(material: Material, target: str) -> Table:
     columns = [Column("method"), Column("setting"), Column("batch", "", "batch", True), Column("set-up", "", "setup_seconds", True)]
     columns += [Column("peak of set-up", "MiB", "setup_peak_bytes", True), Column("step", "", "step_seconds", True)]
     columns += [Column("reference"), Column("repaid after steps", "", "repaid_steps", True), Column("merging", "", "merge_seconds", True)]
-    rows = [setup_row(material, one, reference(one, members)) for one in members]
+    pairs = [(one, reference(one, members)) for one in members]
+    rows = [setup_row(material, one, other) for one, other in pairs]
     slowest = max(members, key=lambda one: one.value("setup_seconds", "measured") or 0.0)
     seconds = seconds_cell(slowest.value("setup_seconds", "measured")).text
     caption = f"What is paid once, on {target}: at most {seconds} (`{slowest.label}`). A set-up is repaid where it is longer than the "
     caption += "reference's and each step is shorter by more than the noise."
+    if any(other and not judged(one, other) for one, other in pairs):
+        caption += " A dash: a step was timed in one process, so that no noise is known and its time is not judged."
     return Table(f"setup-{material.measured_targets.index(target)}", caption, columns, rows)
 
 
@@ -75,17 +79,25 @@ def setup_row(material: Material, one: Candidate, other: Candidate | None) -> li
 
 
 def repaid(one: Candidate, other: Candidate | None) -> Cell:
-    """Steps until the extra set-up is won back: 2 s more at 10 ms less a step is 200; 'never' where the step is not shorter."""
-    if other is None:
+    """Steps until the extra set-up is won back: 2 s more at 10 ms less a step is 200; 'never' where the step is not shorter.
+
+    A dash where the step's time cannot be judged.
+    """
+    if other is None or not judged(one, other):
         return ABSENT
     extra, saved = (difference(one, other, metric) for metric in ("setup_seconds", "step_seconds"))
     if extra is None or saved is None:
         return ABSENT
-    step = other.value("step_seconds", "measured") or 0.0
-    noise = max((member.known("noise_fraction") or 0.0 for member in (one, other)), default=0.0) * step
     if extra <= 0:
         return Cell("at once", 0)
-    return Cell("never", "never") if -saved <= noise else count_cell(-(-extra // -saved))
+    fraction, noise, _ = step_time(one, other)
+    return Cell("never", "never") if -(fraction or 0.0) <= noise else count_cell(-(-extra // -saved))
+
+
+def judged(one: Candidate, other: Candidate) -> bool:
+    """Whether the difference of their measured step times may be told: a noise floor of it is known."""
+    known = any(member.value("noise_fraction", "measured") is not None for member in (one, other))
+    return known and step_time(one, other)[2] == "measured"
 
 
 def difference(one: Candidate, other: Candidate, metric: str) -> float | None:

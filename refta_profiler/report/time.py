@@ -10,12 +10,14 @@ from refta_profiler.report.parts import Bars, Block, Cell, Column, Figure, Secti
 from refta_profiler.report.tables import ABSENT, count_cell, difference_cell, seconds_cell, text_cell
 from refta_profiler.statistics import interval_of_mean
 from refta_profiler.units import format_percent, format_seconds
+from refta_profiler.verdict_words import listing
 
 BOUNDS = {
     "compute_bound_seconds": "bound by compute",
     "bandwidth_bound_seconds": "bound by bandwidth",
     "launch_bound_seconds": "bound by launches",
 }
+WIDE = 2  # times its lower end, from which on an interval is no help in a figure: two processes can give one of a factor of ten
 LONGEST = "longest: "  # before the longest operations in a predicted time's note
 
 
@@ -184,29 +186,53 @@ def time_blocks(material: Material, target: str) -> list[Block]:
         return []
     batch = max(member.setting.batch for member in members)
     largest = [member for member in members if member.setting.batch == batch]
-    panels = [time_bars(f"{target}: {title}", found) for title, found in material.in_panels(largest).items()]
-    intervals = any(member.value("step_seconds_low", "measured") is not None for member in largest)
-    whose = "its 95% interval (bootstrap)" if intervals else "the 10th to 90th percentile"
-    caption = f"Median time of one step on {target} at batch {batch}, with {whose}. {time_words(largest, material)}"
+    panels = [time_bars(f"{target}: {title}", found, drawn(found, largest)) for title, found in material.in_panels(largest).items()]
+    caption = f"Time of one step on {target} at batch {batch}, with {whose(largest)}. {time_words(largest, material)}"
     return [Figure(f"time-{material.measured_targets.index(target)}", caption, caption, panels), time_table(material, target, members)]
 
 
-def time_bars(title: str, members: Sequence[Candidate]) -> Bars:
-    """A bar a label, with the 95% interval of its median; between the percentiles where there is none."""
+def whose(members: Sequence[Candidate]) -> str:
+    """What the figure's bars are drawn with: 95% intervals; percentiles, and why, where one is not known or too wide to be drawn."""
+    found = {member.label: interval(member) for member in members}
+    if all_narrow(members):
+        return "its 95% interval" + (" within one process" if any(member.lacks_noise for member in members) else "")
+    wide = [label for label, ends in found.items() if ends and ends[1] > WIDE * ends[0]]
+    why = f"the 95% interval of `{wide[0]}`, over few processes, ends at more than {WIDE} times where it begins" if wide else ""
+    return "the 10th to 90th percentile of its steps" + (f" ({why}, which is too wide to be drawn)" if why else "")
+
+
+def all_narrow(members: Sequence[Candidate]) -> bool:
+    """Whether each has a 95% interval that can be drawn."""
+    return all(ends is not None and ends[1] <= WIDE * ends[0] for ends in map(interval, members))
+
+
+def time_bars(title: str, members: Sequence[Candidate], ends: Sequence[tuple[float, float]]) -> Bars:
+    """A bar a label, with those ends."""
     seconds = [float(member.value("step_seconds", "measured") or 0.0) for member in members]
-    ends = [interval(member) for member in members]
-    intervals = [
-        (low if low is not None else middle, high if high is not None else middle)
-        for (low, high), middle in zip(ends, seconds, strict=True)
-    ]
-    return Bars(title, "seconds a step", [member.label for member in members], {"step": seconds}, intervals)
+    return Bars(title, "seconds a step", [member.label for member in members], {"step": seconds}, ends)
 
 
-def interval(member: Candidate) -> tuple[float | None, float | None]:
-    """The ends of the 95% interval of a measured step time, or its percentiles."""
-    names = ("low", "high") if member.value("step_seconds_low", "measured") is not None else ("p10", "p90")
-    low, high = (member.value(f"step_seconds_{name}", "measured") for name in names)
-    return low, high
+def drawn(members: Sequence[Candidate], figure: Sequence[Candidate]) -> list[tuple[float, float]]:
+    """The ends of each of the members' bars: the same kind for all of the figure, as `whose` says."""
+    narrow = all_narrow(figure)
+    return [interval(member) or percentiles(member) if narrow else percentiles(member) for member in members]
+
+
+def interval(member: Candidate) -> tuple[float, float] | None:
+    """The ends of the 95% interval of a measured step time; None where there is none, or one that does not say what it is over.
+
+    Rows from before it did have a bootstrap over processes, which with few of them holds the time far less often than 95 times of 100.
+    """
+    rows = [member.rows.get(("measured", f"step_seconds_{end}")) for end in ("low", "high")]
+    low, high = (row.value if row and row.note else None for row in rows)
+    return None if low is None or high is None else (low, high)
+
+
+def percentiles(member: Candidate) -> tuple[float, float]:
+    """The 10th and 90th percentile of the measured steps; the step's time for both where they are not known."""
+    middle = member.value("step_seconds", "measured") or 0.0
+    low, high = (member.value(f"step_seconds_{name}", "measured") for name in ("p10", "p90"))
+    return (middle if low is None else low, middle if high is None else high)
 
 
 def time_words(members: Sequence[Candidate], material: Material) -> str:
@@ -216,9 +242,24 @@ def time_words(members: Sequence[Candidate], material: Material) -> str:
         seconds = sorted((member.value("step_seconds", "measured") or 0.0, member.label) for member in found)
         (fast, first), (slow, last) = seconds[0], seconds[-1]
         parts.append(f"{title}: from {format_seconds(fast)} (`{first}`) to {format_seconds(slow)} (`{last}`)")
-    noise = max((member.value("noise_fraction", "measured") or 0.0 for member in members), default=0.0)
-    tail = f" Two runs of one setting differ by up to {format_percent(noise)}: less than that is no difference." if noise else ""
-    return f"{'; '.join(parts)}.{tail}"
+    return " ".join([f"{'; '.join(parts)}.", *noise_words(members)])
+
+
+def noise_words(members: Sequence[Candidate]) -> list[str]:
+    """By how much two measurements of one method differ by chance, from the quietest to the noisiest, and which have no noise floor."""
+    known = sorted((noise, member.label) for member in members if (noise := member.value("noise_fraction", "measured")))
+    alone = list(dict.fromkeys(f"`{member.label}`" for member in members if member.lacks_noise))
+    words = []
+    if known:
+        (least, quiet), (most, noisy) = known[0], known[-1]
+        width = f"up to {format_percent(most)}"
+        if format_percent(least) != format_percent(most):
+            width = f"{format_percent(least)} (`{quiet}`) to {format_percent(most)} (`{noisy}`)"
+        words.append(f"By chance alone two measurements of one method differ by {width}: less than that is no difference.")
+    if alone:
+        whom = "These times are" if len(alone) == len({member.label for member in members}) else f"That of {listing(alone)} is"
+        words.append(f"{whom} of one process each, which gives no noise floor: no difference of them is judged.")
+    return words
 
 
 TIMES = {
@@ -237,6 +278,9 @@ TIMES = {
 
 def fraction_or_seconds(name: str, member: Candidate) -> Cell:
     """The cell of a time, or of the noise of times."""
+    if name in ("step_seconds_low", "step_seconds_high"):
+        ends = interval(member)
+        return seconds_cell(ends and ends[name == "step_seconds_high"])
     value = member.value(name, "measured")
     return seconds_cell(value) if name != "noise_fraction" else ABSENT if value is None else Cell(format_percent(value), value)
 

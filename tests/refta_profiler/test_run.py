@@ -319,9 +319,9 @@ def test_the_processes_of_points_take_turns_and_the_later_ones_are_for_time_alon
     labels = [point.label for point in plan.points(scenario) if point.batch == 2]
     names = {point.id: point.label for point in plan.points(scenario)}
     assert told.stages == [("measure", 9)]
-    assert [names[point] for point, _ in quick] == labels * 3
+    assert [names[point] for point, _ in quick] == [*labels, *reversed(labels), *labels[1:], labels[0]]
     assert [options["passes"] for _, options in quick] == [["setup_memory", "time", "memory"]] * 3 + [["time"]] * 6
-    assert {row.note for row in rows if row.metric == "step_seconds"} == {"median of 3 processes × 1 step"}
+    assert {row.note for row in rows if row.metric == "step_seconds"} == {"mean of the medians of 3 processes × 1 step"}
     assert {row.status for row in rows if row.metric == "noise_fraction"} == {"ok"}
 
 

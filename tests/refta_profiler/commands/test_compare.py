@@ -69,6 +69,16 @@ def test_a_time_counts_only_where_the_intervals_are_apart(make):
     assert "step_seconds" in compare.command([first, near, far], tolerance="2%").failed
 
 
+def test_times_that_say_they_have_no_noise_floor_are_not_judged_however_far_apart(make):
+    """As two loops profiled with `profile`, which keep no processes."""
+    alone = replace(row("noise_fraction", 0.0), value=None, status="skipped", note="a loop is timed in one process")
+    found = compare.command([make([*times(1.0, 0.9, 1.1), alone]), make([*times(2.0, 1.9, 2.1), alone])], tolerance="2%")
+    assert not found.failed
+    assert [one["told_apart"] for one in found.data if one["metric"] == "step_seconds"] == [False]
+    assert "No number differs that can be told apart." in found.text
+    assert "Measured times: points were timed in one process" in found.text
+
+
 def processes(path, *seconds, point="p"):
     for number, one in enumerate(seconds, start=1):
         RunFolder.open(path).write_process(point, number, {}, answer((one, one)))

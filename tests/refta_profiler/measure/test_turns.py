@@ -78,8 +78,17 @@ def test_every_process_runs_once_as_many_at_once_as_there_are_devices(scenario, 
 def test_processes_start_round_by_round_in_the_order_of_the_points(scenario, folder):
     fake = Fake({"cpu: x": 3})
     measure(scenario, folder, fake)
-    one_round = [(label, batch, "cpu: x") for batch in (1, 2, 4, 8) for label in LABELS]
-    assert fake.started == one_round * 2
+    rounds_of = [[(label, batch, "cpu: x") for batch in (1, 2, 4, 8) for label in labels] for labels in (LABELS, LABELS[::-1])]
+    assert fake.started == [*rounds_of[0], *rounds_of[1]]
+
+
+def test_no_place_in_a_round_favours_a_point(scenario):
+    """Of four points the places in two rounds add up to the same for all, and in eight rounds each is first and last twice."""
+    points = [point for point in plan.points(scenario) if point.batch in (1, 2)]
+    orders = [[point.label for point in rounds.in_turn(points, number) if point.batch == 1] for number in range(1, 9)]
+    assert {sum(order.index(label) for order in orders[:2]) for label in LABELS} == {len(LABELS) - 1}
+    assert Counter(order[0] for order in orders) == Counter(order[-1] for order in orders) == dict.fromkeys(LABELS, 2)
+    assert [point.batch for point in rounds.in_turn(points, 4)] == [1] * 4 + [2] * 4  # batches stay together
 
 
 def test_a_later_round_waits_for_its_points_first(scenario, folder):

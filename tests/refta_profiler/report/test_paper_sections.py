@@ -1,11 +1,11 @@
 """The tables and figures that papers need beside the verdict's own."""
 
-import dataclasses
+from dataclasses import replace
 
 import pytest
 
 from refta_profiler import devices
-from refta_profiler.report import coverage, fairness, memory, recipe, setup, tokens
+from refta_profiler.report import coverage, fairness, memory, recipe, setup, time, tokens
 from refta_profiler.report.accuracy import differences_figure
 from refta_profiler.report.cards import cards_section
 from refta_profiler.report.material import Material
@@ -55,7 +55,7 @@ def test_every_card_with_known_memory_has_a_column(material):
 
 
 def test_cards_are_not_told_from_the_peaks_of_a_processor(material):
-    rows = [dataclasses.replace(row, target="cpu") for row in material.rows]
+    rows = [replace(row, target="cpu") for row in material.rows]
     assert cards_section(Material(rows, "target: cpu\n")) is None
 
 
@@ -114,6 +114,65 @@ def test_a_set_up_is_repaid_by_shorter_steps(setup_seconds, step_seconds, expect
     theirs.append(row("noise_fraction", 0.01, label="lora", method="lora", unit="1"))
     (table,) = tables(setup.setup_section(Material([*ours, *theirs])))
     assert as_dicts(table)[0]["repaid after steps"] == expected
+
+
+def test_a_set_up_is_not_said_to_be_repaid_by_times_that_are_not_judged():
+    def timed(setup_seconds, label):
+        same = {"label": label, "method": label}
+        alone = replace(row("noise_fraction", 0.0, unit="1", **same), value=None, status="skipped", note="timed in one process")
+        return [row("setup_seconds", setup_seconds, **same), row("step_seconds", 0.1, **same), alone]
+
+    for setup_seconds in (0.5, 3.0):  # less than LoRA's, and more
+        (table,) = tables(setup.setup_section(Material([*timed(setup_seconds, "refta"), *timed(1.0, "lora")])))
+        assert as_dicts(table)[0]["repaid after steps"] == "–"
+        assert table.caption.endswith("A dash: a step was timed in one process, so that no noise is known and its time is not judged.")
+
+
+def time_rows(label, *, noise, low=None, high=None, note=""):
+    same = {"label": label, "method": "lora"}
+    made = [row("step_seconds", 1.0, **same), row("step_seconds_p10", 0.9, **same), row("step_seconds_p90", 1.3, **same)]
+    made += [row("step_seconds_low", low, note=note, **same), row("step_seconds_high", high, note=note, **same)] if low else []
+    floor = row("noise_fraction", noise or 0.0, unit="1", **same)
+    return [*made, floor if noise else replace(floor, value=None, status="skipped", note="timed in one process")]
+
+
+def drawn(*found):
+    """The caption of the measured times' figure, and the ends of its bars."""
+    material = Material([one for rows in found for one in rows])
+    figure = next(block for block in time.time_blocks(material, "cpu") if isinstance(block, Figure))
+    return figure.caption, [ends for panel in figure.panels for ends in panel.intervals]
+
+
+def test_intervals_are_drawn_that_say_what_they_are_over_and_are_narrow():
+    student = {"low": 0.95, "high": 1.05, "note": "Student's t over 5 processes"}
+    caption, ends = drawn(time_rows("a", noise=0.02, **student), time_rows("b", noise=0.3, **student))
+    assert ends == [(0.95, 1.05)] * 2
+    assert "with its 95% interval. " in caption
+    assert "two measurements of one method differ by 2% (`a`) to 30% (`b`)" in caption
+
+
+@pytest.mark.parametrize(
+    ("student", "words"),
+    [
+        ({"low": 0.95, "high": 1.05}, "with the 10th to 90th percentile of its steps. "),  # as rows from before they said it
+        ({}, "with the 10th to 90th percentile of its steps. "),
+        (
+            {"low": 0.4, "high": 2.5, "note": "Student's t over 2 processes"},
+            "(the 95% interval of `a`, over few processes, ends at more than 2 times where it begins, which is too wide to be drawn)",
+        ),
+    ],
+)
+def test_percentiles_are_drawn_where_an_interval_is_not_known_or_too_wide(student, words):
+    caption, ends = drawn(time_rows("a", noise=0.02, **student), time_rows("b", noise=0.02, low=0.9, high=1.1, note="Student's t"))
+    assert ends == [(0.9, 1.3)] * 2
+    assert words in caption
+
+
+def test_times_of_one_process_are_said_not_to_be_judged():
+    within = {"low": 0.95, "high": 1.05, "note": "within one process"}
+    caption, _ = drawn(time_rows("a", noise=None, **within), time_rows("b", noise=None, **within))
+    assert "with its 95% interval within one process. " in caption
+    assert caption.endswith("These times are of one process each, which gives no noise floor: no difference of them is judged.")
 
 
 def test_a_thousand_adapters_take_a_thousand_times_the_bytes(material):
