@@ -46,15 +46,17 @@ class OnCpu(Settings):
     steps: Count = 1
     repeats: Count = 1
     budget_s: Annotated[float, Field(gt=0)] = 300.0
+    limit_s: Annotated[float, Field(gt=0)] = 150.0  # for one process, so that one that hangs leaves the others half of the usual budget
 
 
 class Measure(Settings):
-    """Whether and how real steps are run: `auto` measures what the machine at hand can."""
+    """Whether and how real steps are run."""
 
-    when: Literal["auto", "always", "never"] = "auto"
+    when: Literal["auto", "always", "never"] = "auto"  # auto and always are the same: what the machine at hand can
     warmup: Annotated[int, Field(ge=0)] = 3
     steps: Count = 10
     repeats: Count = 3  # processes a point, which take turns
+    limit_s: Annotated[float, Field(gt=0)] = 900.0  # for one process on a GPU
     instruments: list[Literal["timeline", "saved", "kernels", "module_flops"]] = ["timeline", "saved", "kernels", "module_flops"]
     busy_gpu: Literal["warn", "wait", "refuse"] = "warn"  # what to do where other processes use the GPU
     on_cpu: OnCpu = OnCpu()

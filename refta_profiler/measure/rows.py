@@ -57,9 +57,22 @@ def time_note(processes: Mapping[int, dict[str, Any]]) -> str:
     parts += [words for words in [complaint(average([Load(**load) for one in timed for load in one["loads"]]))] if words]
     parts += list(dict.fromkeys(f"the GPU slowed itself: {', '.join(reasons)}" for one in timed if (reasons := throttled(one))))
     parts += list(dict.fromkeys(one["gpu_others"] for one in timed if one.get("gpu_others")))
+    parts += [words for words in [unlike_starts(processes)] if words]
     parts += [f"run at a low priority (nice {nice})" for nice in [max(one.get("where", {}).get("nice", 0) for one in timed)] if nice > 0]
     parts += [f"on {', '.join(nodes)}" for nodes in [nodes_of(timed)] if nodes]
     return "; ".join(parts)
+
+
+def unlike_starts(processes: Mapping[int, dict[str, Any]]) -> str:
+    """Which of the processes were forked where others were fresh ones, and why those could not be forked; '' where all began alike."""
+    timed = {number: one for number, one in processes.items() if "failure" not in one}
+    forked = [number for number, one in timed.items() if one.get("where", {}).get("forked")]
+    why = list(dict.fromkeys(one["not_forked"] for one in timed.values() if one.get("not_forked")))
+    if not forked or len(forked) == len(timed):
+        return "; ".join(why)
+    numbers = ", ".join(map(str, forked))
+    mixed = f"{'process' if len(forked) == 1 else 'processes'} {numbers} of {len(timed)} forked, the others fresh"
+    return "; ".join([mixed, *why])
 
 
 def nodes_of(answers: Sequence[dict[str, Any]]) -> list[str]:

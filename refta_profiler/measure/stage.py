@@ -20,13 +20,21 @@ from refta_profiler.statistics import medians, noise_by_setting
 
 
 def measure_all(
-    scenario: Scenario, points: Sequence[Point], folder: RunFolder, device: str, key: str, progress: Any, executor: Executor
+    scenario: Scenario,
+    points: Sequence[Point],
+    folder: RunFolder,
+    device: str,
+    key: str,
+    progress: Any,
+    executor: Executor,
+    *,
+    retry_errors: bool = False,
 ) -> dict[str, str]:
     """Every point's rows in the folder, in as many processes as the scenario's `repeats` says, run by the executor.
 
-    What rows call the devices that answered, by what these call themselves.
+    What rows call the devices that answered, by what these call themselves. retry_errors: processes that failed are run again.
     """
-    stage = Stage(scenario.measure, folder, device, key, progress)
+    stage = Stage(scenario.measure, folder, device, key, progress, retry_errors)
     meet(stage, points)
     waiting = turns.waiting(stage, points, executor)
     progress.start("measure", len(waiting))
@@ -37,9 +45,18 @@ def measure_all(
     return stage.keys
 
 
-def anything(scenario: Scenario, points: Sequence[Point], folder: RunFolder, device: str, key: str, executor: Executor) -> bool:
+def anything(
+    scenario: Scenario,
+    points: Sequence[Point],
+    folder: RunFolder,
+    device: str,
+    key: str,
+    executor: Executor,
+    *,
+    retry_errors: bool = False,
+) -> bool:
     """Whether any process of these points is still to be run."""
-    stage = Stage(scenario.measure, folder, device, key, None)
+    stage = Stage(scenario.measure, folder, device, key, None, retry_errors)
     meet(stage, points)
     return bool(turns.waiting(stage, points, executor))
 
