@@ -270,26 +270,25 @@ def test_where_the_nursery_dies_fresh_processes_are_started_and_say_why(mortal, 
     assert local.run(process(replace(POINT, weights="pretrained")), mortal) == {"fresh": 300.0}  # never to be forked
 
 
-def test_a_process_that_was_lost_with_its_nursery_has_the_rest_of_its_time(mortal, monkeypatch, tmp_path):
-    poll = forks.Connection.poll
+def test_a_process_that_was_lost_with_its_nursery_has_the_rest_of_its_time(monkeypatch):
+    found, clock, given = Forks(), iter([1000.0, 1200.0]), []
 
-    def killed(connection, limit_s):
-        if mortal.running:
-            while not (tmp_path / "seen").exists():
-                time.sleep(0.01)
-            time.sleep(0.2)
-            mortal.server.kill()
-        return poll(connection, limit_s)
+    def lost(*_):
+        found.running = True
+        raise EOFError
 
-    monkeypatch.setattr(forks.Connection, "poll", killed)
-    given = []
-    monkeypatch.setattr(isolate, "measure", lambda point, device, **asked: given.append(asked["limit_s"]) or isolate.late(asked["limit_s"]))
-    failure = local.run(process(replace(POINT, optimizer="hangs")), mortal)["failure"]
-    assert 0 < given[0] < 299.8
-    assert failure["limit_s"] == given[0]
-    assert failure["note"].startswith("took longer than 300 s (") and failure["note"].endswith(
-        "s of them in a forked process that was lost)"
-    )
+    def late(point, device, **asked):
+        given.append(asked["limit_s"])
+        return isolate.late(asked["limit_s"])
+
+    monkeypatch.setattr(found, "_measure", lost)
+    monkeypatch.setattr(forks.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(isolate, "measure", late)
+    answer = local.run(process(), found)
+    assert given == [100.0]
+    words = "took longer than 300 s (200 s of them in a forked process that was lost)"
+    assert answer["failure"] == {"status": "error", "note": words, "late": True, "limit_s": 100.0}
+    assert answer["not_forked"].endswith("what it would be forked from has ended")
 
 
 @pytest.mark.parametrize(
