@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 MARK := $(VENV)/.installed
 
-.PHONY: demo test check slow drills cluster gpu bench sample accuracy accuracy-data accuracy-smoke format clean
+.PHONY: demo test check slow drills cluster gpu bench docs sample accuracy accuracy-data accuracy-smoke format clean
 
 demo: $(MARK)
 	$(PY) -m refta_profiler run scenarios/quickstart.yaml
@@ -29,28 +29,22 @@ cluster: $(MARK)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray,slurm]'
 	$(PY) -m pytest -m cluster -q -rs
 
-# On a machine with a GPU: its tests, then the scenarios, a few minutes each; run folders that are ready to commit lie under $(GPU_RUNS),
-# without the traces (some MB a point), which a run of one's own keeps. Where all is installed and nothing can be: make gpu PY=python3 MARK=
-GPU_RUNS := reports/published/gpu
+# On a machine with a GPU: the scenarios of scenarios/gpu, each under 8 minutes, whose runs are left ready to commit, and the tests that need
+# one; of both what fails is named at the end. Where all is installed and nothing can be: make gpu PY=python3 MARK=
+GPU_SCENARIOS := $(wildcard scenarios/gpu/*.yaml)
 gpu: $(MARK)
-	$(PY) -m pytest -m gpu -q
-	$(PY) -m refta_profiler calibrate --device cuda
-	for scenario in scenarios/gpu/*.yaml; do \
-		run=$(GPU_RUNS)/$$(basename $$scenario .yaml); rm -rf $$run; \
-		$(PY) -m refta_profiler run $$scenario --out $$run --device cuda || exit 1; \
-		(cd $$run && mv */* . && rm -rf 2* traces) && $(PY) -m refta_profiler report $$run || exit 1; \
-		$(PY) -m refta_profiler validate $$run || exit 1; \
-	done
-	$(PY) -m refta_profiler index reports/published
+	failed=0; \
+	$(PY) scenarios/gpu/record.py $(GPU_SCENARIOS) --out reports/published/gpu || failed=1; \
+	$(PY) -m pytest -m gpu -q || failed=1; \
+	exit $$failed
 
 # The sample that is committed, reports/published/quickstart/, and the index of all published runs. What it had before is replaced; of the
 # folder for papers the compiled example alone is kept (2.6 MB in all).
 SAMPLE := reports/published/quickstart
 sample: $(MARK)
-	rm -rf $(SAMPLE)
-	$(PY) -m refta_profiler run scenarios/quickstart.yaml --out $(SAMPLE) --device cpu
-	cd $(SAMPLE) && mv */* . && rm -rf 2* points traces
-	$(PY) -m refta_profiler report $(SAMPLE) --format html,latex
+	rm -rf reports/sample
+	$(PY) -m refta_profiler run scenarios/quickstart.yaml --out reports/sample --device cpu
+	$(PY) scenarios/publish.py reports/sample/2* $(SAMPLE) --formats html,latex --without points
 	cd $(SAMPLE)/paper && pdflatex -interaction=batchmode example.tex && pdflatex -interaction=batchmode example.tex
 	mv $(SAMPLE)/paper/example.pdf $(SAMPLE)/paper.pdf && rm -r $(SAMPLE)/paper
 	$(PY) -m refta_profiler index reports/published
@@ -72,6 +66,10 @@ accuracy: accuracy-data
 # Ratios of step time and memory, side by side; hours on two cores, minutes with `ARGUMENTS=--quick`.
 bench: $(MARK)
 	$(PY) -m benchmarks $(ARGUMENTS)
+
+# docs/scenario.md, every setting of a scenario and of each method, from the settings themselves.
+docs: $(MARK)
+	$(PY) -c "import sys; from refta_profiler import reference; sys.stdout.write(reference.markdown())" > docs/scenario.md
 
 format: $(MARK)
 	$(VENV)/bin/ruff check --fix .

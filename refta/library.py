@@ -44,6 +44,21 @@ def attach_library(model: nn.Module, stacks: list[Stack], type_: str, config: di
     return Attached(own, list(training), _merge)
 
 
+def load() -> None:
+    """What attaching by peft imports and builds once in a process is there: who times it pays for that in no method's place.
+
+    Some of it (transformers' table of checkpoints' names, 0.2 s) comes only with an adapter on a model that has a configuration as
+    transformers has, so that LoRA is put into such a one of one layer. torch's generator is left as it was.
+    """
+    import peft
+    from transformers import PretrainedConfig
+
+    with torch.random.fork_rng(devices=[]):
+        model = nn.Sequential(nn.Linear(1, 1))
+        model.config = PretrainedConfig()  # type: ignore[assignment]
+        peft.inject_adapter_in_model(peft.LoraConfig(r=1, target_modules=["0"]), model)
+
+
 @contextlib.contextmanager
 def _undone_by_an_error(model: nn.Module, sites: Sequence[Site]) -> Iterator[None]:
     """An error gives the model its modules back. PiSSA and its like leave a residual in them, to which their adapter is added again."""

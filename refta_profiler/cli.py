@@ -268,38 +268,3 @@ def _register(name: str) -> None:
 
 for _name in commands.NAMES:
     _register(_name)
-
-
-@app.command("list")
-def list_(what: Annotated[str, typer.Argument(metavar="methods|models|devices|metrics")]) -> int:
-    """What there is: methods, models, devices, metrics."""
-    _one_of("list", what, ("methods", "models", "devices", "metrics"))
-    _print_table([("name", "what it is"), *_listed(what)])
-    return 0
-
-
-def _listed(what: str) -> list[tuple[str, str]]:
-    from refta import registry
-
-    if what == "methods":
-        return [(name, _method_line(name)) for name in registry.names()]
-    if what == "models":
-        from refta_profiler import models
-
-        return [(name, f"{entry.get('model_type', '')}  {entry.get('source', '')}") for name, entry in models.presets().items()]
-    if what == "devices":
-        from refta_profiler import devices
-        from refta_profiler.units import format_bytes
-
-        found = [devices.get(name) for name in devices.names()]
-        return [(one.name, f"{one.title}, {format_bytes(one.memory_bytes)}" if one.memory_bytes else one.title) for one in found]
-    from refta_profiler.results import METRICS
-
-    return [(name, f"{metric.description} ({metric.unit}; {', '.join(metric.sources)})") for name, metric in METRICS.items()]
-
-
-def _method_line(name: str) -> str:
-    from refta import registry
-
-    orders = registry.orders(name)
-    return f"{registry.summary(name)}{'; orders ' + ', '.join(orders) if orders else ''}"

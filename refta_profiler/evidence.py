@@ -1,5 +1,6 @@
 """The numbers that verdicts stand on: what is known of each label under each setting on one target, and what may be set side by side."""
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -136,13 +137,14 @@ def functions(group: list[Candidate]) -> list[list[Candidate]]:
 
 
 def difference_errors(rows: Iterable[Row]) -> dict[frozenset[str], float]:
-    """For two labels that were both predicted and measured, the largest error of the predicted difference of their peaks, a fraction."""
+    """For two labels that were both predicted and measured, the largest error of the predicted difference of their peaks, reserved or
+    allocated, a fraction."""
     rows = list(rows)
     errors: dict[frozenset[str], float] = {}
-    for target in {row.target for row in rows if row.source == "measured"}:
+    for target, quantity in itertools.product({row.target for row in rows if row.source == "measured"}, PEAKS):
         by_setting: dict[Setting, list[tuple[str, float, float]]] = {}
         for candidate in candidates(rows, target):
-            predicted, measured = (candidate.value("peak_allocated_bytes", source) for source in ("dryrun", "measured"))
+            predicted, measured = (candidate.value(quantity, source) for source in ("dryrun", "measured"))
             if predicted and measured:
                 by_setting.setdefault(candidate.setting, []).append((candidate.label, predicted, measured))
         for group in by_setting.values():

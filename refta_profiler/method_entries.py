@@ -81,7 +81,7 @@ def _names() -> list[str]:
 def _hint(word: Any, names: Sequence[str]) -> str:
     """The name that was meant, where one is close, and all names."""
     found = closest(word, names)
-    return (f"did you mean '{found}'? " if found else "") + f"(there is {', '.join(names)})"
+    return (f"did you mean '{found}'? " if found else "") + f"there are {', '.join(names)}"
 
 
 def _unknown_keys(name: str, entry: dict[Any, Any]) -> Iterator[tuple[Any, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
@@ -23,9 +23,7 @@ def attach(model: nn.Module, point: Point) -> Adapted:
     The function is called as `function(model, **arguments)`: every parameter is frozen but a classification head's, and what it makes lies
     on the model's device. Its own exceptions go through; OwnCodeError says what it left behind that cannot be used.
     """
-    call = point.settings["call"]
-    own_code.refuse_changed(point.settings)
-    function = own_code.function(call)
+    call, function = point.settings["call"], function_of(point)
     model.requires_grad_(False)
     head = head_parameters(model, point.task.get("train_head"))
     for parameter in head:
@@ -37,6 +35,12 @@ def attach(model: nn.Module, point: Point) -> Adapted:
             raise OwnCodeError(f"{call} ends the process: {own_code.told(error, call)}") from error
     _check_returned(returned, model, call)
     return _adapted(model, point, head)
+
+
+def function_of(point: Point) -> Callable[..., Any]:
+    """The point's function, its module imported; OwnCodeError where there is none, or its code is not what the point was planned with."""
+    own_code.refuse_changed(point.settings)
+    return own_code.function(point.settings["call"])
 
 
 def _check_returned(returned: Any, model: nn.Module, call: str) -> None:

@@ -81,6 +81,12 @@ METRICS: dict[str, Metric] = {
     "noise_fraction": Metric(
         "1", "how much two runs of the same setting differ in step time: less than this cannot be told apart", MEASURED
     ),
+    "marks_fraction": Metric("1", "how much longer the marks between its phases make a timed step, from steps side by side", MEASURED),
+    "marks_fraction_low": Metric("1", "lower end of its 95% interval (Student's t over pairs of steps)", MEASURED),
+    "marks_fraction_high": Metric("1", "upper end of its 95% interval (Student's t over pairs of steps)", MEASURED),
+    "instruments_answered": Metric(
+        "count", "instruments that looked closer at the step; only where one failed, without a value and with the reason", MEASURED
+    ),
     "peak_weights_bytes": Metric("B", "at the peak: frozen weights and buffers of the model", PREDICTED_OR_MEASURED),
     "peak_adapter_bytes": Metric("B", "at the peak: the adapter's parameters and a trained head's", PREDICTED_OR_MEASURED),
     "peak_gradients_bytes": Metric("B", "at the peak: gradients of trained parameters", PREDICTED_OR_MEASURED),

@@ -30,35 +30,55 @@ class Settings(BaseModel):
     model_config = STRICT
 
 
+STEP = ("task", "optimizer", "accumulate", "clip", "attention", "allocator", "adapter_dtype", "loop")  # what `check --step` takes
+
+
 class Task(Settings):
     """What the model is trained for; what is left out follows from the model."""
 
     kind: Literal["image-classification", "sequence-classification", "causal-lm"] | None = None
-    num_labels: Count | None = None  # classes; 1 is regression; by default 10 for images and 2 for text
-    train_head: bool | None = None  # by default true, false for a causal model, whose head is tied to its embeddings
+    """By default what the model's config says it is for."""
+    num_labels: Count | None = None
+    """Classes; 1 is regression. By default 10 for images and 2 for text."""
+    train_head: bool | None = None
+    """By default true, and false for a causal model, whose head is tied to its embeddings."""
 
 
 class OnCpu(Settings):
-    """What is measured on a machine without a GPU: these batch sizes, and no longer than the budget."""
+    """What is measured on a machine without a GPU."""
 
-    batch: Counts | None = None  # by default the scenario's smallest
+    batch: Counts | None = None
+    """These batch sizes; by default the scenario's smallest."""
     warmup: Annotated[int, Field(ge=0)] = 1
+    """Steps that are run and dropped before those that are timed."""
     steps: Count = 1
+    """Timed steps of a process."""
     repeats: Count = 1
+    """Processes of a point, which take turns with the other points'; from two on, times can be told apart."""
     budget_s: Annotated[float, Field(gt=0)] = 300.0
-    limit_s: Annotated[float, Field(gt=0)] = 150.0  # for one process, so that one that hangs leaves the others half of the usual budget
+    """Seconds after which nothing more is measured; the points that are left are skipped."""
+    limit_s: Annotated[float, Field(gt=0)] = 150.0
+    """Seconds that one process may take, so that one that hangs leaves the others half of the usual budget."""
 
 
 class Measure(Settings):
     """Whether and how real steps are run."""
 
-    when: Literal["auto", "always", "never"] = "auto"  # auto and always are the same: what the machine at hand can
+    when: Literal["auto", "always", "never"] = "auto"
+    """`auto` measures what the machine at hand can, and so does `always`; `never` only predicts."""
     warmup: Annotated[int, Field(ge=0)] = 3
+    """Steps that are run and dropped before those that are timed, on a GPU."""
     steps: Count = 10
-    repeats: Count = 3  # processes a point, which take turns
-    limit_s: Annotated[float, Field(gt=0)] = 900.0  # for one process on a GPU
+    """Timed steps of a process, on a GPU."""
+    repeats: Count = 3
+    """Processes of a point, on a GPU, which take turns with the other points'."""
+    limit_s: Annotated[float, Field(gt=0)] = 900.0
+    """Seconds that one process may take, on a GPU."""
     instruments: list[Literal["timeline", "saved", "kernels", "module_flops"]] = ["timeline", "saved", "kernels", "module_flops"]
-    busy_gpu: Literal["warn", "wait", "refuse"] = "warn"  # what to do where other processes use the GPU
+    """What else is looked at, each on a step of its own: memory over time by category; what each module keeps for backward; time by
+    operator and module, with the chrome trace; FLOPs by module beside fvcore's. [] leaves all out."""
+    busy_gpu: Literal["warn", "wait", "refuse"] = "warn"
+    """What to do where other processes use the GPU."""
     on_cpu: OnCpu = OnCpu()
 
 
@@ -70,45 +90,68 @@ def _text(version: Any) -> Any:
 class Loop(Settings):
     """What the training loop does that changes its memory."""
 
-    # how long the forward's outputs (logits, cache) stay alive: false, not into backward; true, through it; next, until the next forward
-    # has returned, as a loop's `outputs = model(…)` leaves them
     keep_outputs: Literal[False, True, "next"] = False
-    use_cache: bool = False  # whether a decoder builds its key-value cache in training (transformers' Trainer switches it off from 5 on)
-    # whether batches are padded (of one example: never), so that a mask is passed: true, of booleans, as transformers 5 has it; additive,
-    # one of numbers that all layers share, as transformers 4.49 to 4.55 made for encoders
+    """How long the forward's outputs (logits, cache) stay alive: false, not into backward; true, through it; next, until the next forward
+    has returned, as a loop's `outputs = model(…)` leaves them."""
+    use_cache: bool = False
+    """Whether a decoder builds its key-value cache in training (transformers' Trainer switches it off from 5 on)."""
     attention_mask: Literal[False, True, "additive"] = False
-    # as which older version of transformers makes the step (older.py; GPT-2 alone); by default the installed one
+    """Whether batches are padded, so that a mask is passed (of one example: never): true, of booleans, as transformers 5 has it; additive,
+    one of numbers that all layers share, as transformers 4.49 to 4.55 made for encoders."""
     transformers: Annotated[Literal["4.46"] | None, BeforeValidator(_text)] = None
+    """As which older version of transformers makes the step (GPT-2 alone); by default the installed one."""
 
 
 class Scenario(Settings):
     """A checked scenario; after `load` nothing in it is left open (a task's kind, targets, sequence length are filled in)."""
 
     name: Annotated[str, Field(min_length=1)]
+    """What its runs are called; by default the file's name."""
     model: str
+    """A preset (`list models`), a transformers hub name, or a folder with a config.json."""
     task: Task = Task()
     weights: Literal["random", "pretrained", "quantised-nf4", "quantised-fp4", "quantised-int8"] = "random"
+    """Random ones need no download: memory does not depend on their values. Quantised weights are refused as unsupported, a row a point."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Of random weights, batches and adapters."""
     target: str = "h100"
-    targets: Names | None = None  # by default query and value, qkv where they are one
-    methods: Annotated[list[Any], Field(min_length=1)]  # mappings, checked by method_entries
+    """The device that is predicted for (`list devices`)."""
+    targets: Names | None = None
+    """The linears that are adapted, by role (query, key, value, qkv, output, up, gate, down) or by the end of a module's path; by default
+    query and value, or qkv where they are one."""
+    methods: Annotated[list[Any], Field(min_length=1)]
+    """What is compared."""
     baseline: str = "best"
+    """What a method is judged against: its best other order that runs, or a label of this scenario."""
     batch: Counts
-    seq: Counts | None = None  # text by default 128; images have none
+    """Examples of a step (under `parallel` of one rank)."""
+    seq: Counts | None = None
+    """Tokens of a text, by default 128; {lengths: [64, 118]} or {file: lengths.txt} (a number a line, or a CSV with a column `length`)
+    takes the median, 95th percentile and largest, with a padding mask. Images have their own."""
     precision: Precisions = ["fp32"]
+    """fp32; bf16, all of it; amp-bf16, float32 weights under autocast."""
     checkpointing: Switches = [False]
-    parallel: Annotated[list[Any], Field(min_length=1), BeforeValidator(_entries)] | None = None  # see parallel.py; one process
+    """Gradient checkpointing, as the model's `gradient_checkpointing_enable` does it."""
+    parallel: Annotated[list[Any], Field(min_length=1), BeforeValidator(_entries)] | None = None
+    """The ranks that a step is spread over; by default one process. DDP takes `gradient_as_bucket_view: true` too."""
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    """torch's own, as it is by default."""
     adapter_dtype: Literal["float32", "bfloat16", "float16", "float64"] = "float32"
+    """Of the adapters' parameters."""
     attention: Literal["sdpa", "eager"] = "sdpa"
-    allocator: Literal["default", "expandable_segments"] = "default"  # of a GPU, as PYTORCH_ALLOC_CONF sets it
+    """transformers' attention implementation."""
+    allocator: Literal["default", "expandable_segments"] = "default"
+    """Of a GPU, as PYTORCH_ALLOC_CONF sets it."""
     accumulate: Count = 1
+    """Forward and backward passes of a step, whose gradients are summed."""
     clip: Annotated[float, Field(gt=0)] | None = None
+    """The largest norm of the gradients, as `clip_grad_norm_` takes it."""
     loop: Loop = Loop()
     measure: Measure = Measure()
-    data: Data | None = None  # with it every method is trained and tested
-    train: Train | None = None  # how; by default 3 epochs, with data alone
-    residuals: Residuals | None = None  # energy and quantisation error of pretrained weights
+    data: Data | None = None
+    """With it every method is trained and tested."""
+    train: Train | None = None
+    residuals: Residuals | None = None
 
     @property
     def text(self) -> str:

@@ -104,7 +104,7 @@ def _baseline(draft: "Scenario", variants: list[Variant], findings: Findings) ->
         found = closest(draft.baseline, labels)
         hint = f"did you mean '{found}'? " if found else ""
         findings.faults.append(
-            Fault(("baseline",), f"no method has the label {shown(draft.baseline)}; {hint}(there is {', '.join(labels)})")
+            Fault(("baseline",), f"no method has the label {shown(draft.baseline)}; {hint}there are {', '.join(labels)}")
         )
 
 

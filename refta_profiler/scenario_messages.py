@@ -81,7 +81,7 @@ def _unknown_key(place: Place, shape: type[BaseModel]) -> str:
         return f"unknown key '{key}'; did you mean '{found}'?"
     if elsewhere := [path for path in paths if path[-1] == key]:
         return f"unknown key '{key}' here; did you mean '{'.'.join(elsewhere[0])}'?"
-    return f"unknown key '{key}'; there is {', '.join(here)}"
+    return f"unknown key '{key}'; there are {', '.join(here)}"
 
 
 def _key_paths(shape: type[BaseModel], above: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -116,7 +116,11 @@ def _wrong_value(kind: str, value: Any, limits: Mapping[str, Any], message: str)
         if isinstance(value, str) and word in known.split(", "):
             return f"{shown(value)} is text; write {word}"
         found = closest(value, [name.strip("' ") for name in known.split(",")])
-        return f"unknown value {shown(value)}; " + (f"did you mean '{found}'? (there is {known})" if found else f"there is {known}")
+        return (
+            f"unknown value {shown(value)}; "
+            + (f"did you mean '{found}'? " if found else "")
+            + f"there {'are' if ', ' in known else 'is'} {known}"
+        )
     return f"{shown(value)} {_expected(kind, value, message)}"
 
 

@@ -124,6 +124,20 @@ def medians(answers: Mapping[int, Mapping[str, Any]]) -> dict[int, float]:
     return {number: statistics.median(sum(sample.values()) for sample in samples) for number, samples in timed.items()}
 
 
+def interval_of_mean(values: Sequence[float]) -> tuple[float, float, float] | None:
+    """The mean and the ends of its 95% interval by Student's t, NaN of a single value; None of none.
+
+    (1, 3) has 2 and 2 ± 12.706.
+    """
+    if not values:
+        return None
+    middle = statistics.fmean(values)
+    if len(values) == 1:
+        return middle, math.nan, math.nan
+    half = student(LEVEL, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return middle, middle - half, middle + half
+
+
 def pooled(found: Sequence[Noise]) -> Noise | None:
     """One noise of several of the same kind, weighted by their degrees of freedom; None of none."""
     degrees = sum(one.degrees for one in found)

@@ -32,7 +32,8 @@ Convention = Literal["exact", "public_code"]
 
 @dataclass(frozen=True)
 class Settings:
-    """`rank` R per stack; `transform` a name or Φ; `convention: public_code` reads Φ transposed, as the public code does.
+    """`rank` R per stack; `transform` dct, dft_real, identity, lsm (also called hosvd; from the weights) or Φ itself, an orthogonal matrix;
+    `convention: public_code` reads Φ transposed, as the public code does.
 
     `train_transform` trains Φ too (K² numbers a stack), under the penalty `transform_penalty` · ‖ΦᵀΦ − I‖², which `Adapted.penalty`
     gives and the training step adds to the loss.

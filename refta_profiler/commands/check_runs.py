@@ -34,6 +34,7 @@ class Question:
     precision: str
     checkpointing: bool
     parallel: str = ""
+    step: dict[str, Any] = field(default_factory=dict)  # what else is said of the step, as a scenario has it
 
 
 @dataclass
@@ -124,6 +125,7 @@ def _values(question: Question, entries: list[dict[str, Any]]) -> dict[str, Any]
         "precision": [question.precision],
         "checkpointing": [question.checkpointing],
         "measure": {"when": "never"},
+        **question.step,
     }
     values |= {} if not question.parallel else {"parallel": [question.parallel]}
     return values | ({} if question.seq is None else {"seq": [question.seq]})

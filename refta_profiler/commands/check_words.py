@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from refta.cost import Line
 from refta_profiler import devices, parallel
-from refta_profiler.commands import check_answer
+from refta_profiler.commands import check_answer, options
 from refta_profiler.commands.answer import signed_bytes, table
 from refta_profiler.commands.check_answer import CheckAnswer, Largest, Reason, Stretch
 from refta_profiler.commands.order_words import line_words
@@ -27,6 +27,7 @@ def _head(found: CheckAnswer) -> str:
     seq = f", sequence {one.seq}" if one.seq else ""
     rank = f" of rank {found.runs.point(found.winner).rank}" if found.runs.point(found.winner).rank else ""
     setting = f"{one.precision}, {'with' if one.checkpointing else 'without'} checkpointing, on {' and '.join(one.targets)}"
+    setting += f", {options.step_words(one.step)}" if one.step else ""
     setting += f", {parallel.words(one.parallel)} (batch and bytes are a rank's)" if one.parallel else ""
     return f"{one.method}{rank} on {one.model}, batch {one.batch}{seq}, {setting}; predicted for {devices.get(one.target).title}"
 

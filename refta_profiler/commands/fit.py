@@ -13,7 +13,16 @@ from typing import Annotated
 import typer
 
 from refta_profiler.commands.answer import Answer
-from refta_profiler.commands.options import JsonOption, ModelOption, PrecisionOption, RankOption, SeqOption, SettingOption, TargetsOption
+from refta_profiler.commands.options import (
+    JsonOption,
+    ModelOption,
+    PrecisionOption,
+    RankOption,
+    SeqOption,
+    SettingOption,
+    StepOption,
+    TargetsOption,
+)
 
 
 def command(
@@ -28,6 +37,7 @@ def command(
     targets: TargetsOption = None,
     precision: PrecisionOption = "fp32",
     settings: SettingOption = None,
+    step: StepOption = None,
     measured: Annotated[bool, typer.Option("--measure", help="look for the largest batch by real steps here, too")] = False,
     json_: JsonOption = False,
 ) -> Answer:
@@ -36,7 +46,9 @@ def command(
 
     chosen = options.method_settings(rank, settings)
     roles = options.roles(model, targets)
-    question = fit_solve.Question(model, solve, memory, target, tuple(methods or fit_solve.METHODS), chosen, batch, seq, roles, precision)
+    named = tuple(methods or fit_solve.METHODS)
+    said = options.step_settings(step)
+    question = fit_solve.Question(model, solve, memory, target, named, chosen, batch, seq, roles, precision, said)
     if measured:
         fit_measured.check(question)
     budget, rows = fit_solve.solve_all(question)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from refta import registry
 from refta_profiler import devices, models, plan, processes, scenario
-from refta_profiler.commands import largest_rank, named_orders
+from refta_profiler.commands import largest_rank, named_orders, options
 from refta_profiler.commands.answer import table
 from refta_profiler.commands.largest_fit import Search
 from refta_profiler.errors import ScenarioError
@@ -39,6 +39,7 @@ class Question:
     seq: int | None
     targets: list[str]
     precision: str
+    step: dict[str, Any] = field(default_factory=dict)  # what else is said of the step, as a scenario has it
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ def _scenario(question: Question, *, checkpointing: bool) -> scenario.Scenario:
         "precision": [question.precision],
         "checkpointing": [checkpointing],
         "measure": {"when": "never"},
+        **question.step,
     }
     return scenario.from_values(values | ({} if question.seq is None else {"seq": [question.seq]}), "fit")
 
@@ -264,7 +266,8 @@ def text(question: Question, budget: Budget, rows: Sequence[Fit]) -> str:
         "seq": f"batch {question.batch}",
         "rank": f"batch {question.batch}",
     }
-    setting = ", ".join(one for one in (question.precision, fixed[question.solve], f"on {' and '.join(question.targets)}") if one)
+    words = (question.precision, fixed[question.solve], f"on {' and '.join(question.targets)}", options.step_words(question.step))
+    setting = ", ".join(one for one in words if one)
     head = f"The largest {question.solve} of {question.model} in {where} ({setting})"
     ranked = question.solve != "rank"
     cells = [["method", *(["rank"] if ranked else []), "checkpointing", question.solve, "peak", "the next one's", "what limits it"]]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from refta.shapes import StackShape
-from refta_profiler import models, parallel, scenario_yaml
+from refta_profiler import models, parallel, scenario, scenario_yaml
 from refta_profiler.errors import ScenarioError
+from refta_profiler.suggest import closest
 
 TEXT_TOKENS = 128  # tokens of a text example where none are given, as in a scenario
 
@@ -27,6 +29,12 @@ PartitionOption = Annotated[str | None, typer.Option("--partition", help="of SLU
 TimeOption = Annotated[str | None, typer.Option("--time", help="of a SLURM job, at most: minutes or hours:minutes:seconds")]
 AccountOption = Annotated[str | None, typer.Option("--account", help="of SLURM, that the jobs are charged to")]
 SlurmOption = Annotated[list[str] | None, typer.Option("--slurm", metavar="KEY=VALUE", help="more of SLURM's, e.g. constraint=h100")]
+StepOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--step", metavar="KEY=VALUE", help="the step as a scenario has it, e.g. optimizer=sgd, accumulate=4, loop.keep_outputs=next"
+    ),
+]
 CheckpointingOption = Annotated[bool, typer.Option("--checkpointing", help="with gradient checkpointing")]
 
 ParallelOption = Annotated[str | None, typer.Option("--parallel", help="one rank of several: ddp:2, fsdp:4; the batch is a rank's")]
@@ -41,6 +49,36 @@ def method_settings(rank: int | None, given: Sequence[str] | None) -> dict[str, 
             raise ScenarioError(f"--set {one}: write KEY=VALUE, e.g. --set alpha=16")
         found[key.strip()] = scenario_yaml.parse(value, f"--set {key.strip()}")
     return found
+
+
+def step_settings(given: Sequence[str] | None) -> dict[str, Any]:
+    """What every `--step key=value` says of the step, as a scenario has it: loop.use_cache=true is {"loop": {"use_cache": True}}."""
+    found: dict[str, Any] = {}
+    for one in given or []:
+        key, equals, value = one.partition("=")
+        parts = [part.strip() for part in key.split(".")]
+        if not equals or not all(parts):
+            raise ScenarioError(f"--step {one}: write KEY=VALUE, e.g. --step optimizer=sgd or --step loop.use_cache=true")
+        if parts[0] not in scenario.STEP:
+            near = closest(parts[0], scenario.STEP)
+            hint = f"did you mean '{near}'? " if near else ""
+            raise ScenarioError(f"--step {one}: '{parts[0]}' is none of a step's settings; {hint}there are {', '.join(scenario.STEP)}")
+        place = found
+        for part in parts[:-1]:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise ScenarioError(f"--step {one}: --step {parts[0]}=… has given all of it already")
+        place[parts[-1]] = scenario_yaml.parse(value, f"--step {key.strip()}")
+    return found
+
+
+def step_words(settings: Mapping[str, Any], prefix: str = "") -> str:
+    """What was said of the step, for a heading: 'optimizer=sgd, loop.use_cache=true'."""
+    inner = [
+        step_words(value, f"{prefix}{key}.") if isinstance(value, dict) else f"{prefix}{key}={json.dumps(value).strip(chr(34))}"
+        for key, value in settings.items()
+    ]
+    return ", ".join(inner)
 
 
 def slurm_settings(partition: str | None, time: str | None, account: str | None, given: Sequence[str] | None) -> dict[str, str]:

@@ -136,12 +136,16 @@ def together(answers: dict[int, dict[str, Any]], world: int) -> dict[str, Any]:
     samples = [max(steps, key=lambda step: sum(step.values())) for steps in zip(*(one["samples"] for one in ranks), strict=True)]
     # a rank cannot tell the work of the others from other processes'
     loads = [{**load, "others_fraction": None} for load in first["loads"]]
+    whole = {**first["load"], "others_fraction": None} if first.get("load") else {}
+    bare = [max(steps) for steps in zip(*(one.get("bare", []) for one in ranks), strict=True)]
     told = [{name: one["values"][name] for name in STATISTICS if name in one["values"]} for one in ranks]
     return {
         **first,
         "values": values,
         "samples": samples,
         "loads": loads,
+        "load": whole,
+        "bare": bare,
         "gpu": conditions([one.get("gpu") for one in ranks]),
         "setup_seconds": max(one["setup_seconds"] for one in ranks),
         "ranks": told,

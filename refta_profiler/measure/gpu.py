@@ -23,6 +23,7 @@ THROTTLES = {  # nvml.h, nvmlClocksEventReasons; idle and set clocks are no thro
     0x0000000000000040: "hardware thermal slowdown",
     0x0000000000000080: "hardware power brake",
 }
+POLICIES = {"the power cap": 0, "heat": 1, "the board's limit": 3, "reliability": 5}  # nvml.h, nvmlPerfPolicyType_t: for how long, each
 PATIENCE_S = 600.0  # how long `busy_gpu: wait` waits
 LOOK_S = 5.0  # and how often it looks
 GONE_S = 1.0  # that NVML may still tell of a process that has ended
@@ -64,6 +65,7 @@ def conditions(number: int = 0) -> dict[str, Any]:
                 "temperature_c": ask(library, lambda: library.nvmlDeviceGetTemperature(handle, library.NVML_TEMPERATURE_GPU)),
                 "power_w": ask(library, lambda: library.nvmlDeviceGetPowerUsage(handle) / 1000),
                 "throttle_reasons": ask(library, lambda: throttles(library.nvmlDeviceGetCurrentClocksThrottleReasons(handle))),
+                "throttled_ns": throttled_ns(library, handle),
             }
     except NotKnownError as error:
         return {"unknown": str(error)}
@@ -82,6 +84,30 @@ def handle_of(library: Any, number: int) -> Any:
         except library.NVMLError as error:
             fault = error
     raise NotKnownError(f"not known: NVML has no GPU {name}, which is CUDA's number {number} ({in_a_line(fault)})")
+
+
+def throttled_ns(library: Any, handle: Any) -> dict[str, int]:
+    """Nanoseconds since the driver was loaded for which the GPU's clocks were held down, by POLICIES; without those that it does not count.
+
+    The counters go on by themselves: two readings tell what lay between them, which the reasons of a moment do not.
+    """
+    told = {words: ask(library, lambda one=one: library.nvmlDeviceGetViolationStatus(handle, one)) for words, one in POLICIES.items()}
+    return {words: int(one.violationTime) for words, one in told.items() if one is not None}
+
+
+def over(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The conditions after something, with those before it: the throttling of either, and `throttled_s`, seconds of it between them.
+
+    None where there is no GPU; what neither tells is not there.
+    """
+    if before is None or after is None:
+        return after
+    told = [one["throttle_reasons"] for one in (before, after) if one.get("throttle_reasons") is not None]
+    reasons = {"throttle_reasons": list(dict.fromkeys(reason for one in told for reason in one))} if told else {}
+    first = before.get("throttled_ns", {})
+    spent = {words: (last - first[words]) / 1e9 for words, last in after.get("throttled_ns", {}).items() if words in first}
+    held = {"throttled_s": {words: seconds for words, seconds in spent.items() if seconds > 0}} if spent else {}
+    return {**after, **reasons, **held, "before": before}
 
 
 def cuda_uuid(number: int) -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from refta_profiler.errors import in_a_line
+from refta_profiler.errors import ProfilerError, in_a_line
 from refta_profiler.measure.cuda_history import write_history
 from refta_profiler.measure.kernels import kernels
 from refta_profiler.measure.memory import MarkedStep
@@ -26,17 +26,23 @@ def details(
 ) -> dict[str, Any]:
     """What the named instruments (by default all of INSTRUMENTS) say of the step, by the names under which details are stored.
 
-    Keys: timeline, saved, module_flops, operators, modules; trace and history, the names of the files that were asked for (a chrome trace,
-    .json.gz, and on CUDA the allocator's history). An instrument that fails has {reason}: what it would have said is missing, and the point
-    is measured all the same. step(mark) runs a step.
+    Keys: timeline, saved, module_flops, operators, device_kernels (on CUDA), modules; trace and history, the names of the files that were
+    asked for (a chrome trace, .json.gz, and on CUDA the allocator's history). An instrument that fails has {reason, status} under its own
+    name: what it would have said is missing, and the point is measured all the same. step(mark) runs a step.
     """
     found: dict[str, Any] = {}
     for name in INSTRUMENTS if names is None else names:
         try:
             found |= INSTRUMENTS[name](work, step, {"trace": trace, "history": history})
         except Exception as error:  # an instrument looks into what torch does not promise; the measurement stands without it
-            found[name] = {"reason": in_a_line(error)}
+            found[name] = {"reason": in_a_line(error), "status": "unsupported" if isinstance(error, ProfilerError) else "error"}
     return found
+
+
+def faults(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """{status, note} of every instrument that failed, by its name, of what `details` gave."""
+    broken = {name: found[name] for name in INSTRUMENTS if isinstance(found.get(name), dict) and set(found[name]) == {"reason", "status"}}
+    return {name: {"status": one["status"], "note": one["reason"]} for name, one in broken.items()}
 
 
 Files = dict[str, Path | None]
@@ -45,8 +51,13 @@ Files = dict[str, Path | None]
 def _kernels(work: Workload, step: MarkedStep, files: Files) -> dict[str, Any]:
     trace = files["trace"]
     found = kernels(work, lambda: step(_nothing), trace=trace)
-    operators = found.pop("operators")
-    return {"operators": operators, "modules": found} | ({"trace": trace.name} if trace else {})
+    operators, on_device = found.pop("operators"), found.pop("kernels")
+    return {
+        "operators": operators,
+        **({"device_kernels": on_device} if on_device else {}),
+        "modules": found,
+        **({"trace": trace.name} if trace else {}),
+    }
 
 
 def _history(work: Workload, step: MarkedStep, files: Files) -> dict[str, Any]:

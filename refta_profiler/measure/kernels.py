@@ -4,40 +4,58 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
 from refta_profiler.measure import module_times, modules
 from refta_profiler.measure.memory import _silent
+from refta_profiler.measure.timing import on_cuda
 from refta_profiler.workload import Workload
 
 
 def kernels(work: Workload, step: Callable[[], Any], *, trace: Path | None = None, count: int = 15) -> dict[str, Any]:
-    """One step under the profiler: {operators, rows, unattributed_seconds, clock}; its chrome trace in the file `trace` (.json.gz).
+    """One step under the profiler: {operators, kernels, rows, unattributed_seconds, clock}; its trace in the file `trace` (.json.gz).
 
-    clock says what seconds are of: 'device' (kernels on CUDA) or 'host'. operators: [{operator, calls, seconds}], those with most of their
-    own time. rows: the modules, see module_times. What the profiler itself takes is in them: they are shares of a step, not its time.
+    clock says what seconds are of: 'device' (of a model on CUDA) or 'host'. operators: [{operator, calls, seconds}], those with most of
+    their own time, on CUDA the time of the kernels that they launch. kernels: [{kernel, calls, seconds}] of CUDA, the same time once more
+    by what ran; none on the CPU. rows: the modules, see module_times. What the profiler itself takes is in them: they are shares of a step,
+    not its time.
     """
-    with _profiled() as profiler, modules.marked(work.model):
+    cuda = on_cuda(work)
+    with _profiled(cuda=cuda) as profiler, modules.marked(work.model):
         step()
     # on CUDA the device has events by the names of our marks too, whose kernels are counted already
-    events = [one for one in profiler.events() or [] if str(one.device_type).endswith("CPU")]
-    found = module_times.of(events, time=_time_total)
+    events = [one for one in profiler.events() or [] if _is_of_the_host(one)]
+    found = module_times.of(events, time=lambda event: (event.device_time_total if cuda else event.cpu_time_total) / 1e6)
     if trace is not None:
         write_trace(profiler, trace)
-    return {"operators": operators(profiler, count=count), "clock": "device" if torch.cuda.is_available() else "host", **found}
+    averages = profiler.key_averages()
+    tables = {"operators": operators(averages, cuda=cuda, count=count), "kernels": device_kernels(averages, count=count) if cuda else []}
+    return {**tables, "clock": "device" if cuda else "host", **found}
 
 
-def operators(profiler: profile, *, count: int) -> list[dict[str, Any]]:
+def operators(averages: Iterable[Any], *, cuda: bool, count: int) -> list[dict[str, Any]]:
     """The operators that took most time of their own: name, calls, seconds; without our own marks."""
-    key = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-    found = [one for one in profiler.key_averages() if not one.key.startswith(modules.OURS)]
-    found.sort(key=lambda one: -getattr(one, key))
-    return [{"operator": one.key, "calls": one.count, "seconds": getattr(one, key) / 1e6} for one in found[:count]]
+    key = "self_device_time_total" if cuda else "self_cpu_time_total"
+    return _most([one for one in averages if _is_of_the_host(one)], "operator", key, count)
+
+
+def device_kernels(averages: Iterable[Any], *, count: int) -> list[dict[str, Any]]:
+    """The kernels and copies that took most time on the device; without the spans that annotations of the host have there."""
+    found = [one for one in averages if not _is_of_the_host(one) and not getattr(one, "is_user_annotation", False)]
+    return _most(found, "kernel", "self_device_time_total", count)
+
+
+def _most(found: Iterable[Any], what: str, key: str, count: int) -> list[dict[str, Any]]:
+    chosen = sorted((one for one in found if not one.key.startswith(modules.OURS)), key=lambda one: -getattr(one, key))
+    return [{what: one.key, "calls": one.count, "seconds": getattr(one, key) / 1e6} for one in chosen[:count]]
+
+
+def _is_of_the_host(event: Any) -> bool:
+    return str(event.device_type).endswith("CPU")
 
 
 def write_trace(profiler: profile, path: Path) -> Path:
@@ -54,12 +72,7 @@ def write_trace(profiler: profile, path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _profiled() -> Iterator[profile]:
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+def _profiled(*, cuda: bool) -> Iterator[profile]:
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with _silent(), profile(activities=activities, acc_events=True) as profiler:  # as memory_profiler does
         yield profiler
-
-
-def _time_total(event: Any) -> float:
-    """Seconds of an event with all within it, on the clock that counts."""
-    return (event.device_time_total if torch.cuda.is_available() else event.cpu_time_total) / 1e6

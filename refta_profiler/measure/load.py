@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 SHORTEST = 0.05  # seconds; the kernel counts in hundredths, so that less says nothing
 BUSY = 0.10  # of the cores, taken by others: from here on the machine is called busy
+BURST = 0.30  # likewise, within a single step; less than that may be the rounding of the counters in the shortest
 STOLEN = 0.02  # of the cores' time, by the hypervisor
 
 
@@ -55,6 +57,16 @@ def between(first: Moment, second: Moment) -> Load:
         return Load(None, None, average)
     others = (second.busy - first.busy) - (second.own - first.own)
     return Load(min(max(others / room, 0.0), 1.0), (second.stolen - first.stolen) / room, average)
+
+
+def bursts(found: Sequence[Load]) -> str:
+    """How many of the steps other processes took much of the cores in, which a mean over all does not show; '' where none."""
+    hit = [one for one in found if one.others_fraction is not None and one.others_fraction > BURST]
+    return (
+        f"the machine was busy at times: other processes took over {BURST:.0%} of its cores in {len(hit)} of {len(found)} steps"
+        if hit
+        else ""
+    )
 
 
 def complaint(found: Load) -> str:

@@ -23,8 +23,8 @@ from refta_profiler.statistics import alike
 LEAST_S = 60.0  # that a process gets on a CPU however little of the budget is left
 LONGER = 1.1  # times as long as a process had: where it was late, it is measured again
 OOMS = 2  # of one method, after which its larger batches are not tried
-TIMED = ("samples", "loads", "bare", "gpu", "gpu_others", "not_forked", "setup_seconds", "setup_watched")
-RAW = ("values", "afterwards", "ranks", "where", "failure", *TIMED)  # what rows are made of
+TIMED = ("samples", "loads", "load", "bare", "gpu", "gpu_others", "not_forked", "setup_seconds", "setup_watched")
+RAW = ("values", "faults", "afterwards", "ranks", "where", "failure", *TIMED)  # what rows are made of
 FILES = {"kernels": ("trace", ".json.gz"), "history": ("history", ".memory.pickle")}  # by instrument: what it is called, how it ends
 UNKNOWN = ""  # the device of an answer that does not say it: one from before answers did, or of a process that died
 
@@ -157,7 +157,7 @@ def keep(stage: Stage, ended: Process, found: Answer, place: Place) -> str:
     stage.folder.write_process(point.id, ended.number, stage.asked(ended.number), {name: one for name, one in found.items() if name in RAW})
     given = answers(stage, point)
     stage.folder.write_point(point.id, "measured", rows.of_processes(point, stage.key_of(given[1]), given))
-    return failure.get("note", "")
+    return failure.get("note") or rows.fault_words(found.get("faults", {}))
 
 
 def within_budget(stage: Stage, found: Answer) -> Answer:

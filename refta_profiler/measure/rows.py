@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from refta_profiler import parallel
+from refta_profiler.categories import CATEGORIES
 from refta_profiler.measure import timing
-from refta_profiler.measure.load import Load, complaint
+from refta_profiler.measure.load import Load, bursts, complaint
 from refta_profiler.plan import Point
 from refta_profiler.results import Row
 from refta_profiler.statistics import Noise
+from refta_profiler.units import format_seconds
 
 FAILED_METRICS = ("peak_allocated_bytes", "step_seconds")
 ONE_PROCESS = "timed in one process, which gives no noise floor: differences of times are not judged"
@@ -29,7 +31,39 @@ def of_processes(point: Point, key: str, processes: Mapping[int, dict[str, Any]]
     values = {**timing.summary([one["samples"] for one in timed]), **first["values"], "setup_seconds": setup_seconds(timed)}
     notes = {"step_seconds": time_note(processes), **setup_notes(point, timed), **rank_notes(first.get("ranks", []))}
     made = [_row(point, key, metric, value, note=notes.get(metric, "")) for metric, value in values.items()]
+    made += marks_rows(point, key, first) + fault_rows(point, key, first.get("faults", {}))
     return made + [_row(point, key, metric, **found) for metric, found in first.get("afterwards", {}).items()]
+
+
+def marks_rows(point: Point, key: str, first: Mapping[str, Any]) -> list[Row]:
+    """What the marks between a timed step's phases cost, and whether that is more than chance; none of a process without bare steps."""
+    pairs = min(len(first["samples"]), len(first.get("bare", [])))
+    cost = timing.marks_cost(first["samples"], first.get("bare", []))
+    if cost is None:
+        return []
+    fraction, low, high = cost
+    if pairs == 1:
+        return [_row(point, key, "marks_fraction", fraction, note="from one pair of steps, which has no interval: not judged")]
+    words = "within noise" if low <= 0 <= high else "beyond noise"
+    made = [_row(point, key, "marks_fraction", fraction, note=f"{words} at 95%; from {counted(pairs, 'pair')} of steps side by side")]
+    return made + [_row(point, key, f"marks_fraction_{name}", value) for name, value in (("low", low), ("high", high))]
+
+
+def fault_rows(point: Point, key: str, faults: Mapping[str, dict[str, str]]) -> list[Row]:
+    """Rows without values for what instruments that failed would have said; none where all said something."""
+    if not faults:
+        return []
+    status = "error" if any(one["status"] == "error" for one in faults.values()) else "unsupported"
+    made = [_row(point, key, "instruments_answered", None, status=status, note=fault_words(faults))]
+    if timeline := faults.get("timeline"):
+        note = fault_words({"timeline": timeline})
+        made += [_row(point, key, f"peak_{name}_bytes", None, status=timeline["status"], note=note) for name in CATEGORIES]
+    return made
+
+
+def fault_words(faults: Mapping[str, dict[str, str]]) -> str:
+    """'the instrument timeline failed (RuntimeError: why)', of several one after the other; '' of none."""
+    return "; ".join(f"the instrument {name} failed ({one['note']})" for name, one in faults.items())
 
 
 def rank_notes(ranks: Sequence[dict[str, int]]) -> dict[str, str]:
@@ -54,7 +88,8 @@ def time_note(processes: Mapping[int, dict[str, Any]]) -> str:
     timed = [one for one in processes.values() if "failure" not in one]
     parts = [f"median of {counted(len(timed), 'process')} × {counted(len(timed[0]['samples']), 'step')}"]
     parts += [f"process {number} failed: {one['failure']['note']}" for number, one in processes.items() if "failure" in one]
-    parts += [words for words in [complaint(average([Load(**load) for one in timed for load in one["loads"]]))] if words]
+    of_steps = [Load(**load) for one in timed for load in one["loads"]]
+    parts += [words for words in [complaint(average([load for one in timed for load in loads_of(one)])) or bursts(of_steps)] if words]
     parts += list(dict.fromkeys(f"the GPU slowed itself: {', '.join(reasons)}" for one in timed if (reasons := throttled(one))))
     parts += list(dict.fromkeys(one["gpu_others"] for one in timed if one.get("gpu_others")))
     parts += [words for words in [unlike_starts(processes)] if words]
@@ -86,8 +121,18 @@ def counted(count: int, thing: str) -> str:
 
 
 def throttled(answer: dict[str, Any]) -> list[str]:
-    """Why the GPU's clocks were held down; empty where they were not or nothing is known."""
-    return (answer.get("gpu") or {}).get("throttle_reasons") or []
+    """Why the GPU's clocks were held down, before, after or for how long between; empty where they were not or nothing is known."""
+    found = answer.get("gpu") or {}
+    between = [f"{words} for {format_seconds(seconds)}" for words, seconds in found.get("throttled_s", {}).items()]
+    return [*(found.get("throttle_reasons") or []), *between]
+
+
+def loads_of(answer: Mapping[str, Any]) -> list[Load]:
+    """The load while the process timed its steps, over all of them; those of each where an older run kept nothing else.
+
+    A single step may be too short for the kernel's counters.
+    """
+    return [Load(**load) for load in ([answer["load"]] if answer.get("load") else answer["loads"])]
 
 
 def average(loads: Sequence[Load]) -> Load:

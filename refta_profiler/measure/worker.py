@@ -28,6 +28,8 @@ from refta_profiler.measure.executors import EXECUTOR
 if TYPE_CHECKING:
     import torch
 
+    from refta_profiler.flops import FlopCounter
+    from refta_profiler.measure.memory import MarkedStep
     from refta_profiler.measure.timing import Times
     from refta_profiler.plan import Point
     from refta_profiler.workload import Workload
@@ -111,7 +113,7 @@ def measure(request: dict[str, Any], build: Build) -> dict[str, Any]:
 def _measured(point: Point, device: torch.device, request: dict[str, Any], build: Build) -> dict[str, Any]:
     import torch
 
-    from refta_profiler.measure import afterwards, timing
+    from refta_profiler.measure import afterwards, gpu, timing
 
     passes = request["passes"]
     work, answer = _set_up(point, device, build, memory="setup_memory" in passes)
@@ -120,9 +122,10 @@ def _measured(point: Point, device: torch.device, request: dict[str, Any], build
         torch.cuda.empty_cache()
     whole = "memory" in passes
     with models.without_packing():
-        steps = request["steps"]
+        steps, before = request["steps"], _gpu(device)
         times = timing.times(work, warmup=request["warmup"], steps=steps, bare=min(steps, BARE_STEPS) if whole else 0)
-        answer |= {"samples": times.samples, "loads": times.loads, "bare": times.bare, "gpu": _gpu(device)}
+        answer |= {"samples": times.samples, "loads": times.loads, "load": times.load, "bare": times.bare}
+        answer["gpu"] = gpu.over(before, _gpu(device))
         answer["where"] = environment.where(device.type)
         if whole:
             found = _instruments(work, times, request)
@@ -136,17 +139,17 @@ def _set_up(point: Point, device: torch.device, build: Build, *, memory: bool) -
     import torch
 
     from refta_profiler import distributed, parallel, workload
-    from refta_profiler.measure import setup
+    from refta_profiler.measure import setup, timing
 
+    _load_what_attaching_takes(point)
     place = torch.device("cpu") if parallel.is_sharded(point.parallel) else device  # a sharded model may be too large for one device
     seconds = 0.0
 
     def attach(model: Any) -> Any:
         nonlocal seconds
-        started = time.perf_counter()
-        adapted = workload.attach(model, point)
-        seconds = time.perf_counter() - started
-        return adapted
+        adapted: list[Any] = []
+        seconds = timing.seconds_of(lambda: adapted.append(workload.attach(model, point)), cuda=place.type == "cuda")
+        return adapted[0]
 
     answer: dict[str, Any] = {"notes": [], "values": {}}
     if memory:
@@ -162,28 +165,45 @@ def _set_up(point: Point, device: torch.device, build: Build, *, memory: bool) -
     return work, answer
 
 
+def _load_what_attaching_takes(point: Point) -> None:
+    """The libraries that methods are attached by, and the user's own module: loading them is no part of any method's set-up.
+
+    peft is loaded for every method, as in the nursery, so that all are set up in processes that have the same loaded.
+    """
+    from refta import library
+    from refta_profiler import own_adapter
+
+    library.load()
+    if point.method == own_code.NAME:
+        own_adapter.function_of(point)
+
+
 def _instruments(work: Workload, times: Times, request: dict[str, Any]) -> dict[str, Any]:
-    """What the instruments say, each on a step of its own, and how many timed steps' time each took."""
-    from refta_profiler import flops, workload
+    """What the instruments say, each on a step of its own, and what each took, in timed steps.
+
+    overhead: of the whole pass, with what the instrument does before and after its step; step_overhead: of the step while it watches.
+    faults: by the name of an instrument that failed, its status and note.
+    """
+    from refta_profiler import flops
     from refta_profiler.measure import instruments, memory, timeline, timing
 
-    cuda = timing.on_cuda(work)
-    step = functools.partial(workload.training_step, work)
+    cuda, step = timing.on_cuda(work), timing.TimedStep(work)
     counter = flops.FlopCounter()
     files = {name: Path(request[name]) if request.get(name) else None for name in ("trace", "history")}
     passes: dict[str, Callable[[], dict[str, Any]]] = {
         "memory": lambda: {"peaks": memory.cuda_peaks(work, step) if cuda else _cpu_peaks(work, step)},
-        "flops": lambda: _count(work, counter) or {},
-        **({"communication": lambda: {"sent": _sent(work)}} if work.point.parallel else {}),
+        "flops": lambda: _count(step, counter) or {},
+        **({"communication": lambda: {"sent": _sent(work, step)}} if work.point.parallel else {}),
         **{name: functools.partial(instruments.details, work, step, names=[name], **files) for name in request["instruments"]},
     }
     found: dict[str, Any] = {}
     usual = statistics.median(sum(one.values()) for one in times.samples)
-    overhead = {"time": usual / statistics.median(times.bare)}
+    overhead, of_steps = {"time": usual / statistics.median(times.bare)}, {}
     for name, run in passes.items():
-        started = time.perf_counter()
-        found |= run()
-        overhead[name] = (time.perf_counter() - started) / usual
+        step.seconds.clear()
+        overhead[name] = timing.seconds_of(lambda run=run: found.update(run()), cuda=cuda) / usual
+        if step.seconds:
+            of_steps[name] = statistics.median(step.seconds) / usual
     values = {
         **found.pop("peaks"),
         **({"communicated_bytes": found.pop("sent")} if "sent" in found else {}),
@@ -193,7 +213,8 @@ def _instruments(work: Workload, times: Times, request: dict[str, Any]) -> dict[
         "trainable_parameters": sum(one.numel() for one in work.model.parameters() if one.requires_grad),
         "adapter_parameters": work.adapted.trainable_parameters,
     }
-    return {**found, "values": values, "overhead": overhead}
+    faults = instruments.faults(found)
+    return {**found, "values": values, "overhead": overhead, "step_overhead": of_steps, "faults": faults}
 
 
 def _cpu_peaks(work: Workload, step: Callable[..., Any]) -> dict[str, int]:
@@ -204,33 +225,32 @@ def _cpu_peaks(work: Workload, step: Callable[..., Any]) -> dict[str, int]:
 
 
 def _gpu(device: torch.device) -> dict[str, Any] | None:
-    """The clocks and heat of this rank's GPU right after the timed steps."""
+    """The clocks and heat of this rank's GPU, now."""
     from refta_profiler.measure import gpu
 
     return gpu.conditions(device.index or 0) if device.type == "cuda" else None
 
 
-def _sent(work: Workload) -> int:
+def _sent(work: Workload, step: Callable[[], Any]) -> int:
     """Bytes that the rank sends in a step."""
-    from refta_profiler import collectives, parallel, workload
+    from refta_profiler import collectives, parallel
 
     with collectives.Counted() as counted:
-        workload.training_step(work)
+        step()
     if counted.sent.unknown:
         raise RuntimeError(f"collectives that are not counted: {', '.join(counted.sent.unknown)}")
     return counted.sent.bytes(parallel.world(work.point.parallel))
 
 
-def _count(work, counter) -> None:
-    from refta_profiler import workload
-
+def _count(step: MarkedStep, counter: FlopCounter) -> None:
+    """The step's FLOPs, by phase, in the counter."""
     following = {"forward": "backward", "backward": "forward", "optimizer": "end"}
 
     def mark(phase: str) -> None:
         counter.phase = following[phase]
 
     with counter:
-        workload.training_step(work, mark)
+        step(mark)
 
 
 if __name__ == "__main__":

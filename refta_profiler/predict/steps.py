@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections import Counter
 from typing import Any
@@ -22,7 +23,7 @@ PROVING = (2, 4, 8)  # batches that are followed where the run's own do not prov
 NOT_LINES = "its sizes are not lines in the batch, so only the batches of the run are known"
 HELD = "a step's outputs live into the next one, so only the batches of the run are known"
 AUTO = "the order that `auto` takes changes with the batch, so only the batches of the run are known"
-NO_OPTION = ("task", "weights", "seed", "optimizer", "adapter_dtype", "attention", "allocator", "accumulate", "clip", "loop")
+NO_OPTION = ("weights", "seed")
 NAMED = ("model", "label", "method", "order", "rank", "seq", "precision", "checkpointing", "parallel", "target", "targets")
 
 
@@ -48,17 +49,26 @@ def of(point: Point) -> dict[str, Any]:
 
 
 def asked(point: Point) -> dict[str, Any]:
-    """How `check` is asked about the point: `settings` beyond the method's defaults, and `no_option`, what it has no option for.
+    """How `check` is asked about the point: `settings` and `step` beyond what is usual, and `no_option`, what it cannot take.
 
     `settings` is None for code of the user's own, about which it cannot be asked.
     """
     if point.method == own_code.NAME:
-        return {"settings": None, "no_option": []}
+        return {"settings": None, "step": [], "no_option": []}
     values = {"model": point.model, "methods": [{"name": "head"}], "batch": [1], "target": point.target, "targets": point.targets}
     plain = plan.points(scenario.from_values(values, "check"))[0]
     usual = registry.settings(point.method, {})
     given = {name: value for name, value in point.settings.items() if value != getattr(usual, name, None)}
-    return {"settings": given, "no_option": [name for name in NO_OPTION if getattr(point, name) != getattr(plain, name)]}
+    step = [words for name in scenario.STEP for words in said(name, getattr(point, name), getattr(plain, name))]
+    return {"settings": given, "step": step, "no_option": [name for name in NO_OPTION if getattr(point, name) != getattr(plain, name)]}
+
+
+def said(name: str, value: Any, usual: Any) -> list[str]:
+    """What is unlike the usual, as `--step` takes it: ["loop.attention_mask=true"]."""
+    if isinstance(value, dict):
+        usual = usual if isinstance(usual, dict) else {}
+        return [words for key, inner in value.items() for words in said(f"{name}.{key}", inner, usual.get(key))]
+    return [] if value == usual else [f"{name}={value if isinstance(value, str) else json.dumps(value)}"]
 
 
 def _of(point: Point, found: Sweep) -> dict[str, Any]:

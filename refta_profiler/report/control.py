@@ -119,6 +119,7 @@ def data(material: Material) -> dict[str, Any] | None:
         "comparisons": COMPARISONS,
         "conclusions": CONCLUSIONS,
         "quantities": QUANTITIES,
+        "step": next((one["step"] for one in steps if one.get("step")), []),
         "noOption": sorted({name for one in steps for name in one["no_option"]}),
         "variants": [variant(one) for one in steps],
         "steps": base64.b64encode(zlib.compress(packed.encode(), 9)).decode(),

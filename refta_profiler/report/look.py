@@ -97,7 +97,7 @@ def checked(place: str, given: Mapping[Any, Any]) -> dict[str, Any]:
 
     for key in given:
         if key not in KEYS:
-            raise ScenarioError(f"{place}: unknown key {key!r}; there is {', '.join(KEYS)}")
+            raise ScenarioError(f"{place}: unknown key {key!r}; there are {', '.join(KEYS)}")
     found: dict[str, Any] = {}
     if "colour" in given:
         colour = given["colour"]

@@ -59,7 +59,9 @@ def kernels_section(material: Material) -> Section | None:
     for one in looked_into(material, "modules"):
         blocks.append(module_times(material, one, len(blocks)))
     operators = looked_into(material, "operators")
-    blocks += [operators_table(material, operators)] if operators else []
+    kernels = looked_into(material, "device_kernels")
+    blocks += [operators_table(material, operators, split=bool(kernels))] if operators else []
+    blocks += [device_kernels_table(material, kernels)] if kernels else []
     for place, one in enumerate(looked_into(material, "module_flops")[:1]):
         blocks += [Text(flops_words(one)), flops_table(material, one, place)]
     if not blocks:
@@ -89,12 +91,28 @@ def module_times(material: Material, one: Looked, place: int) -> Table:
     return Table(f"modules-{place}", caption, columns, rows, folded=place > 0)
 
 
-def operators_table(material: Material, found: Sequence[Looked]) -> Table:
-    """The operators with most time of their own."""
-    columns = [Column("operator")]
+def operators_table(material: Material, found: Sequence[Looked], *, split: bool) -> Table:
+    """The operators with most time of their own; split: whether kernels stand in a table of their own, which they did not in older runs."""
+    caption = f"The operators that take most time of their own {place_words(material, found)}."
+    if split:
+        caption += " Their time is that of the kernels that they launch."
+    elif any(one.found["clock"] == "device" for one in looked_into(material, "modules")):
+        caption += " Kernels stand among the operators that launched them in this older run: the same time counts in both."
+    return Table("operators", caption, *calls_and_seconds("operator", found), folded=True)
+
+
+def device_kernels_table(material: Material, found: Sequence[Looked]) -> Table:
+    """The kernels with most time on the device."""
+    caption = f"The kernels and copies that take most time on the device {place_words(material, found)}: the same time, by what ran."
+    return Table("device-kernels", caption, *calls_and_seconds("kernel", found), folded=True)
+
+
+def calls_and_seconds(what: str, found: Sequence[Looked]) -> tuple[list[Column], list[list[Cell]]]:
+    """Columns and rows of seconds and calls by name, most time first."""
+    columns = [Column(what)]
     for one in found:
         columns += [Column(one.label, "", f"seconds {one.label}", True), Column("calls", "", f"calls {one.label}", True)]
-    by_name = [{row["operator"]: row for row in one.found} for one in found]
+    by_name = [{row[what]: row for row in one.found} for one in found]
     names = sorted(
         {name for rows in by_name for name in rows}, key=lambda name: -max(rows[name]["seconds"] for rows in by_name if name in rows)
     )
@@ -105,8 +123,7 @@ def operators_table(material: Material, found: Sequence[Looked]) -> Table:
             for rows in by_name
         ]
         rows.append([text_cell(name), *(cell for pair in cells for cell in pair)])
-    caption = f"The operators that take most time of their own {place_words(material, found)}."
-    return Table("operators", caption, columns, rows, folded=True)
+    return columns, rows
 
 
 def flops_words(one: Looked) -> str:

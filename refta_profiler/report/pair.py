@@ -64,8 +64,8 @@ def at_batch(material: Material, members: list[Candidate], labels: tuple[str, ..
 
 
 def is_failure(content: Any) -> bool:
-    """Whether an instrument said only why it could say nothing: {reason}."""
-    return isinstance(content, dict) and set(content) == {"reason"}
+    """Whether an instrument said only why it could say nothing: {reason, status}, or {reason} in older runs."""
+    return isinstance(content, dict) and "reason" in content and set(content) <= {"reason", "status"}
 
 
 def measured_id(member: Candidate) -> str | None:

@@ -1,12 +1,14 @@
 """The section on step time: what was measured, and what a roofline predicts for the target."""
 
+import math
 from collections.abc import Sequence
 
 from refta_profiler.evidence import Candidate
 from refta_profiler.report.material import Material
 from refta_profiler.report.pair import looked_into
 from refta_profiler.report.parts import Bars, Block, Cell, Column, Figure, Section, Table, Text
-from refta_profiler.report.tables import ABSENT, count_cell, seconds_cell, text_cell
+from refta_profiler.report.tables import ABSENT, count_cell, difference_cell, seconds_cell, text_cell
+from refta_profiler.statistics import interval_of_mean
 from refta_profiler.units import format_percent, format_seconds
 
 BOUNDS = {
@@ -22,7 +24,8 @@ def time_section(material: Material) -> Section:
     blocks: list[Block] = [block for target in material.measured_targets for block in time_blocks(material, target)]
     if material.target not in {target for target in material.measured_targets if timed(material, target)}:
         blocks = [Text(f"Step time on {material.target} was not measured in this run."), *predicted_blocks(material), *blocks]
-    return Section("time", "Step time", [*blocks, *overhead_blocks(material)])
+    marks = [block for target in material.measured_targets for block in marks_blocks(material, target)]
+    return Section("time", "Step time", [*blocks, *marks, *overhead_blocks(material)])
 
 
 INSTRUMENTS = {
@@ -37,21 +40,77 @@ INSTRUMENTS = {
 }
 
 
+def marks_blocks(material: Material, target: str) -> list[Block]:
+    """What the marks within timed steps cost at every point, held against chance; nothing where no step without marks was timed."""
+    members = [member for member in material.candidates(target) if member.value("marks_fraction", "measured") is not None]
+    if not members:
+        return []
+    names = {"marks_fraction": "the marks add", "marks_fraction_low": "95% interval, from", "marks_fraction_high": "to"}
+    columns = [Column("method"), Column("setting"), Column("batch", "", "batch", True)]
+    columns += [*(Column(words, "", name, True) for name, words in names.items()), Column("so")]
+    rows = [
+        [
+            text_cell(member.label),
+            text_cell(material.setting_words(member.setting)),
+            count_cell(member.setting.batch),
+            *(difference_cell(member.value(name, "measured")) for name in names),
+            text_cell(member.rows["measured", "marks_fraction"].note.partition(";")[0]),
+        ]
+        for member in members
+    ]
+    caption = f"What the marks within timed steps cost on {target}, by pairs of steps side by side."
+    table = Table(f"marks-{material.measured_targets.index(target)}", caption, columns, rows, folded=True)
+    return [Text(marks_words(target, members)), table]
+
+
+def marks_words(target: str, members: Sequence[Candidate]) -> str:
+    """At how many points the marks cost more or less than chance, and what they cost over all."""
+    judged = [member for member in members if member.value("marks_fraction_low", "measured") is not None]
+    start = f"On {target}, nothing but marks between the phases is within a timed step, and a step without them is timed beside it"
+    if not judged:
+        return f"{start}, once a point: what they cost is not told apart from chance."
+    beyond = [member for member in judged if not within_noise(member)]
+    within = f"at {len(judged) - len(beyond)} of {len(judged)} points what they cost is within noise"
+    words = f"{start}: {within} (at 95%: chance alone puts one in 20 beyond)."
+    logarithms = [math.log1p(member.value("marks_fraction", "measured") or 0.0) for member in judged]
+    middle, low, high = (math.expm1(one) for one in interval_of_mean(logarithms) or (0.0, math.nan, math.nan))
+    ends = f" (95%: {difference_cell(low).text} to {difference_cell(high).text})" if len(judged) > 1 else ""
+    return f"{words} Over all of them it is {difference_cell(middle).text}{ends}."
+
+
+def within_noise(member: Candidate) -> bool:
+    """Whether the interval of what the marks cost holds nothing at all."""
+    low, high = (member.value(f"marks_fraction_{name}", "measured") for name in ("low", "high"))
+    return low is None or high is None or low <= 0 <= high
+
+
 def overhead_blocks(material: Material) -> list[Block]:
     """What the instruments cost, in timed steps, for the points that are looked into: none is attached while a step is timed."""
     looked = looked_into(material, "overhead")
     if not looked:
         return []
+    steps = {one.label: one.found for one in looked_into(material, "step_overhead") if one.setting == looked[0].setting}
     names = [name for name in INSTRUMENTS if any(name in one.found for one in looked)]
-    columns = [Column("instrument"), *(Column(one.label, "× a timed step", one.label, True) for one in looked)]
-    rows = [[text_cell(INSTRUMENTS[name]), *(ratio_cell(one.found.get(name)) for one in looked)] for name in names]
+    columns = [Column("instrument")]
+    for one in looked:
+        columns += [Column(f"{one.label}: its step", "× a timed step", f"step {one.label}", True)] if steps else []
+        columns += [Column(f"{one.label}: in all" if steps else one.label, "× a timed step", one.label, True)]
+    rows = [
+        [
+            text_cell(INSTRUMENTS[name]),
+            *(ratio_cell(found.get(name)) for one in looked for found in ([steps.get(one.label, {}), one.found] if steps else [one.found])),
+        ]
+        for name in names
+    ]
     marks = [one.found["time"] for one in looked if "time" in one.found]
     where = f"{looked[0].target} at batch {looked[0].setting.batch}"
+    judged = "" if steps else " (not held against chance in this older run)"
     taken = " and ".join(f"{mark:.3f}" for mark in marks)
     caption = (
-        f"What the instruments cost on {where}: a timed step takes {taken} of the time of one without marks; every other instrument runs "
-        "on a step of its own."
+        f"What the instruments cost on {where}: a timed step takes {taken} of the time of one without marks{judged}; every other "
+        "instrument runs on a step of its own."
     )
+    caption += " In all is with what it does before and after its step, such as reading events and writing files." if steps else ""
     return [Table("overhead", caption, columns, rows, folded=True)]
 
 

@@ -94,7 +94,7 @@ def _train(train: Train, variants: Sequence[Variant], findings: Findings) -> Tra
         if name not in known and name not in registry.names():  # a scenario that extends another may leave a method out
             near = closest(name, known)
             hint = f"did you mean '{near}'? " if near else ""
-            findings.faults.append(Fault(("train", "lr"), f"{shown(name)} is no label or method here; {hint}(there is {', '.join(known)})"))
+            findings.faults.append(Fault(("train", "lr"), f"{shown(name)} is no label or method here; {hint}there are {', '.join(known)}"))
     lacking = [one.label for one in variants if not {one.label, one.method, "default"} & set(train.lr)]
     if lacking:
         findings.faults.append(Fault(("train", "lr"), f"there is none for '{lacking[0]}'; add default: [1e-4, 1e-3]"))

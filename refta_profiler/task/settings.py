@@ -25,13 +25,21 @@ class Data(BaseModel):
     model_config = STRICT
 
     train: Annotated[str, Field(min_length=1)]
+    """The file, folder or split to train on."""
     test: Annotated[str, Field(min_length=1)]
-    validation: str | None = None  # by default a part of train is set aside
+    """The one to test on; nothing is chosen by it."""
+    validation: str | None = None
+    """The one that learning rates are chosen on; by default a part of train is set aside."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    name: str | None = None  # of a data set of the datasets library; train and test are then its splits
-    text: str = "text"  # the columns of text and label
+    """How much of train is set aside where there is no validation."""
+    name: str | None = None
+    """Of a data set of the datasets library; train and test are then its splits."""
+    text: str = "text"
+    """The column of the text."""
     label: str = "label"
-    group: str | None = None  # a column: rows that share it stand on one side of the validation split
+    """The column of the label."""
+    group: str | None = None
+    """A column: rows that share it stand on one side of the validation split."""
 
 
 class Train(BaseModel):
@@ -39,15 +47,24 @@ class Train(BaseModel):
 
     model_config = STRICT
 
-    steps: Count | None = None  # one of steps and epochs, by default 3 epochs
+    steps: Count | None = None
+    """Optimizer steps; give steps or epochs."""
     epochs: Annotated[float, Field(gt=0)] | None = None
-    lr: LearningRates = {"default": [1e-4, 3e-4, 1e-3, 3e-3]}  # a list for all, or by label or method (`default` for the rest)
+    """Passes over the training examples; 3 where neither is given."""
+    lr: LearningRates = {"default": [1e-4, 3e-4, 1e-3, 3e-3]}
+    """The learning rates that are tried: a list for all, or by label or method (`default` for the rest)."""
     seeds: Seeds = [0, 1, 2]
-    lr_seeds: Count = 1  # how many of the seeds, the first ones, the learning rate is chosen on
+    """A training each, at the chosen rate."""
+    lr_seeds: Count = 1
+    """How many of the seeds, the first ones, the learning rate is chosen on."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.06  # the share of the steps in which the learning rate grows from 0
+    """How the learning rate falls after its warm-up."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.06
+    """The share of the steps in which the learning rate grows from 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    to_loss: Rate | None = None  # the training loss to which steps and seconds are counted
+    """AdamW's."""
+    to_loss: Rate | None = None
+    """The training loss to which steps and seconds are counted."""
 
 
 class Residuals(BaseModel):
@@ -56,4 +73,6 @@ class Residuals(BaseModel):
     model_config = STRICT
 
     ranks: Counts = [2, 8, 48]
+    """How many principal components are taken off."""
     transforms: Transforms = ["dct", "lsm", "dft_real", "identity"]
+    """Under which transforms."""

@@ -1,6 +1,8 @@
 """Methods of the peft library, attached by it."""
 
 import csv
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from model_shapes_on_meta import llama_3_2_3b, vit_large
 from toy_models import DATA, gpt2, gradients, llama, pixels, relative_error, tokens, vit
 
 import refta
+from refta import library
 from refta.errors import SettingError
 
 PUBLISHED = DATA / "published" / "peft_trainable_parameters.csv"
@@ -129,6 +132,29 @@ def test_what_peft_refuses_is_said_with_its_reason(settings, fault):
     with pytest.raises(SettingError, match=fault):
         refta.adapt(model, "peft", targets=["query"], **settings)
     assert all(one.requires_grad for one in model.parameters())
+
+
+def test_what_is_loaded_beforehand_draws_nothing():
+    before = torch.get_rng_state()
+    library.load()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.slow
+def test_an_adapter_then_imports_nothing_more():
+    script = """
+import sys, torch
+from transformers import ViTConfig, ViTModel
+import refta
+from refta import library
+library.load()
+sizes = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, image_size=16, patch_size=16)
+model, before = ViTModel(ViTConfig(**sizes)), set(sys.modules)
+refta.adapt(model, "lora", targets=["query"], rank=1)
+print(sorted(name for name in set(sys.modules) - before if name.partition(".")[0] not in ("refta", "transformers")))
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
 
 
 @pytest.mark.parametrize("method", ["lora", "pissa"])

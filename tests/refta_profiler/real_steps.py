@@ -50,7 +50,7 @@ def measured(one: Point) -> Measured:
         static = memory.static_bytes(work)
         peaks = memory.cpu_peaks(work, lambda mark: workload.training_step(work, mark))
         counter = FlopCounter()
-        worker._count(work, counter)
+        worker._count(lambda mark: workload.training_step(work, mark), counter)
     trainable = sum(parameter.numel() for parameter in work.model.parameters() if parameter.requires_grad)
     by_phase = {phase: peaks[f"{phase}_peak_bytes"] for phase in workload.PHASES}
     return Measured(static, peaks["peak_allocated_bytes"], by_phase, counter.by_phase, trainable)

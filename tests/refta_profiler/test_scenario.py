@@ -145,7 +145,7 @@ MISTAKES = [
     # wrong keys
     ("bach: 3\n" + GOOD, "s.yaml: unknown key 'bach'; did you mean 'batch'?"),
     ("steps: 3\n" + GOOD, "s.yaml: unknown key 'steps' here; did you mean 'measure.steps'?"),
-    ("xyzzy: 3\n" + GOOD, "s.yaml: unknown key 'xyzzy'; there is name, model, task, "),
+    ("xyzzy: 3\n" + GOOD, "s.yaml: unknown key 'xyzzy'; there are name, model, task, "),
     ("task: {num_label: 3}\n" + GOOD, "s.yaml: task: unknown key 'num_label'; did you mean 'num_labels'?"),
     ("measure: {on_cpu: {stps: 3}}\n" + GOOD, "s.yaml: measure.on_cpu: unknown key 'stps'; did you mean 'steps'?"),
     (change("{name: refta, rank", "{name: refta, rnk"), "s.yaml: methods[2]: unknown key 'rnk'; did you mean 'rank'?"),
@@ -160,19 +160,19 @@ MISTAKES = [
     (change("vit-tiny", "vit-tinny"), "s.yaml: model: unknown model 'vit-tinny'; did you mean 'vit-tiny'? (presets: "),
     (change("vit-tiny", "google/vit-tiny"), "s.yaml: model: the hub name 'google/vit-tiny' cannot be reached: no connection to the hub"),
     (change("vit-tiny", "./nothing"), "s.yaml: model: there is no folder './nothing'"),
-    (change("name: refta", "name: rafta"), "s.yaml: methods[2].name: unknown method 'rafta'; did you mean 'refta'? (there is "),
+    (change("name: refta", "name: rafta"), "s.yaml: methods[2].name: unknown method 'rafta'; did you mean 'refta'? there are "),
     (
         change("shared, reconstruct", "sharde"),
-        "s.yaml: methods[2].order: unknown order 'sharde' of refta; did you mean 'shared'? (there is ",
+        "s.yaml: methods[2].order: unknown order 'sharde' of refta; did you mean 'shared'? there are ",
     ),
     ("target: h1000\n" + GOOD, "s.yaml: target: unknown device 'h1000'; did you mean 'h100'? (devices: t4, "),
     ("precision: [fp32, bf61]\n" + GOOD, "s.yaml: precision[1]: unknown value 'bf61'; did you mean 'bf16'?"),
-    ("precision: int8\n" + GOOD, "s.yaml: precision: unknown value 'int8'; there is 'fp32', 'bf16', 'amp-bf16'"),
+    ("precision: int8\n" + GOOD, "s.yaml: precision: unknown value 'int8'; there are 'fp32', 'bf16', 'amp-bf16'"),
     ("optimizer: adam\n" + GOOD, "s.yaml: optimizer: unknown value 'adam'; did you mean 'adamw'?"),
     ("weights: pretraind\n" + GOOD, "s.yaml: weights: unknown value 'pretraind'; did you mean 'pretrained'?"),
     (
         "baseline: our/shared\n" + GOOD,
-        "s.yaml: baseline: no method has the label 'our/shared'; did you mean 'ours/shared'? (there is best, head, lora, ",
+        "s.yaml: baseline: no method has the label 'our/shared'; did you mean 'ours/shared'? there are best, head, lora, ",
     ),
     ("measure: {when: allways}\n" + GOOD, "s.yaml: measure.when: unknown value 'allways'; did you mean 'always'?"),
     # roles
@@ -209,7 +209,7 @@ MISTAKES = [
     ("checkpointing: 1\n" + GOOD, "s.yaml: checkpointing: 1 is not true or false"),
     (
         "loop: {attention_mask: aditive}\n" + GOOD,
-        "s.yaml: loop.attention_mask: unknown value 'aditive'; did you mean 'additive'? (there is false, true, 'additive')",
+        "s.yaml: loop.attention_mask: unknown value 'aditive'; did you mean 'additive'? there are false, true, 'additive'",
     ),
     (change("label: ours", "label: 7"), "s.yaml: methods[2].label: 7 is not a name"),
     ("name: 3\n" + GOOD, "s.yaml: name: 3 is not a name; write a word, or quote it: '3'"),
@@ -282,7 +282,7 @@ def test_all_mistakes_are_told_at_once(refused):
         + "target: h10\ncheckpointing: no\nx: 1\n"
     )
     places = [line.split(": ")[1] for line in refused(text, "optimizer=adam")]
-    assert places[0].startswith("unknown key 'x'; there is name, model, task, ")
+    assert places[0].startswith("unknown key 'x'; there are name, model, task, ")
     assert places[1:-1] == ["model", "methods[1]", "batch[0]", "batch[1]", "target", "checkpointing"]
     assert places[-1].startswith("unknown value 'adam'; did you mean 'adamw'?")
 

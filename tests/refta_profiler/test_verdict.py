@@ -180,6 +180,13 @@ def test_a_difference_within_twice_its_prediction_error_is_the_same():
     rows += [row("refta/shared", 980, target="cpu", source="measured"), row("refta/reconstruct", 1000, target="cpu", source="measured")]
     assert difference_errors(rows) == {frozenset(("refta/shared", "refta/reconstruct")): pytest.approx(0.04)}
     assert decisive(rows, target="h100").outcome == "same"
+    for label, predicted, measured in (
+        ("refta/shared", 1940, 1900),
+        ("refta/reconstruct", 2000, 2090),
+    ):  # −60 and −190
+        rows += [row(label, predicted, "peak_reserved_bytes", target="l4")]
+        rows += [row(label, measured, "peak_reserved_bytes", target="l4", source="measured")]
+    assert difference_errors(rows) == {frozenset(("refta/shared", "refta/reconstruct")): pytest.approx(130 / 2090)}
 
 
 def test_what_fits_where_the_other_does_not_pays():

@@ -179,6 +179,7 @@
     if (one.precision !== "fp32") words.push("--precision", one.precision);
     if (one.checkpointing) words.push("--checkpointing");
     if (one.parallel) words.push("--parallel", one.parallel);
+    for (const said of data.step) words.push("--step", said);
     const rest = data.noOption.length ? ` (for ${data.noOption.join(", ")}, which this scenario sets, it takes the defaults)` : "";
     return [`The same from the command line${rest}: `, make("code", {}, ...unbroken(["python", "-m", "refta_profiler", ...words.map(quoted)]))];
   }

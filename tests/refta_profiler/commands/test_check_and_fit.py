@@ -1,6 +1,7 @@
 """`check` and `fit` on tiny models: what is compared, what is gated, what fits, and messages that list what is possible."""
 
 import json
+import re
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,7 @@ from model_points import point
 from real_steps import ORDERS, tiny
 
 from refta.errors import ReftaError
-from refta_profiler.commands import check, check_answer, check_closed, check_runs, fit, largest_rank, peak_lines
+from refta_profiler.commands import check, check_answer, check_closed, check_runs, fit, fit_solve, largest_rank, options, peak_lines
 from refta_profiler.evidence import PEAKS
 from refta_profiler.predict import closed_form, dryrun, rows
 
@@ -308,3 +309,50 @@ def test_where_no_step_can_be_dry_run_the_closed_form_answers_and_says_so(undriv
 def test_a_method_with_neither_a_dry_run_nor_a_closed_form_is_a_message(undrivable):
     with pytest.raises(ReftaError, match="neither a dry run nor a closed form"):
         check.command(undrivable, 4, method="full")
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (None, {}),
+        (["optimizer=sgd", "accumulate=4"], {"optimizer": "sgd", "accumulate": 4}),
+        (["loop.keep_outputs=next", "loop.use_cache=true"], {"loop": {"keep_outputs": "next", "use_cache": True}}),
+        (["loop={use_cache: true}", "clip=1.5"], {"loop": {"use_cache": True}, "clip": 1.5}),
+    ],
+)
+def test_a_step_is_given_as_a_scenario_has_it(given, expected):
+    assert options.step_settings(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["optimiser=sgd"], "--step optimiser=sgd: 'optimiser' is none of a step's settings; did you mean 'optimizer'? there are task, "),
+        (["batch=4"], "'batch' is none of a step's settings; there are task, optimizer"),
+        (["optimizer"], "--step optimizer: write KEY=VALUE"),
+        (["loop.=1"], "write KEY=VALUE"),
+        (["clip=1", "clip.x=2"], "--step clip=… has given all of it already"),
+    ],
+)
+def test_a_step_that_cannot_be_read(given, message):
+    with pytest.raises(ReftaError, match=re.escape(message)):
+        options.step_settings(given)
+
+
+def test_check_answers_for_that_step(ask):
+    runs = ask(step=options.step_settings(["optimizer=sgd", "accumulate=4", "loop.keep_outputs=true", "task.num_labels=37"]))
+    assert {(one.optimizer, one.accumulate, one.loop["keep_outputs"], one.task["num_labels"]) for one in runs.points} == {
+        ("sgd", 4, True, 37)
+    }
+    with pytest.raises(ReftaError, match=r"check: loop\.keep_outputs: unknown value 'nxt'"):
+        ask(step={"loop": {"keep_outputs": "nxt"}})
+
+
+def test_its_heading_says_the_step():
+    said = options.step_words({"optimizer": "sgd", "loop": {"use_cache": True, "keep_outputs": "next"}, "clip": 1.5})
+    assert said == "optimizer=sgd, loop.use_cache=true, loop.keep_outputs=next, clip=1.5"
+
+
+def test_fit_answers_for_that_step():
+    question = fit_solve.Question("roberta-tiny", "batch", "1GiB", None, ("head",), {}, 16, 32, ["query"], "fp32", {"accumulate": 2})
+    assert {one.accumulate for one in fit_solve.points_of(question)} == {2}

@@ -43,6 +43,13 @@ def test_the_largest_rank_and_the_slowest_step_stand_for_the_cluster():
     assert rank_notes([]) == {}
 
 
+def test_what_is_of_all_steps_is_told_as_of_each():
+    whole = {"others_fraction": 0.5, "steal_fraction": 0.0, "load_average": 1.0}
+    found = cluster.together({rank: {**answer(1, 1.0), "load": whole, "bare": [1.0 + rank]} for rank in (0, 1)}, 2)
+    assert (found["load"]["others_fraction"], found["bare"]) == (None, [2.0])
+    assert (cluster.together({0: answer(1, 1.0)}, 1)["load"], found["values"]["peak_allocated_bytes"]) == ({}, 1)
+
+
 def test_the_rank_that_failed_first_is_the_reason():
     lost = {"failure": {"status": "error", "note": "Connection closed by peer", "at": 2.0}}
     cause = {"failure": {"status": "oom", "note": "out of memory", "at": 1.0}}

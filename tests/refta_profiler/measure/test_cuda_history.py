@@ -53,11 +53,13 @@ def test_all_instruments_on_a_gpu(label, tmp_path):
     step()
     peaks = memory.cuda_peaks(work, step)
     found = instruments.details(work, step, trace=tmp_path / "p.trace.json.gz", history=tmp_path / "p.memory.pickle")
-    assert not any(isinstance(content, dict) and set(content) == {"reason"} for content in found.values())
+    assert instruments.faults(found) == {}
     assert found["timeline"]["peak_bytes"] == peaks["peak_allocated_bytes"]
     assert set(found["timeline"]["at_peak"]) == set(CATEGORIES)
     assert found["timeline"]["at_peak"]["workspace"] >= 0
     assert found["saved"]["saved_bytes"] + found["saved"]["held_bytes"] == found["saved"]["kept_bytes"] > 0
     assert found["modules"]["clock"] == "device"
+    assert found["operators"][0]["seconds"] > 0 and found["device_kernels"][0]["seconds"] > 0
+    assert not {one["operator"] for one in found["operators"]} & {one["kernel"] for one in found["device_kernels"]}
     assert sum(row["own_seconds"] for row in found["modules"]["rows"]) > 0
     assert {path.name for path in tmp_path.iterdir()} == {found["trace"], found["history"]}

@@ -30,6 +30,7 @@ def fake(**changes):
         "nvmlDeviceGetTemperature": lambda handle, kind: 61,
         "nvmlDeviceGetPowerUsage": lambda handle: 350500,
         "nvmlDeviceGetCurrentClocksThrottleReasons": lambda handle: 0x45,
+        "nvmlDeviceGetViolationStatus": lambda handle, policy: SimpleNamespace(violationTime={0: 7_000, 1: 0, 3: 0, 5: 0}[policy]),
         "nvmlSystemGetDriverVersion": lambda: "580.1",
         "nvmlDeviceGetComputeRunningProcesses": lambda handle: [SimpleNamespace(pid=77, usedGpuMemory=3 * 2**20)],
     }
@@ -50,6 +51,7 @@ def test_clocks_heat_and_throttling(nvml):
         "temperature_c": 61,
         "power_w": 350.5,
         "throttle_reasons": ["software power cap", "hardware thermal slowdown"],  # 1 is an idle GPU, which is none
+        "throttled_ns": {"the power cap": 7_000, "heat": 0, "the board's limit": 0, "reliability": 0},
     }
     assert gpu.driver() == "580.1"
 
@@ -110,6 +112,23 @@ def test_cudas_driver_tells_the_uuid(monkeypatch):
         gpu.cuda_uuid(0)
 
 
+def test_throttling_between_two_readings_is_not_missed():
+    """The GPU is idle when it is read; its counters went on meanwhile."""
+    before = {"throttle_reasons": ["software power cap"], "throttled_ns": {"the power cap": 1_000_000_000, "heat": 5}}
+    after = {"throttle_reasons": [], "temperature_c": 70, "throttled_ns": {"the power cap": 1_250_000_000, "heat": 5}}
+    found = gpu.over(before, after)
+    assert (found["throttle_reasons"], found["throttled_s"]) == (["software power cap"], {"the power cap": 0.25})
+    assert (found["temperature_c"], found["before"]) == (70, before)
+
+
+def test_nothing_is_made_up_of_readings_that_tell_nothing():
+    assert gpu.over(None, None) is None
+    unknown = {"unknown": gpu.ABSENT}
+    assert gpu.over(unknown, unknown) == {**unknown, "before": unknown}
+    untold = {"throttle_reasons": None, "throttled_ns": {}}
+    assert "throttled_s" not in gpu.over(untold, untold) and gpu.over(untold, untold)["throttle_reasons"] is None
+
+
 def test_all_gpus_that_the_ranks_take_are_looked_at(nvml):
     busy = {0: [], 1: [SimpleNamespace(pid=9, usedGpuMemory=2**20)]}
     nvml(nvmlDeviceGetComputeRunningProcesses=busy.get)
@@ -121,8 +140,8 @@ def test_what_a_gpu_does_not_tell_is_none(nvml):
     def refuse(*_):
         raise Fault("not supported")
 
-    nvml(nvmlDeviceGetPowerUsage=refuse, nvmlDeviceGetComputeRunningProcesses=refuse)
-    assert gpu.conditions()["power_w"] is None
+    nvml(nvmlDeviceGetPowerUsage=refuse, nvmlDeviceGetComputeRunningProcesses=refuse, nvmlDeviceGetViolationStatus=refuse)
+    assert (gpu.conditions()["power_w"], gpu.conditions()["throttled_ns"]) == (None, {})
     with pytest.raises(gpu.NotKnownError, match=r"does not tell who uses GPU 0 .Fault: not supported"):
         gpu.others()
 

@@ -7,6 +7,7 @@ import torch
 from real_steps import tiny
 
 from refta_profiler import models, workload
+from refta_profiler.errors import ProfilerError
 from refta_profiler.measure import instruments, memory
 
 
@@ -33,4 +34,15 @@ def test_one_that_fails_says_why_and_the_others_go_on(monkeypatch):
     monkeypatch.setitem(instruments.INSTRUMENTS, "saved", lambda work, step, trace: {"saved": 1})
     work = workload.build(tiny("roberta-tiny", "head"), torch.device("cpu"))
     found = instruments.details(work, functools.partial(workload.training_step, work), names=["timeline", "saved"])
-    assert found == {"timeline": {"reason": "RuntimeError: no such counter"}, "saved": 1}
+    assert found == {"timeline": {"reason": "RuntimeError: no such counter", "status": "error"}, "saved": 1}
+    assert instruments.faults(found) == {"timeline": {"status": "error", "note": "RuntimeError: no such counter"}}
+
+
+def test_what_this_torch_has_not_is_unsupported(monkeypatch):
+    def lacking(work, step, files):
+        raise ProfilerError("torch 9 has no event tree")
+
+    monkeypatch.setitem(instruments.INSTRUMENTS, "saved", lacking)
+    found = instruments.details(None, None, names=["saved"])
+    assert instruments.faults(found) == {"saved": {"status": "unsupported", "note": "ProfilerError: torch 9 has no event tree"}}
+    assert instruments.faults({"module_flops": {"reason": "", "total": {}}, "timeline": {"peak_bytes": 1}}) == {}

@@ -3,13 +3,14 @@
 import functools
 import gzip
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from real_steps import tiny
 
 from refta_profiler import workload
-from refta_profiler.measure import kernels
+from refta_profiler.measure import kernels, modules
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,35 @@ def test_operators_are_torchs_own(taken):
     assert "aten::addmm" in names
     assert not any(name.startswith("refta_profiler") for name in names)
     assert taken[0]["clock"] == "host"
+
+
+def test_a_model_on_the_cpu_is_timed_by_the_host_where_there_is_a_gpu_too(work, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = kernels.kernels(work, functools.partial(workload.training_step, work))
+    assert (found["clock"], found["kernels"]) == ("host", [])
+    assert found["operators"][0]["seconds"] > 0 and found["rows"][0]["own_seconds"] > 0
+
+
+def average(key, kind, seconds, *, device_seconds=0.0, annotation=False):
+    times = {"self_cpu_time_total": seconds * 1e6, "self_device_time_total": device_seconds * 1e6}
+    return SimpleNamespace(key=key, count=2, device_type=f"DeviceType.{kind}", is_user_annotation=annotation, **times)
+
+
+def test_a_kernels_time_does_not_stand_among_operators():
+    """An operator's time on the device is that of its kernels, and an annotation's is a span of both."""
+    averages = [
+        average("aten::mm", "CPU", 0.1, device_seconds=3.0),
+        average("aten::add", "CPU", 0.2, device_seconds=1.0),
+        average("gemm", "CUDA", 0.0, device_seconds=3.0),
+        average("elementwise", "CUDA", 0.0, device_seconds=1.0),
+        average("Optimizer.step#AdamW.step", "CUDA", 0.0, device_seconds=4.0, annotation=True),
+        average(f"{modules.OURS}: module", "CUDA", 0.0, device_seconds=4.0),
+    ]
+    found = kernels.operators(averages, cuda=True, count=15)
+    assert [(one["operator"], one["seconds"]) for one in found] == [("aten::mm", 3.0), ("aten::add", 1.0)]
+    found = kernels.device_kernels(averages, count=1)
+    assert found == [{"kernel": "gemm", "calls": 2, "seconds": 3.0}]
+    assert [one["operator"] for one in kernels.operators(averages, cuda=False, count=1)] == ["aten::add"]
 
 
 def test_the_trace_is_a_chrome_trace_and_nothing_else_is_left(taken):

@@ -22,6 +22,12 @@ def test_what_is_too_short_or_unknown_is_not_known():
     assert load.complaint(Load(None, None, 1.0)) == ""
 
 
+def test_a_burst_that_the_mean_hides_is_told_by_its_steps():
+    steps = [Load(fraction, 0.0, 1.0) for fraction in (0.9, 0.31, 0.3, 0.0, None)]
+    assert load.bursts(steps) == "the machine was busy at times: other processes took over 30% of its cores in 2 of 5 steps"
+    assert load.bursts(steps[2:]) == ""
+
+
 def test_a_system_without_proc(monkeypatch):
     monkeypatch.setattr(load.Path, "read_text", lambda *_, **__: (_ for _ in ()).throw(FileNotFoundError("/proc/stat")))
     assert load.counters() == (None, None)

@@ -6,6 +6,7 @@ import pytest
 from real_steps import tiny
 from worker_answers import answer, failure
 
+from refta_profiler.categories import CATEGORIES
 from refta_profiler.measure import rows
 from refta_profiler.statistics import Noise
 
@@ -69,6 +70,57 @@ def test_a_busy_machine_and_a_slowed_gpu_are_said():
         "the GPU slowed itself: software power cap",
         "the GPU is used by process 7 (3 MiB)",
     ]
+
+
+def loads(*others):
+    return [{"others_fraction": one, "steal_fraction": 0.0, "load_average": 1.0} for one in others]
+
+
+def test_a_machine_that_is_busy_during_short_steps_is_said():
+    """Steps under 0.05 s know nothing of their own load; all of them together do."""
+    found = of(answer((0.03,) * 3, loads=loads(None, None, None), load=loads(0.4)[0]))
+    assert found["step_seconds"].note.endswith("; the machine was busy: other processes took 40% of its cores")
+
+
+def test_a_burst_within_a_quiet_time_is_said():
+    found = of(answer((0.5,) * 3, loads=loads(0.0, 0.8, 0.0), load=loads(0.05)[0]))
+    words = "the machine was busy at times: other processes took over 30% of its cores in 1 of 3 steps"
+    assert found["step_seconds"].note.endswith(f"; {words}")
+
+
+def test_a_gpu_that_slowed_itself_between_two_readings_is_said():
+    found = of(answer(gpu={"throttle_reasons": [], "throttled_s": {"the power cap": 0.25}}))
+    assert found["step_seconds"].note.endswith("; the GPU slowed itself: the power cap for 250 ms")
+
+
+def test_what_the_marks_cost_stands_beside_its_interval():
+    """By hand: mean of ln 1.01 and ln 1.03, and 12.706 times half their difference."""
+    found = of(answer((1.01, 1.03, 5.0), bare=[1.0, 1.0]))
+    names = ("marks_fraction", "marks_fraction_low", "marks_fraction_high")
+    assert [found[name].value for name in names] == pytest.approx([0.019951, -0.099513, 0.155264], abs=1e-5)
+    assert found["marks_fraction"].note == "within noise at 95%; from 2 pairs of steps side by side"
+    assert found["marks_fraction"].unit == "1"
+    beyond = of(answer((1.101, 1.1, 1.099), bare=[1.0] * 3))["marks_fraction"]
+    assert beyond.note.startswith("beyond noise")
+
+
+def test_the_marks_of_one_pair_are_not_judged_and_of_none_not_told():
+    found = of(answer((1.01,), bare=[1.0]))
+    assert found["marks_fraction"].note == "from one pair of steps, which has no interval: not judged"
+    assert "marks_fraction_low" not in found
+    assert "marks_fraction" not in of(answer((1.01,)))
+
+
+def test_an_instrument_that_failed_is_rows_without_values():
+    faults = {"timeline": {"status": "unsupported", "note": "no event tree"}, "kernels": {"status": "error", "note": "RuntimeError: lost"}}
+    found = of(answer(faults=faults))
+    words = "the instrument timeline failed (no event tree); the instrument kernels failed (RuntimeError: lost)"
+    answered = found["instruments_answered"]
+    assert (answered.value, answered.status, answered.note) == (None, "error", words)
+    lost = [found[f"peak_{name}_bytes"] for name in CATEGORIES]
+    assert {(one.value, one.status, one.note) for one in lost} == {(None, "unsupported", "the instrument timeline failed (no event tree)")}
+    assert found["peak_allocated_bytes"].value == 1000
+    assert rows.fault_words({}) == ""
 
 
 def test_the_noise_floor_or_why_there_is_none():

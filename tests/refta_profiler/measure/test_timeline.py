@@ -96,6 +96,23 @@ def test_by_hand():
     assert timeline.peak_values(found)["peak_temporary_bytes"] == 30
 
 
+def test_what_kept_outputs_hold_on_a_gpu_is_activations_until_the_step_frees_it():
+    """700 of the 900 bytes that no tensor is known of are the graph's of the outputs before, 300 bytes; the step frees both."""
+    old, beside, new = Block(1, 300), Block(2, 700), Block(3, 50, "forward")
+    recording = blocks((new, 1), (old, -1), (beside, -1))
+    before = dict.fromkeys(CATEGORIES, 0) | {"activations": 300, "workspace": 900}
+    found = timeline.sampled(recording, timeline.with_beside(before, recording), lambda block: "activations", samples=100)
+    assert found["bytes"]["activations"] == [1000, 1050, 750, 50]
+    assert set(found["bytes"]["workspace"]) == {200}
+    assert found["at_peak"]["activations"] == 1050
+
+
+def test_nothing_is_moved_where_all_that_is_freed_was_known():
+    before = dict.fromkeys(CATEGORIES, 0) | {"activations": 300, "workspace": 900}
+    for freed in (300, 100):
+        assert timeline.with_beside(before, blocks((Block(1, freed), -1))) == before
+
+
 def test_few_samples_still_hold_the_peak():
     brief = [Block(index, 10, "forward", died_phase="forward") for index in range(500)]
     high = Block(999, 1000, "forward", died_phase="forward")

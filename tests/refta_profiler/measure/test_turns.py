@@ -332,3 +332,18 @@ def test_points_with_unlike_devices_have_a_noise_of_their_own(scenario, folder):
 def test_the_setting_of_a_comparison_is_all_but_the_method(scenario):
     found = {rounds.setting(point) for point in plan.points(scenario)}
     assert len(found) == 4
+
+
+def test_an_instrument_that_failed_is_told_while_the_run_goes_on_and_stays_in_the_rows(scenario, folder):
+    faults = {"timeline": {"status": "unsupported", "note": "no event tree"}}
+
+    def respond(process, place):
+        broken = process.number == 1 and (process.point.label, process.point.batch) == ("lora", 2)
+        return answer(faults=faults) if broken else answer()
+
+    told, _ = measure(scenario, folder, Fake({"cpu: x": 1}, respond=respond))
+    words = "the instrument timeline failed (no event tree)"
+    assert [note for note in told.notes if note] == [words]
+    lost = [row for row in folder.rows() if row.source == "measured" and row.status == "unsupported"]
+    assert {(row.label, row.batch, row.note) for row in lost} == {("lora", 2, words)}
+    assert {"instruments_answered", "peak_weights_bytes"} <= {row.metric for row in lost}

@@ -3,15 +3,17 @@
 import errno
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from real_steps import measured, tiny
 
+from refta import library
 from refta.errors import SettingError
-from refta_profiler import distributed, models, workload
-from refta_profiler.measure import environment, isolate, timing, worker
+from refta_profiler import distributed, models, own_adapter, workload
+from refta_profiler.measure import environment, instruments, isolate, timing, worker
 from refta_profiler.measure.executors import EXECUTOR
 
 
@@ -102,8 +104,72 @@ def test_only_what_is_to_be_sharded_is_set_up_beside_the_device(monkeypatch, how
     on_the_cpu("build")
     on_the_cpu("batch")
     monkeypatch.setattr(distributed, "spread", lambda work: work)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     worker._set_up(tiny("roberta-tiny", "head", parallel=how), torch.device("cuda"), models.build, memory=False)
     assert asked == {"build": place, "batch": "cuda"}
+
+
+def test_no_import_is_within_the_set_up_that_is_timed(monkeypatch):
+    calls = []
+    attach = workload.attach
+    monkeypatch.setattr(library, "load", lambda: calls.append("load"))
+    monkeypatch.setattr(workload, "attach", lambda model, point: calls.append("attach") or attach(model, point))
+    for label in ("lora", "refta/shared"):
+        worker._set_up(tiny("roberta-tiny", label), torch.device("cpu"), models.build, memory=False)
+    assert calls == ["load", "attach"] * 2
+
+
+def test_set_up_on_a_gpu_is_waited_for(monkeypatch):
+    calls = []
+    make, draw = models.build, models.batch
+    monkeypatch.setattr(models, "batch", lambda point, device: draw(point, "cpu"))
+    monkeypatch.setattr(workload, "attach", lambda model, point: calls.append("attach") or SimpleNamespace(notes=[]))
+    monkeypatch.setattr(distributed, "spread", lambda work: work)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: calls.append("wait"))
+    point = tiny("roberta-tiny", "head")
+    worker._set_up(point, torch.device("cuda"), lambda point, device: make(point, "cpu"), memory=False)
+    assert calls == ["wait", "attach", "wait"]
+
+
+def test_the_users_own_module_is_imported_before_its_set_up_is_timed(monkeypatch):
+    calls = []
+    monkeypatch.setattr(own_adapter, "function_of", lambda point: calls.append("imported"))
+    monkeypatch.setattr(workload, "attach", lambda model, point: calls.append("attach") or SimpleNamespace(notes=[]))
+    point = replace(tiny("roberta-tiny", "head"), method="python", settings={"call": "mine:adapter", "arguments": {}})
+    worker._set_up(point, torch.device("cpu"), models.build, memory=False)
+    assert calls == ["imported", "attach"]
+
+
+def test_each_instruments_work_is_waited_for_and_its_step_told_apart(monkeypatch):
+    """What one leaves unfinished on a GPU is its own; its step is timed within it, without what it does afterwards."""
+    work = workload.build(tiny("roberta-tiny", "lora"), torch.device("cpu"))
+    clock = {"now": 0.0}
+
+    def seconds_of(step, *, cuda):
+        started = clock["now"]
+        step()
+        clock["now"] += 1.0
+        return clock["now"] - started
+
+    monkeypatch.setattr(timing, "seconds_of", seconds_of)
+    times = timing.Times(samples=[{"forward": 1.0}], bare=[1.0])
+    monkeypatch.setitem(instruments.INSTRUMENTS, "saved", lambda work, step, files: (step(), step(), {"saved": {}})[2])
+    monkeypatch.setitem(instruments.INSTRUMENTS, "module_flops", lambda work, step, files: 1 / 0)
+    found = worker._instruments(work, times, {"instruments": ["saved", "module_flops"]})
+    assert found["step_overhead"] == {"memory": 1.0, "flops": 1.0, "saved": 1.0}
+    assert found["overhead"] == {"time": 1.0, "memory": 2.0, "flops": 2.0, "saved": 3.0, "module_flops": 1.0}
+    assert found["faults"]["module_flops"]["status"] == "error"
+
+
+def test_a_gpu_is_read_before_and_after_the_steps(monkeypatch):
+    read = [{"throttle_reasons": ["software power cap"]}, {"throttle_reasons": []}]
+    monkeypatch.setattr(worker, "_set_up", lambda *_, **__: (None, {"values": {}}))
+    monkeypatch.setattr(worker, "_gpu", lambda device: read.pop(0))
+    monkeypatch.setattr(timing, "times", lambda *_, **__: timing.Times() if len(read) == 1 else pytest.fail("read at the wrong moments"))
+    monkeypatch.setattr(environment, "where", lambda kind: {})
+    asked = {"passes": isolate.TIME, "steps": 1, "warmup": 0}
+    found = worker._measured(tiny("roberta-tiny", "head"), torch.device("cpu"), asked, models.build)
+    assert found["gpu"] == {"throttle_reasons": ["software power cap"], "before": {"throttle_reasons": ["software power cap"]}}
 
 
 @pytest.mark.parametrize(("kind", "cleared"), [("cuda", ["emptied"]), ("cpu", [])])

@@ -6,11 +6,14 @@ import pytest
 from model_points import point
 from stored_steps import peaks
 
-from refta_profiler import devices
+from refta_profiler import devices, scenario
+from refta_profiler.commands import options
 from refta_profiler.predict import slice_ranks, steps
 from refta_profiler.predict.dryrun import dry_run
 
 REFTA = {"method": "refta", "settings": {"rank": 3}, "rank": 3, "targets": ["query", "value"], "label": "refta/shared"}
+
+PLAIN = {"model": "roberta-tiny", "methods": [{"name": "head"}], "batch": [1], "task": {"num_labels": 3}}
 
 
 def refta(order, target, **changes):
@@ -56,11 +59,20 @@ def test_a_line_needs_whole_numbers():
 
 
 def test_check_is_told_what_is_not_the_default():
-    asked = steps.asked(refta("shared", "h100", optimizer="sgd"))
-    assert "optimizer" in asked["no_option"] and "seed" not in asked["no_option"]
+    loop = {"keep_outputs": "next", "use_cache": False, "attention_mask": True}
+    asked = steps.asked(refta("shared", "h100", optimizer="sgd", clip=0.5, loop=loop, seed=3))
+    said = [
+        "task.num_labels=3",
+        "optimizer=sgd",
+        "clip=0.5",
+        "loop.keep_outputs=next",
+        "loop.attention_mask=true",
+    ]
+    assert (asked["step"], asked["no_option"]) == (said, ["seed"])
+    assert scenario.from_values({**PLAIN, **options.step_settings(asked["step"])}, "check").loop.model_dump(exclude_none=True) == loop
     assert asked["settings"] == {"rank": 3} or asked["settings"] == {}
 
 
 def test_check_cannot_be_asked_about_own_code():
     own = point("roberta-tiny", method="python", settings={"call": "mine:f", "arguments": {}}, label="python/f", order=None, rank=None)
-    assert steps.asked(own) == {"settings": None, "no_option": []}
+    assert steps.asked(own) == {"settings": None, "step": [], "no_option": []}

@@ -15,9 +15,9 @@ from refta_profiler.report.writers.html import embedded, render
 STEP = {"sizes": [[512, 100]], "initial": [0], "events": [0, -1], "products": [0, 0], "step_flops": [0, 7], "operations": []}
 ENTRY = {
     **{"model": "vit-large", "label": "refta/shared", "method": "refta", "settings": {}, "order": "shared", "rank": 15, "seq": 197},
-    **{"precision": "fp32", "checkpointing": False, "target": "h100", "targets": ["query"], "no_option": ["optimizer"]},
+    **{"precision": "fp32", "checkpointing": False, "target": "h100", "targets": ["query"], "no_option": ["seed"]},
     **{"trainable_parameters": 5, "adapter_parameters": 3, "own_step_flops": [1, 2], "memory": "default", "workspace_bytes": 9},
-    **{"rates": None, "first": STEP, "following": STEP},
+    **{"step": ["optimizer=sgd"], "rates": None, "first": STEP, "following": STEP},
 }
 FAILED = {name: ENTRY[name] for name in ("model", "method", "settings", "rank", "seq", "precision", "checkpointing", "target")}
 FAILED |= {"label": "refta/auto", "order": "auto", "targets": ["query"], "no_option": [], "reason": "it changes with the batch"}
@@ -35,7 +35,7 @@ def test_the_steps_come_back_as_they_were(material):
     assert steps[0]["following"] == STEP and steps[1]["following"] is None
     assert [one["reason"] for one in data["variants"]] == ["", "it changes with the batch"]
     assert data["variants"][0]["stem"] == "refta"
-    assert data["noOption"] == ["optimizer"]
+    assert (data["step"], data["noOption"]) == (["optimizer=sgd"], ["seed"])
     assert data["memory_bytes"] == material.memory_bytes
 
 

@@ -42,7 +42,7 @@ def test_a_matplotlib_style_file_is_put_over_ours(run, tmp_path):
         ("a.yaml", "lora: #123456", "lora: None is no colour"),
         ("a.yaml", "- lora", "is not a mapping of labels"),
         ("a.yaml", "lora: [", "is not YAML"),
-        ("a.yaml", "lora: {color: red}", "unknown key 'color'; there is colour, marker, dash"),
+        ("a.yaml", "lora: {color: red}", "unknown key 'color'; there are colour, marker, dash"),
         ("a.yaml", "lora: {marker: q}", "marker 'q' is none of"),
         ("a.yaml", "lora: {dash: [1]}", "is not a list of strokes and gaps"),
         ("a.yaml", "lroa: red", "'lroa' is no label of this run; did you mean 'lora'?"),
