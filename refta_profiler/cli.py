@@ -18,7 +18,7 @@ import typer
 from refta.errors import ReftaError
 from refta_profiler import commands, parallel
 from refta_profiler.commands import options
-from refta_profiler.errors import GateError, HardwareError, ProfilerError, ScenarioError
+from refta_profiler.errors import STORAGE, GateError, HardwareError, ProfilerError, ScenarioError, StorageError
 
 app = typer.Typer(
     name="refta_profiler",
@@ -41,12 +41,22 @@ def main() -> int:
         return _complain(str(error), error.exit_code if isinstance(error, ProfilerError) else 2)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
+    except OSError as fault:
+        if fault.errno not in STORAGE:
+            raise
+        return _complain(_storage(fault), StorageError.exit_code)
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # click's own usage errors
             return _complain(error.format_message(), 2)  # type: ignore[attr-defined]
         if type(error).__name__ in ("Abort", "Exit"):
             return getattr(error, "exit_code", 1)
         raise
+
+
+def _storage(fault: OSError) -> str:
+    """Which file the system refuses, as far as it says so, and why."""
+    place = f"{fault.filename}: " if fault.filename else ""
+    return f"{place}cannot be read or written: {fault.strerror}"
 
 
 def _complain(message: str, code: int) -> int:
@@ -70,6 +80,7 @@ def run(
     scenario: ScenarioArgument,
     out: Annotated[Path | None, typer.Option(help="where the run's folder goes (default reports/NAME)")] = None,
     resume: Annotated[Path | None, typer.Option(help="a run folder to go on with; finished points are not run again")] = None,
+    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="with --resume: what failed is tried again")] = False,
     only: Annotated[str | None, typer.Option(help="predict or measure")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda: what to measure on")] = "auto",
     formats: Annotated[str, typer.Option("--format", help="report formats, e.g. html,md,latex")] = "html",
@@ -91,6 +102,8 @@ def run(
 
     _one_of("--only", only, (None, "predict", "measure"))
     _one_of("--device", device, ("auto", "cpu", "cuda"))
+    if retry_errors and not resume:
+        raise ScenarioError("--retry-errors: tries again what failed in a run's folder; name that with --resume")
     loaded = scenarios.load(scenario, overrides or [], code=own_code.permission(allow_code))
     chosen = _formats(formats)
     asked = options.slurm_settings(partition, time, account, slurm)
@@ -101,11 +114,17 @@ def run(
         again = f"finished points are kept. Go on with: {_again(folder.path, allow_code, given, asked)}"
         try:
             with _progress() as progress:
-                rows = running.run(loaded, folder, running.Options(only, device, chosen, chosen_executor), progress)
+                rows = running.run(loaded, folder, running.Options(only, device, chosen, retry_errors, chosen_executor), progress)
         except KeyboardInterrupt:
             return _complain(f"interrupted; {again}", 130)
         except HardwareError as error:  # a cluster that went away, a GPU that others use
             raise HardwareError(f"{error}; {again}") from error
+        except StorageError as error:  # a disk that is full, a file that was cut short
+            raise StorageError(f"{error}; {again}") from error
+        except OSError as fault:  # the same, where no file of the run is written: the system's folder for temporary files
+            if fault.errno not in STORAGE:
+                raise
+            raise StorageError(f"{_storage(fault)}; {again}") from fault
     _say_verdict(rows, loaded)
     print(f"report: {folder.path / 'report.html'}")
     return int(any(row.status == "error" for row in rows))

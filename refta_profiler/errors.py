@@ -4,12 +4,18 @@ ReftaError (refta)
 ├── SettingError (refta)   2   a method's setting, role or shape
 └── ProfilerError
     ├── ScenarioError      2   a bad scenario, usage or run folder
+    │   └── StorageError   2   a run's files cannot be written, or read back
     ├── OwnCodeError       2   a method's code that is the user's own
     ├── HardwareError      3   the hardware asked for is not there
     └── GateError          4   check --exit-code, validate or compare failed
 """
 
+import errno
+
 from refta.errors import ReftaError
+
+# what the system says where files cannot be written or read, which is nobody's mistake in the code: POSIX, errno.h
+STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOLCK, errno.ESTALE, errno.EFBIG)
 
 
 class ProfilerError(ReftaError):
@@ -20,6 +26,10 @@ class ProfilerError(ReftaError):
 
 class ScenarioError(ProfilerError):
     """A bad scenario, usage or run folder."""
+
+
+class StorageError(ScenarioError):
+    """A run's files that cannot be written, or read back: a full disk, a read-only folder, a file that was cut short."""
 
 
 class OwnCodeError(ProfilerError):

@@ -54,6 +54,7 @@ class Options:
     only: str | None = None  # predict or measure
     device: str = "auto"
     formats: Sequence[str] = ("html",)
+    retry_errors: bool = False  # whether predictions and processes that failed are made again
     executor: Executor | None = None  # what runs the measuring processes, closed by who made it; this machine where none is given
 
 
@@ -83,13 +84,14 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
         refuse_ranks(measured, options.device, executor)
         key = keys(device, executor)[0]
         trains = measures and scenario.data is not None and (changed or task.anything(scenario, points, folder))
-        new = not folder.environment() or trains or stage.anything(scenario, measured, folder, device, key, executor)
+        again = options.retry_errors
+        new = not folder.environment() or trains or stage.anything(scenario, measured, folder, device, key, executor, retry_errors=again)
         found = begin(folder, environment(scenario, device, executor), new)
         trainings = store.count(folder)
         if options.only != "measure":
-            predict_all(points, measured, folder, keys(device, executor), progress, executor)
+            predict_all(points, measured, folder, keys(device, executor), progress, executor, retry_errors=again)
             folder.write_closed_form(closed_form(points))
-        met = stage.measure_all(scenario, measured, folder, device, key, progress, executor)
+        met = stage.measure_all(scenario, measured, folder, device, key, progress, executor, retry_errors=again)
         if measures:
             task.train_all(scenario, points, folder, training, progress)
             residuals.look(scenario, points[0], folder, progress)
@@ -226,13 +228,23 @@ def to_measure(scenario: Scenario, points: Sequence[Point], device: str) -> list
 
 
 def predict_all(
-    points: Sequence[Point], measured: Sequence[Point], folder: RunFolder, keys: Sequence[str], progress: Progress, executor: Executor
+    points: Sequence[Point],
+    measured: Sequence[Point],
+    folder: RunFolder,
+    keys: Sequence[str],
+    progress: Progress,
+    executor: Executor,
+    *,
+    retry_errors: bool = False,
 ) -> None:
-    """Every point's predictions for its target; for points measured on other devices, for these as well."""
+    """Every point's predictions for its target; for points measured on other devices, for these as well.
+
+    retry_errors: those that failed are made again.
+    """
     jobs = [(point, point.target, "dryrun") for point in points]
     for key in (key for key in keys if key in devices.names()):
         jobs += [(point, key, f"dryrun-{key}") for point in measured if point.target != key]
-    jobs = [job for job in jobs if not folder.finished(job[0].id, job[2])]
+    jobs = [job for job in jobs if not folder.finished(job[0].id, job[2]) or (retry_errors and failed(folder, job[0].id, job[2]))]
     progress.start("predict", len(jobs))
     jobs += [(point, point.target, STEPS) for point in plan.variants(points) if not folder.has_steps(point.id)]
     for (point, _, place), (closed, dry) in spread(jobs, executor):
@@ -243,6 +255,11 @@ def predict_all(
             folder.write_point(point.id, "contraction", closed)
         folder.write_point(point.id, place, dry)
         progress.done(point.id, next((row.note for row in dry if row.status != "ok"), ""))
+
+
+def failed(folder: RunFolder, point_id: str, source: str) -> bool:
+    """Whether the folder has an error in the place of a value of that point and source."""
+    return any(row.status == "error" for row in folder.read(point_id, source))
 
 
 def spread(jobs: Sequence[Job], executor: Executor) -> Iterator[tuple[Job, tuple[list[Any], list[Row]]]]:

@@ -8,36 +8,56 @@ import fcntl
 import json
 import os
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from refta_profiler.errors import ScenarioError
+from refta_profiler.errors import ScenarioError, StorageError
 from refta_profiler.results import SOURCES, Row, from_csv, to_csv
 
 VERSION = 1
+LEFT_S = 60.0  # after which a temporary file counts as left by a process that was killed: writing one takes moments
 
 
 def write_whole(path: Path, content: str | bytes) -> Path:
     """`path`, written so that a reader, or a machine that loses power, sees the old content or the new one and nothing between.
 
-    A ScenarioError names a path that cannot be written.
+    A StorageError names a path that cannot be written.
     """
-    try:
+    with writing(path):
         return _replace(path, content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Within it, what the system has against writing there is a StorageError that names the path."""
+    try:
+        yield
     except OSError as fault:
-        raise ScenarioError(f"{path}: cannot be written: {fault.strerror}") from fault
+        raise StorageError(f"{path}: cannot be written: {fault.strerror or fault}") from fault
+
+
+def made(folder: Path) -> Path:
+    """The folder, which is there now; a StorageError where it cannot be made."""
+    with writing(folder):
+        folder.mkdir(exist_ok=True)
+    return folder
 
 
 def _replace(path: Path, content: bytes) -> Path:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):  # it has its name now, or could not be made: what went wrong then is on its way up
+            temporary.unlink()
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -52,11 +72,11 @@ def file_name(key: str) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What the JSON file holds; a ScenarioError names a file that is cut short or is not JSON."""
+    """What the JSON file holds; a StorageError names a file that is cut short or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as fault:
-        raise ScenarioError(f"{path}: cannot be read ({fault}); delete it and resume the run, and it is made again") from fault
+        raise StorageError(f"{path}: cannot be read ({fault}); delete it and resume the run, and it is made again") from fault
 
 
 class RunFolder:
@@ -72,7 +92,7 @@ class RunFolder:
         """A new folder out/<UTC stamp>, with scenario.yaml in it before anything is built."""
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         folder = cls(new_folder(Path(out), stamp))
-        (folder.path / "points").mkdir()
+        made(folder.path / "points")
         write_whole(folder.path / "scenario.yaml", scenario_text)
         return folder
 
@@ -90,15 +110,32 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Held by one process at a time; a second one gets a ScenarioError. Freed by the system however the process ends."""
-        with open(self.path / ".lock", "w") as file:
+        """Held by one process at a time; a second one gets a ScenarioError. Freed by the system however the process ends.
+
+        A StorageError where the folder cannot be written, or its file system takes no locks. What killed processes left half written goes.
+        """
+        with contextlib.ExitStack() as stack:
+            with writing(self.path / ".lock"):
+                file = stack.enter_context(open(self.path / ".lock", "w"))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as fault:
                 raise ScenarioError(
                     f"{self.path}: another process is running in this folder; wait for it, or start a new run without --resume"
                 ) from fault
+            except OSError as fault:
+                why = f"{self.path}: cannot be locked ({fault.strerror}), so that two runs could write in it"
+                raise StorageError(f"{why}; put the run on a file system that takes locks, with --out") from fault
+            self._tidy()
             yield
+
+    def _tidy(self) -> None:
+        """Temporary files of processes that were killed while they wrote are deleted; those of the last minute may be somebody's."""
+        for pattern in (".*.tmp", ".*.json.gz"):
+            for path in self.path.rglob(pattern):
+                with writing(path), contextlib.suppress(FileNotFoundError):
+                    if time.time() - path.stat().st_mtime > LEFT_S:
+                        path.unlink()
 
     def point_path(self, point_id: str, source: str) -> Path:
         """Where the rows of that point and source are. `source` may carry a suffix for a second target ('dryrun-cpu')."""
@@ -117,13 +154,13 @@ class RunFolder:
         content = {"version": VERSION, "point": point_id, "source": source, **made_by, "rows": [row.to_dict() for row in rows]}
         self.written[source.split("-")[0]] += 1
         path = self.point_path(point_id, source)
-        path.parent.mkdir(exist_ok=True)  # a published copy of a run has none
+        made(path.parent)  # a published copy of a run has none
         return write_whole(path, json.dumps(content, indent=1, allow_nan=False))
 
     def write_process(self, point_id: str, number: int, asked: dict[str, Any], answer: dict[str, Any]) -> Path:
         """processes/<point>.<number>.json: what one measuring process was asked and answered, raw samples and all."""
         path = self.process_path(point_id, number)
-        path.parent.mkdir(exist_ok=True)
+        made(path.parent)
         content = {"version": VERSION, "point": point_id, "process": number, "asked": asked, "answer": answer}
         self.written["processes"] += 1
         return write_whole(path, json.dumps(content, indent=1))
@@ -133,7 +170,7 @@ class RunFolder:
         return self.path / "processes" / f"{self.point_path(point_id, 'measured').name.removesuffix('.measured.json')}.{number}.json"
 
     def process(self, point_id: str, number: int) -> dict[str, Any] | None:
-        """{asked, answer} of one measuring process, None where it was not run; a ScenarioError names a file that is not one."""
+        """{asked, answer} of one measuring process, None where it was not run; a StorageError names a file that is not one."""
         path = self.process_path(point_id, number)
         if not path.exists():
             return None
@@ -143,14 +180,12 @@ class RunFolder:
             point_id,
             number,
         ):
-            raise ScenarioError(f"{path}: is not the process's file that its name says; delete it and resume the run, and it is made again")
+            raise StorageError(f"{path}: is not the process's file that its name says; delete it and resume the run, and it is made again")
         return content
 
     def trace_path(self, point_id: str, ending: str) -> Path:
         """traces/<point><ending>, where an instrument may write; the folder is there."""
-        folder = self.path / "traces"
-        folder.mkdir(exist_ok=True)
-        return folder / f"{point_id}{ending}"
+        return made(self.path / "traces") / f"{point_id}{ending}"
 
     def processes(self, point_id: str) -> dict[int, dict[str, Any]]:
         """The answers of all of a point's measuring processes, by number."""
@@ -161,9 +196,8 @@ class RunFolder:
 
     def write_details(self, point_id: str, details: dict[str, Any]) -> Path:
         """details/<point>.json: raw samples, operators and tracebacks of a measured point, which the table has no place for."""
-        path = self.path / "details" / f"{self.point_path(point_id, 'measured').name.removesuffix('.measured.json')}.json"
-        path.parent.mkdir(exist_ok=True)
-        return write_whole(path, json.dumps(details, indent=1))
+        name = self.point_path(point_id, "measured").name.removesuffix(".measured.json")
+        return write_whole(made(self.path / "details") / f"{name}.json", json.dumps(details, indent=1))
 
     def details(self, point_id: str) -> dict[str, Any]:
         """What write_details wrote of that point; empty where there is nothing."""
@@ -171,7 +205,7 @@ class RunFolder:
         return read_json(path) if path.is_file() else {}
 
     def finished(self, point_id: str, source: str) -> bool:
-        """Whether that point has its rows of that source. A file cut short, or of something else, is named in a ScenarioError."""
+        """Whether that point has its rows of that source. A file cut short, or of something else, is named in a StorageError."""
         path = self.point_path(point_id, source)
         if not path.exists():
             return False
@@ -258,8 +292,7 @@ class RunFolder:
     def write_steps(self, point_id: str, entries: Sequence[dict[str, Any]]) -> Path:
         """steps/<first point of a variant>.json: its step as data that a page replays at any batch."""
         name = self.point_path(point_id, "dryrun").name.removesuffix(".dryrun.json")
-        (self.path / "steps").mkdir(exist_ok=True)
-        return write_whole(self.path / "steps" / f"{name}.json", json.dumps(list(entries), separators=(",", ":")))
+        return write_whole(made(self.path / "steps") / f"{name}.json", json.dumps(list(entries), separators=(",", ":")))
 
     def steps(self) -> list[dict[str, Any]]:
         """The steps of all variants in the scenario's order; empty where the run wrote none."""
@@ -288,13 +321,13 @@ def source_place(source: str) -> tuple[int, str]:
 
 
 def read_point(path: Path) -> dict[str, Any]:
-    """The point file's content with its rows as `Row`s; a ScenarioError names a file that is not whole or not one of ours."""
+    """The point file's content with its rows as `Row`s; a StorageError names a file that is not whole or not one of ours."""
     content = read_json(path)
     try:
         if content["version"] != VERSION or path.name != f"{content['point']}.{content['source']}.json":
             raise ValueError(f"it says version {content['version']}, point {content['point']}, source {content['source']}")
         return content | {"rows": [Row.from_dict(row) for row in content["rows"]]}
     except (KeyError, TypeError, ValueError) as fault:
-        raise ScenarioError(
+        raise StorageError(
             f"{path}: is not the point file that its name says ({fault!r}); delete it and resume the run, and it is made again"
         ) from fault

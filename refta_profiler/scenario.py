@@ -57,19 +57,23 @@ class OnCpu(Settings):
     """Processes of a point, which take turns with the other points'; from two on, times can be told apart."""
     budget_s: Annotated[float, Field(gt=0)] = 300.0
     """Seconds after which nothing more is measured; the points that are left are skipped."""
+    limit_s: Annotated[float, Field(gt=0)] = 150.0
+    """Seconds that one process may take, so that one that hangs leaves the others half of the usual budget."""
 
 
 class Measure(Settings):
     """Whether and how real steps are run."""
 
     when: Literal["auto", "always", "never"] = "auto"
-    """`auto` measures what the machine at hand can."""
+    """`auto` measures what the machine at hand can, and so does `always`; `never` only predicts."""
     warmup: Annotated[int, Field(ge=0)] = 3
     """Steps that are run and dropped before those that are timed, on a GPU."""
     steps: Count = 10
     """Timed steps of a process, on a GPU."""
     repeats: Count = 3
     """Processes of a point, on a GPU, which take turns with the other points'."""
+    limit_s: Annotated[float, Field(gt=0)] = 900.0
+    """Seconds that one process may take, on a GPU."""
     instruments: list[Literal["timeline", "saved", "kernels", "module_flops"]] = ["timeline", "saved", "kernels", "module_flops"]
     """What else is looked at, each on a step of its own: memory over time by category; what each module keeps for backward; time by
     operator and module, with the chrome trace; FLOPs by module beside fvcore's. [] leaves all out."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from refta_profiler import devices
+from refta_profiler.commands import fit_solve
 from refta_profiler.commands.answer import table
 from refta_profiler.commands.fit_solve import Budget, Fit, Question
 from refta_profiler.commands.largest_fit import Search
@@ -15,22 +16,24 @@ from refta_profiler.plan import Point
 from refta_profiler.units import format_bytes
 
 LIMIT_S = 900.0  # for one real step, in a process of its own
+FROM = 1  # the batch that is tried first where none is predicted to fit
 WIDE = 4  # times the predicted batch, beyond which nothing is tried
 
 
 @dataclass(frozen=True)
 class MeasuredFit:
-    """The largest batch whose real step fitted, its peak and the next one's; None and a `reason` where a step failed otherwise."""
+    """The largest batch whose real step fitted, its peak and the next one's; 0 where none did, None where a step failed otherwise."""
 
     label: str
     checkpointing: bool
-    predicted: int
+    predicted: int | None
     largest: int | None
     peak_bytes: int | None
     next_peak_bytes: int | None  # None where the next ran out of memory
     quantity: str
     steps: int  # real steps' processes that it took
     reason: str = ""
+    note: str = ""  # who else used the GPU, or that it is not known
 
 
 class StepFailedError(ProfilerError):
@@ -38,9 +41,9 @@ class StepFailedError(ProfilerError):
 
 
 def measure_all(points: Sequence[Point], fits: Sequence[Fit], budget: Budget) -> list[MeasuredFit]:
-    """An answer for every point with a predicted batch, by bisection over real steps."""
+    """An answer for every point, by bisection over real steps, also where nothing is predicted to fit, or no prediction could be made."""
     device, _ = at_hand()
-    return [measure(point, fit, budget, device) for point, fit in zip(points, fits, strict=True) if fit.largest]
+    return [measure(point, fit, budget, device) for point, fit in zip(points, fits, strict=True)]
 
 
 def check(question: Question) -> None:
@@ -65,10 +68,11 @@ def at_hand() -> tuple[str, str]:
 
 def measure(point: Point, fit: Fit, budget: Budget, device: str) -> MeasuredFit:
     """One method's answer."""
-    from refta_profiler.measure import isolate
+    from refta_profiler.measure import gpu, isolate
 
-    predicted = fit.largest or 0
+    first_tried, last = fit.largest or FROM, WIDE * fit.largest if fit.largest else fit_solve.LAST["batch"]
     quantity = "peak_reserved_bytes" if device == "cuda" else "peak_allocated_bytes"
+    note = gpu.settle("warn")[1] if device == "cuda" else ""
     refused: set[int] = set()
 
     def peak(batch: int) -> int:
@@ -81,15 +85,21 @@ def measure(point: Point, fit: Fit, budget: Budget, device: str) -> MeasuredFit:
             raise StepFailedError(failure["note"])
         return int(found["values"][quantity])
 
-    looking = Search(peak, budget.for_tensors, WIDE * predicted)
-    same: dict[str, Any] = {"label": point.label, "checkpointing": point.checkpointing, "predicted": predicted, "quantity": quantity}
+    looking = Search(peak, budget.for_tensors, last)
+    named = {"label": point.label, "checkpointing": point.checkpointing, "predicted": fit.largest, "quantity": quantity, "note": note}
+    none = functools.partial(MeasuredFit, **named, peak_bytes=None, next_peak_bytes=None)
+    if point.unsupported:
+        return none(largest=None, steps=0, reason=point.unsupported)
     try:
-        looking.peaks[predicted] = first = peak(predicted)
-        largest = looking.run(max(predicted + (1 if first <= budget.for_tensors else -1), 1))
+        looking.peaks[first_tried] = first = peak(first_tried)
+        largest = looking.run(max(first_tried + (1 if first <= budget.for_tensors else -1), 1))
     except StepFailedError as fault:
-        return MeasuredFit(**same, largest=None, peak_bytes=None, next_peak_bytes=None, steps=len(looking.peaks), reason=str(fault))
+        return none(largest=None, steps=len(looking.peaks), reason=str(fault))
+    if not largest:
+        return none(largest=0, steps=len(looking.peaks), reason="batch 1 does not fit")
     after = None if largest + 1 in refused else looking.peaks.get(largest + 1)
-    return MeasuredFit(**same, largest=largest, peak_bytes=looking.peaks.get(largest), next_peak_bytes=after, steps=len(looking.peaks))
+    there = {"largest": largest, "peak_bytes": looking.peaks.get(largest), "next_peak_bytes": after}
+    return MeasuredFit(**named, **there, steps=len(looking.peaks))
 
 
 def text(found: Sequence[MeasuredFit], budget: Budget) -> str:
@@ -97,9 +107,10 @@ def text(found: Sequence[MeasuredFit], budget: Budget) -> str:
     cells = [["method", "checkpointing", "predicted", "measured", "peak", "the next one's", "steps"]]
     for one in found:
         after = "out of memory" if one.next_peak_bytes is None else format_bytes(one.next_peak_bytes)
-        peaks = ["–", one.reason] if one.largest is None else [format_bytes(one.peak_bytes or 0), after]
+        peaks = ["–", one.reason] if not one.largest else [format_bytes(one.peak_bytes or 0), after]
         largest = "–" if one.largest is None else f"{one.largest:,}"
-        cells.append([one.label, "on" if one.checkpointing else "off", f"{one.predicted:,}", largest, *peaks, str(one.steps)])
-    right = sum(one.largest == one.predicted for one in found)
+        predicted = "–" if one.predicted is None else f"{one.predicted:,}"
+        cells.append([one.label, "on" if one.checkpointing else "off", predicted, largest, *peaks, str(one.steps)])
+    right = sum(one.largest is not None and one.largest == one.predicted for one in found)
     head = f"Measured on {budget.target}: the predicted batch is the largest that fits for {right} of {len(found)}"
-    return f"{head}\n{table(cells, indent='  ')}"
+    return "\n".join([head, table(cells, indent="  "), *dict.fromkeys(one.note for one in found if one.note)])

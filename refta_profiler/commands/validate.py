@@ -49,7 +49,8 @@ def command(
     else:
         raise ScenarioError("validate takes a RUN, or --published FILE with --scenario S")
     if not found:
-        raise ScenarioError(f"{run}: nothing was both predicted and measured on one device; run it with measure.when: always")
+        how = f"run its scenario with --resume {run}, without --only and without `measure: {{when: never}}`, where it can be measured"
+        raise ScenarioError(f"{run}: nothing was both predicted and measured on one device; {how}")
     return Answer([as_data(one) for one in found], "\n\n".join(as_text(one) for one in found), failed(found, limit))
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from refta_profiler import rates
-from refta_profiler.measure import isolate, versions
+from refta_profiler.measure import isolate, scratch, versions
 from refta_profiler.measure.executors import EXECUTOR, Answer, Process
 from refta_profiler.measure.executors.local import run
 from refta_profiler.rates import Rates
@@ -23,8 +21,8 @@ def measure(process: Process, wanted: Mapping[str, str], place: str, node: str) 
     """
     if words := versions.unlike(wanted, versions.here()):
         return unmeasured(f"node {platform.node()} has other versions than the driver: {words}", place, node)
-    with tempfile.TemporaryDirectory(prefix="refta-profiler-") as folder:
-        here = {name: Path(folder) / path.name for name, path in process.files.items()}
+    with scratch.folder() as folder:
+        here = {name: folder / path.name for name, path in process.files.items()}
         found = located(run(dataclasses.replace(process, files=here)), place, node)
         return {**found, "files": {name: path.read_bytes() for name, path in here.items() if path.exists()}}
 

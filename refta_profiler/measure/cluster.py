@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from refta_profiler import parallel
-from refta_profiler.measure import isolate
+from refta_profiler.measure import isolate, memory_kills, scratch
 from refta_profiler.plan import Point
 
 GRACE_S = 5.0  # that the others get to say what they saw, once a rank has failed
@@ -29,10 +28,11 @@ class RankProcess:
     child: subprocess.Popen[bytes]
     answer: Path
     errors: Path
+    kills: int | None  # memory_kills.count() from before it was started
 
     def outcome(self) -> dict[str, Any]:
         """What it answered, or how it ended."""
-        return isolate.outcome(self.child.returncode, self.answer, self.errors.read_text(encoding="utf-8", errors="replace"))
+        return isolate.outcome(self.child.returncode, self.answer, isolate.said(self.errors), self.kills)
 
 
 def refusal(point: Point, device: str) -> str:
@@ -72,8 +72,7 @@ def measure(point: Point, device: str, *, limit_s: float, asked: dict[str, Any],
     """
     found = parallel.read(point.parallel)
     assert found is not None
-    with tempfile.TemporaryDirectory(prefix="refta-profiler-") as folder:
-        place = Path(folder)
+    with scratch.folder() as place:
         ranks: list[RankProcess] = []
         try:
             for rank in range(found.world):
@@ -91,9 +90,10 @@ def measure(point: Point, device: str, *, limit_s: float, asked: dict[str, Any],
 def start(place: Path, point: Point, content: dict[str, Any], rank: int, threads: int | None) -> RankProcess:
     """The process of one rank, its error output in a file."""
     request, answer, errors = (place / f"{name}-{rank}" for name in ("request.json", "answer.json", "errors.txt"))
+    kills = memory_kills.count()
     with open(errors, "wb") as output:
         child = isolate.start(point, content, request, answer, stderr=output, threads=threads)
-    return RankProcess(rank, child, answer, errors)
+    return RankProcess(rank, child, answer, errors, kills)
 
 
 def wait(ranks: Sequence[RankProcess], limit_s: float) -> str:
@@ -122,9 +122,7 @@ def end(ranks: Sequence[RankProcess]) -> list[int]:
     """Kill what still runs; which ranks that were. They waited for one that had failed, and are not to blame."""
     running = [one for one in ranks if one.child.poll() is None]
     for one in running:
-        one.child.kill()
-    for one in ranks:
-        one.child.wait()
+        isolate.end(one.child)
     return [one.rank for one in running]
 
 

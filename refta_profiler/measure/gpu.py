@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import os
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-ABSENT = "not known: the package nvidia-ml-py is not installed (pip install nvidia-ml-py)"
+from refta_profiler.errors import in_a_line
+
+ABSENT = "not known: the package nvidia-ml-py is not installed (pip install 'refta-profiler[gpu]')"
+DRIVER = "libcuda.so.1"  # of CUDA, which every process that computes on a GPU has loaded
 THROTTLES = {  # nvml.h, nvmlClocksEventReasons; idle and set clocks are no throttling
     0x0000000000000004: "software power cap",
     0x0000000000000008: "hardware slowdown",
@@ -21,17 +26,25 @@ THROTTLES = {  # nvml.h, nvmlClocksEventReasons; idle and set clocks are no thro
 POLICIES = {"the power cap": 0, "heat": 1, "the board's limit": 3, "reliability": 5}  # nvml.h, nvmlPerfPolicyType_t: for how long, each
 PATIENCE_S = 600.0  # how long `busy_gpu: wait` waits
 LOOK_S = 5.0  # and how often it looks
+GONE_S = 1.0  # that NVML may still tell of a process that has ended
+WITHOUT = "say `measure: {busy_gpu: warn}`"  # which goes on in any case
+
+
+class NotKnownError(Exception):
+    """What NVML cannot tell here, and why."""
 
 
 @contextlib.contextmanager
 def nvml() -> Iterator[Any]:
-    """The library, ready; None where it is not there or there is no driver."""
+    """The library, ready; NotKnownError where it is not installed or does not start, as without a driver."""
     try:
         library = importlib.import_module("pynvml")
+    except ImportError:
+        raise NotKnownError(ABSENT) from None
+    try:
         library.nvmlInit()
-    except Exception:  # ImportError, or the library's own error where there is no driver: both mean that nothing is known
-        yield None
-        return
+    except library.NVMLError as error:
+        raise NotKnownError(f"not known: NVML does not start ({in_a_line(error)})") from error
     try:
         yield library
     finally:
@@ -39,22 +52,38 @@ def nvml() -> Iterator[Any]:
 
 
 def conditions(number: int = 0) -> dict[str, Any]:
-    """Clocks (MHz), temperature (°C), power (W) and reasons for throttling, now; {"unknown": reason} where NVML is not there.
+    """Clocks (MHz), temperature (°C), power (W) and reasons for throttling, now; {"unknown": reason} where NVML does not tell.
 
     number: the GPU's among those that this process may use, as CUDA counts them.
     """
-    with nvml() as library:
-        if library is None:
-            return {"unknown": ABSENT}
-        handle = visible(library)[number]
-        return {
-            "sm_clock_mhz": ask(library, lambda: library.nvmlDeviceGetClockInfo(handle, library.NVML_CLOCK_SM)),
-            "memory_clock_mhz": ask(library, lambda: library.nvmlDeviceGetClockInfo(handle, library.NVML_CLOCK_MEM)),
-            "temperature_c": ask(library, lambda: library.nvmlDeviceGetTemperature(handle, library.NVML_TEMPERATURE_GPU)),
-            "power_w": ask(library, lambda: library.nvmlDeviceGetPowerUsage(handle) / 1000),
-            "throttle_reasons": ask(library, lambda: throttles(library.nvmlDeviceGetCurrentClocksThrottleReasons(handle))),
-            "throttled_ns": throttled_ns(library, handle),
-        }
+    try:
+        with nvml() as library:
+            handle = handle_of(library, number)
+            return {
+                "sm_clock_mhz": ask(library, lambda: library.nvmlDeviceGetClockInfo(handle, library.NVML_CLOCK_SM)),
+                "memory_clock_mhz": ask(library, lambda: library.nvmlDeviceGetClockInfo(handle, library.NVML_CLOCK_MEM)),
+                "temperature_c": ask(library, lambda: library.nvmlDeviceGetTemperature(handle, library.NVML_TEMPERATURE_GPU)),
+                "power_w": ask(library, lambda: library.nvmlDeviceGetPowerUsage(handle) / 1000),
+                "throttle_reasons": ask(library, lambda: throttles(library.nvmlDeviceGetCurrentClocksThrottleReasons(handle))),
+                "throttled_ns": throttled_ns(library, handle),
+            }
+    except NotKnownError as error:
+        return {"unknown": str(error)}
+
+
+def handle_of(library: Any, number: int) -> Any:
+    """NVML's handle of the GPU that CUDA counts so; NotKnownError where NVML has none.
+
+    By its UUID: NVML counts by PCI bus and knows nothing of CUDA_VISIBLE_DEVICES, CUDA counts the fastest first unless CUDA_DEVICE_ORDER
+    says otherwise, and takes shortened UUIDs.
+    """
+    name = cuda_uuid(number)
+    for kind in ("GPU", "MIG"):  # a slice of a GPU has a UUID of its own
+        try:
+            return library.nvmlDeviceGetHandleByUUID(f"{kind}-{name}")
+        except library.NVMLError as error:
+            fault = error
+    raise NotKnownError(f"not known: NVML has no GPU {name}, which is CUDA's number {number} ({in_a_line(fault)})")
 
 
 def throttled_ns(library: Any, handle: Any) -> dict[str, int]:
@@ -81,16 +110,22 @@ def over(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[st
     return {**after, **reasons, **held, "before": before}
 
 
-def visible(library: Any) -> list[Any]:
-    """NVML's handles of the GPUs that this process may use, as CUDA counts them: NVML knows nothing of CUDA_VISIBLE_DEVICES."""
-    named = [one.strip() for one in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if one.strip()]
-    return [_handle(library, name) for name in named or map(str, range(library.nvmlDeviceGetCount()))]
+def cuda_uuid(number: int) -> str:
+    """The UUID of the GPU that CUDA counts so, by its driver and without a context: none of the GPU's memory is taken.
 
-
-def _handle(library: Any, name: str) -> Any:
-    if name.startswith(("GPU-", "MIG-")):
-        return library.nvmlDeviceGetHandleByUUID(name)
-    return library.nvmlDeviceGetHandleByIndex(int(name) if name.isdigit() else 0)
+    NotKnownError where CUDA has no such GPU. From CUDA's driver API: cuInit, cuDeviceGet, cuDeviceGetUuid_v2 (a slice's own, from 11.4).
+    """
+    try:
+        cuda = ctypes.CDLL(DRIVER)
+    except OSError as error:
+        raise NotKnownError(f"not known: CUDA's driver cannot be loaded ({error})") from error
+    device, found = ctypes.c_int(), (ctypes.c_ubyte * 16)()
+    get_uuid = getattr(cuda, "cuDeviceGetUuid_v2", None) or cuda.cuDeviceGetUuid
+    calls = (lambda: cuda.cuInit(0), lambda: cuda.cuDeviceGet(ctypes.byref(device), number), lambda: get_uuid(found, device))
+    for call in calls:
+        if code := call():
+            raise NotKnownError(f"not known: CUDA's driver has no GPU {number} (CUresult {code})")
+    return str(uuid.UUID(bytes=bytes(found)))
 
 
 def names() -> list[str]:
@@ -116,43 +151,73 @@ def throttles(mask: int) -> list[str]:
     return [words for bit, words in THROTTLES.items() if mask & bit]
 
 
-def driver() -> str | None:
-    """The driver's version; None where NVML is not there."""
-    with nvml() as library:
-        return None if library is None else str(ask(library, library.nvmlSystemGetDriverVersion))
+def driver() -> str:
+    """The driver's version; why it is not known, where NVML does not tell."""
+    try:
+        with nvml() as library:
+            return str(ask(library, library.nvmlSystemGetDriverVersion))
+    except NotKnownError as error:
+        return str(error)
 
 
-def others(count: int = 1) -> list[str] | None:
-    """Processes that compute on the first so many GPUs, as 'process 123 (512 MiB)', of several GPUs with 'on GPU 1'; asked before ours do.
+def others(count: int = 1) -> list[str]:
+    """Processes that compute on the first so many GPUs, as 'process 123 (512 MiB)', of several with 'on GPU 1'; asked before ours do.
 
-    None where NVML is not there, or tells of none of the GPUs.
+    NotKnownError where NVML does not tell of one of the GPUs. This process is left out, as far as it is known: in a container NVML tells
+    the numbers that processes have outside.
     """
+    found = []
     with nvml() as library:
-        if library is None:
-            return None
-        told = [ask(library, lambda one=one: library.nvmlDeviceGetComputeRunningProcesses(one)) for one in visible(library)[:count]]
-        if all(found is None for found in told):
-            return None
-        return [
-            f"process {one.pid} ({(one.usedGpuMemory or 0) // 2**20} MiB)" + (f" on GPU {number}" if count > 1 else "")
-            for number, found in enumerate(told)
-            for one in found or []
-        ]
+        for number in range(count):
+            handle = handle_of(library, number)
+            try:
+                there = library.nvmlDeviceGetComputeRunningProcesses(handle)
+            except library.NVMLError as error:
+                raise NotKnownError(f"not known: NVML does not tell who uses GPU {number} ({in_a_line(error)})") from error
+            place = f" on GPU {number}" if count > 1 else ""
+            found += [f"process {one.pid} ({(one.usedGpuMemory or 0) // 2**20} MiB){place}" for one in there if one.pid != os.getpid()]
+    return found
 
 
 def settle(setting: str, *, count: int = 1, sleep: Callable[[float], Any] = time.sleep) -> tuple[str, str]:
     """What to do about GPUs that others use, by `busy_gpu`: ('', '') go on; ('note', words) go on and say so; ('refuse', words).
 
+    Where it is not known whether others use them, `wait` and `refuse` cannot be kept, and are refused; `warn` says so.
     count: how many GPUs the measurement takes, the first that this process may use.
     """
-    found, waited = others(count), 0.0
-    while found and setting == "wait" and waited < PATIENCE_S:
-        sleep(LOOK_S)
-        waited += LOOK_S
+    waited = 0.0
+    try:
         found = others(count)
+        while found and setting == "wait" and waited < PATIENCE_S:
+            sleep(LOOK_S)
+            waited += LOOK_S
+            found = others(count)
+    except NotKnownError as error:
+        words = f"whether others use the GPU{'s' if count > 1 else ''} is {error}"
+        return ("note", words) if setting == "warn" else ("refuse", f"{words}; {WITHOUT}, instead of `{setting}`")
     if not found:
         return "", ""
-    words = f"the GPU{'s are' if count > 1 else ' is'} used by {', '.join(found)}"
+    words = used(found, count)
     if setting == "refuse":
-        return "refuse", f"{words}; stop it, or say `measure: {{busy_gpu: warn}}`"
+        return "refuse", f"{words}; stop it, or {WITHOUT}"
     return "note", words + (f", and still was after {PATIENCE_S:.0f} s" if setting == "wait" else "")
+
+
+def came(count: int = 1) -> str:
+    """Who uses the GPUs now that our process there has ended, in words; '' where nobody does, or it is not known, which `settle` has said.
+
+    Looked at twice where there is anybody: our own may be told of a moment longer.
+    """
+    try:
+        found = others(count)
+        if found:
+            time.sleep(GONE_S)
+            found = others(count)
+    except NotKnownError:
+        return ""
+    return used(found, count) if found else ""
+
+
+def used(found: list[str], count: int) -> str:
+    """'the GPU is used by process 123 (512 MiB)'."""
+    return f"the GPU{'s are' if count > 1 else ' is'} used by {', '.join(found)}"

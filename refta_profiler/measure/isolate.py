@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from refta_profiler import parallel
+from refta_profiler.measure import memory_kills, scratch
+from refta_profiler.measure.executors import EXECUTOR
 from refta_profiler.plan import Point
 
 ALL = ("setup_memory", "time", "memory")  # a point's first process
 TIME = ("time",)  # its others
+END_S = 10.0  # how long a process that was killed may take to be gone: one that waits for a driver may never be
+NOT_WRITTEN = 74  # exit code of a process whose answer could not be written (EX_IOERR of sysexits.h)
+TOLD = 4000  # characters of a dead process's error output that are kept
 
 
 def measure(
@@ -36,21 +41,21 @@ def measure(
 
     threads: that the process computes with; by default as many as torch takes by itself.
     """
-    with tempfile.TemporaryDirectory(prefix="refta-profiler-") as folder:
-        request, answer = Path(folder) / "request.json", Path(folder) / "answer.json"
+    with scratch.folder() as folder:
+        request, answer, errors = (folder / name for name in ("request.json", "answer.json", "errors.txt"))
         asked = {"warmup": warmup, "steps": steps, "passes": list(passes), "instruments": list(instruments)}
-        child = start(point, content(device, asked, files or {}), request, answer, stderr=subprocess.PIPE, threads=threads)
+        kills = memory_kills.count()
+        with open(errors, "wb") as output:  # a file: a pipe would be open as long as any process that the child has started lives
+            child = start(point, content(device, asked, files or {}), request, answer, stderr=output, threads=threads)
         try:
-            _, errors = child.communicate(timeout=limit_s)
+            child.wait(limit_s)
         except subprocess.TimeoutExpired:
-            child.kill()
-            child.communicate()
-            return late(limit_s)
+            end(child)
+            return in_time(answer) or late(limit_s)
         except BaseException:
-            child.kill()
-            child.communicate()
+            end(child)
             raise
-        return outcome(child.returncode, answer, errors.decode(errors="replace"))
+        return outcome(child.returncode, answer, said(errors), kills)
 
 
 def content(device: str, asked: Mapping[str, Any], files: Mapping[str, Path]) -> dict[str, Any]:
@@ -66,17 +71,37 @@ def write(request: Path, point: Point, content: Mapping[str, Any], *, parent: in
 def start(
     point: Point, content: dict[str, Any], request: Path, answer: Path, *, stderr: Any, threads: int | None
 ) -> subprocess.Popen[bytes]:
-    """A process that measures the point as `content` asks, and writes its answer."""
+    """A process that measures the point as `content` asks, and writes its answer; the first of a group that `end` ends as a whole."""
     write(request, point, content, parent=os.getpid())
     command = [sys.executable, "-m", "refta_profiler.measure.worker", str(request), str(answer)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=environment(point, threads))
+    nothing = subprocess.DEVNULL
+    return subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=stderr, env=environment(point, threads), process_group=0)
 
 
-def outcome(code: int, answer: Path, errors: str) -> dict[str, Any]:
-    """The answer of a process that has ended, or how it ended."""
-    if answer.exists():
-        return json.loads(answer.read_text(encoding="utf-8"))
-    return _died(code, errors)
+def end(child: subprocess.Popen[bytes]) -> None:
+    """The child is killed with all that it has started, and waited for as long as that may take."""
+    with contextlib.suppress(ProcessLookupError):  # nothing of the group is left
+        os.killpg(child.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):  # stuck in the kernel: it goes when that lets it, and nobody waits for it here
+        child.wait(END_S)
+
+
+def in_time(answer: Path) -> dict[str, Any] | None:
+    """The answer, which appears whole, of a process that had to be ended; None where it had given none."""
+    return json.loads(answer.read_text(encoding="utf-8")) if answer.exists() else None
+
+
+def said(errors: Path) -> str:
+    """What the process wrote to its error output."""
+    return errors.read_text(encoding="utf-8", errors="replace") if errors.exists() else ""
+
+
+def outcome(code: int, answer: Path, errors: str, kills: int | None) -> dict[str, Any]:
+    """The answer of a process that has ended, or how it ended.
+
+    kills: `memory_kills.count()` from before it was started.
+    """
+    return in_time(answer) or _died(code, errors, kills)
 
 
 def environment(point: Point, threads: int | None = None) -> dict[str, str]:
@@ -93,19 +118,35 @@ def environment(point: Point, threads: int | None = None) -> dict[str, str]:
     return found if threads is None else {**found, "OMP_NUM_THREADS": str(threads)}
 
 
-def _died(code: int, errors: str) -> dict[str, Any]:
+def _died(code: int, errors: str, kills: int | None) -> dict[str, Any]:
+    told = {"traceback": errors[-TOLD:]} if errors.strip() else {}
     if code == -signal.SIGKILL:
-        return failure("oom", "killed by the system, as happens when memory runs out (signal 9)")
+        return _killed(kills, told)
     if code < 0:
-        return failure("error", f"ended by signal {-code} ({signal.Signals(-code).name})")
+        return failure("error", f"ended by signal {-code} ({signal.Signals(-code).name})", **told)
     last = errors.strip().splitlines()[-1] if errors.strip() else "nothing on its error output"
-    return failure("error", f"the measuring process ended with code {code}: {last}")
+    if code == NOT_WRITTEN:
+        return failure("error", f"the measuring process could not write its answer: {last}", by=EXECUTOR, **told)
+    return failure("error", f"the measuring process ended with code {code}: {last}", **told)
+
+
+def _killed(kills: int | None, told: Mapping[str, str]) -> dict[str, Any]:
+    """The failure of a process that a SIGKILL ended: out of memory where the kernel killed for that since, nobody's guess otherwise."""
+    now = memory_kills.count()
+    if kills is None or now is None:
+        why = "by whom is not known here; where it was the system, memory ran out"
+    elif now > kills:
+        return failure("oom", "killed by the system, since memory ran out (signal 9)", **told)
+    else:
+        why = "not by the kernel for want of memory: somebody or something else ended it"
+    return failure("error", f"killed (signal 9), {why}; --retry-errors measures it again", **told)
 
 
 def late(limit_s: float, who: str = "") -> dict[str, Any]:
     """The answer of a process that was ended since it was not done within its limit; who: which of several ranks were not."""
-    return failure("error", f"took longer than {limit_s:.0f} s{f' ({who})' if who else ''}", late=True)
+    return failure("error", f"took longer than {limit_s:.0f} s{f' ({who})' if who else ''}", late=True, limit_s=limit_s)
 
 
 def failure(status: str, note: str, **more: Any) -> dict[str, Any]:
+    """The answer of a process that gave no measurement."""
     return {"failure": {"status": status, "note": note, **more}}

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from refta_profiler import models, orphans
+from refta_profiler.errors import in_a_line
 from refta_profiler.measure import versions, worker
 from refta_profiler.plan import Point
 
-DECLINED, BEGUN = "declined", "begun"  # what it says to a request; after BEGUN comes the exit code of the process
+BEGUN = "begun"  # what it says to a request, or else why not; after BEGUN comes the exit code of the process
 END = "end"  # what it is told where the process is to be killed
 NO_GPU = 75  # exit code of a process that could not reach the GPU where it was (EX_TEMPFAIL of sysexits.h)
 LOADED = ("peft", "transformers", *(f"refta_profiler.{name}" for name in ("collectives", "distributed", "flops", "workload")))
@@ -92,8 +93,8 @@ def answer(driver: Connection, asked: dict[str, Any], kept: Kept, threads: int) 
     try:
         request = json.loads(Path(asked["request"]).read_text(encoding="utf-8"))
         kept.meet(Point.from_json(json.dumps(request["point"])))
-    except Exception:  # a process of its own will say what is wrong
-        driver.send(DECLINED)
+    except Exception as error:  # a process of its own will show whether that is the point's failure
+        driver.send(in_a_line(error))
         return
     alive, held = os.pipe()  # `held` is open as long as the process lives
     parent = os.getpid()
@@ -121,7 +122,12 @@ def work(asked: dict[str, Any], device: str, kept: Kept, threads: int) -> NoRetu
         os.environ.update(asked["environment"])
         os.dup2(os.open(asked["errors"], os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
         torch.set_num_threads(asked["threads"] or threads)
-        code = worker.main([asked["request"], asked["answer"]], kept.build) if device != "cuda" or reached() else NO_GPU
+        if device == "cuda":
+            reach()
+        code = worker.main([asked["request"], asked["answer"]], kept.build)
+    except UnreachedError as error:
+        print(error, file=sys.stderr)
+        code = NO_GPU
     except BaseException:
         traceback.print_exc()
     finally:
@@ -130,15 +136,18 @@ def work(asked: dict[str, Any], device: str, kept: Kept, threads: int) -> NoRetu
         os._exit(code)  # what the nursery would do at its own end is not this process's
 
 
-def reached() -> bool:
-    """Whether CUDA starts here; it does not where a library has started it before the fork."""
+class UnreachedError(Exception):
+    """CUDA does not start in this process."""
+
+
+def reach() -> None:
+    """CUDA starts here; UnreachedError where it does not, as where a library has started it before the fork."""
     import torch
 
     try:
         torch.cuda.init()
-    except Exception:
-        return False
-    return True
+    except Exception as error:
+        raise UnreachedError(in_a_line(error)) from error
 
 
 if __name__ == "__main__":

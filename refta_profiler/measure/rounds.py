@@ -21,10 +21,10 @@ from refta_profiler.run_folder import RunFolder, write_whole
 from refta_profiler.scenario import Measure
 from refta_profiler.statistics import alike, make, same
 
-GPU_LIMIT_S = 900.0  # for one process
 LEAST_S = 60.0  # that a process gets on a CPU however little of the budget is left
+LONGER = 1.1  # times as long as a process had: where it was late, it is measured again
 OOMS = 2  # of one method, after which its larger batches are not tried
-TIMED = ("samples", "loads", "load", "bare", "gpu", "gpu_others", "setup_seconds", "setup_watched")
+TIMED = ("samples", "loads", "load", "bare", "gpu", "gpu_others", "not_forked", "setup_seconds", "setup_watched")
 RAW = ("values", "faults", "afterwards", "ranks", "where", "failure", *TIMED)  # what rows are made of
 FILES = {"kernels": ("trace", ".json.gz"), "history": ("history", ".memory.pickle")}  # by instrument: what it is called, how it ends
 DEVICE, WEIGHTS = "device", "weights"  # beside what a process is asked, in its file: the kind of device, and which pretrained weights
@@ -40,12 +40,14 @@ class Stage:
     device: str
     key: str
     progress: Any
+    retry_errors: bool = False  # whether processes that failed are run again, whatever they failed by
     started: float = field(default_factory=lambda: time.monotonic())
     ooms: dict[tuple, list[int]] = field(default_factory=dict)  # batches that ran out of memory, by variant and place
     identify: Callable[[], dict[str, str]] = dict  # what would answer now: its device, where that is known, and versions
     weights: str = ""  # which pretrained ones, as weight_identity has it; '' for random ones, and where that is not known
     places: frozenset[str] = frozenset()  # where processes can be run now
     keys: dict[str, str] = field(default_factory=dict)  # what rows call the devices met so far, by what these call themselves
+    told: set[str] = field(default_factory=set)  # what the progress was told once
 
     @property
     def settings(self) -> Any:
@@ -57,10 +59,19 @@ class Stage:
         """What would answer now, as statistics.make has it; asked for where there is an answer to compare it with."""
         return self.identify()
 
+    def setting(self, name: str) -> str:
+        """What a scenario calls that one of them."""
+        return f"measure.{name}" if self.device == "cuda" else f"measure.on_cpu.{name}"
+
     @property
     def left_s(self) -> float:
         """Seconds of the budget that are left; a GPU has none to keep."""
         return math.inf if self.device == "cuda" else self.measure.on_cpu.budget_s - (time.monotonic() - self.started)
+
+    @property
+    def longest_s(self) -> float:
+        """Seconds that a process has at most."""
+        return self.settings.limit_s if self.device == "cuda" else min(self.settings.limit_s, self.measure.on_cpu.budget_s)
 
     @property
     def used_up(self) -> str:
@@ -116,9 +127,9 @@ def in_turn(points: Sequence[Point], number: int) -> list[Point]:
 def wanted(stage: Stage, point: Point, number: int) -> bool:
     """Whether the process is to be run: it gave no answer that stands, and nothing that is known of the point rules it out."""
     if (found := answer(stage, point, number)) is not None:
-        return passing(found) or outdated(stage, point, number, found)
+        return passing(stage, found) or outdated(stage, point, number, found)
     first = answer(stage, point, 1)
-    return not ruled_out(stage, point) if first is None else "failure" not in first or passing(first)
+    return not ruled_out(stage, point) if first is None else "failure" not in first or passing(stage, first)
 
 
 def outdated(stage: Stage, point: Point, number: int, found: Answer) -> bool:
@@ -141,8 +152,8 @@ def finished(stage: Stage, point: Point) -> bool:
     """Whether all of the point's processes have answered, as one device and one set of versions do; or the first failed for good."""
     found = {number: one for number in range(1, stage.settings.repeats + 1) if (one := answer(stage, point, number)) is not None}
     if 1 in found and "failure" in found[1]:
-        return not passing(found[1])
-    return len(found) == stage.settings.repeats == len(alike(found)) and not any(map(passing, found.values()))
+        return not passing(stage, found[1])
+    return len(found) == stage.settings.repeats == len(alike(found)) and not any(passing(stage, one) for one in found.values())
 
 
 def begun_elsewhere(stage: Stage, points: Sequence[Point]) -> list[str]:
@@ -177,9 +188,13 @@ def many(count: int, what: str) -> str:
     return f"1 point, {what}: it is" if count == 1 else f"{count} points, {what}: they are"
 
 
-def passing(found: Answer) -> bool:
-    """Whether the process failed, and for a reason that is not its point's: what ran it failed, or it was skipped. It may be run again."""
+def passing(stage: Stage, found: Answer) -> bool:
+    """Whether the process failed and may be run again: its point is not to blame, it would get more time, or errors are to be retried."""
     failure = found.get("failure", {})
+    if stage.retry_errors and failure.get("status") == "error":
+        return True
+    if "limit_s" in failure:
+        return stage.longest_s > LONGER * failure["limit_s"]
     return failure.get("by") == EXECUTOR or failure.get("status") == "skipped"
 
 
@@ -204,18 +219,19 @@ def answer(stage: Stage, point: Point, number: int) -> dict[str, Any] | None:
 
 
 def process(stage: Stage, point: Point, number: int, left: float) -> Process:
-    """What the point's process of that round is asked, with what is left of the budget for its limit."""
+    """What the point's process of that round is asked; on a CPU it gets no more time than is left of the budget."""
     asked = stage.asked(number)
     files = {
         name: stage.folder.trace_path(point.id, end) for instrument, (name, end) in FILES.items() if instrument in asked["instruments"]
     }
-    limit_s = GPU_LIMIT_S if stage.device == "cuda" else max(left, LEAST_S)
+    limit_s = min(stage.settings.limit_s, max(left, LEAST_S))
     return Process(point, number, stage.device, limit_s, asked, files, stage.measure.busy_gpu)
 
 
 def keep(stage: Stage, ended: Process, found: Answer, place: Place) -> str:
     """Write what a process answered, and the point's rows; what there is to say of it."""
     point, found = ended.point, of_session(stage, within_budget(stage, found))
+    tell_once(stage, found.get("not_forked", ""))
     for name, content in found.get("files", {}).items():
         write_whole(ended.files[name], content)
     failure = found.get("failure", {})
@@ -238,11 +254,20 @@ def of_session(stage: Stage, found: Answer) -> Answer:
 
 
 def within_budget(stage: Stage, found: Answer) -> Answer:
-    """The answer; `skipped` of a process on a CPU that was ended because the budget was used up while it ran."""
+    """The answer; of a process that was late, with the setting that gives it longer, or `skipped` where the budget ended it before that."""
     failure = found.get("failure", {})
-    if stage.device == "cuda" or "late" not in failure:
+    if "late" not in failure:
         return found
-    return {**found, "failure": {**failure, "status": "skipped", "note": f"{stage.used_up} while it ran ({failure['note']})"}}
+    if stage.device != "cuda" and failure["limit_s"] < stage.settings.limit_s:
+        return {**found, "failure": {**failure, "status": "skipped", "note": f"{stage.used_up} while it ran ({failure['note']})"}}
+    return {**found, "failure": {**failure, "note": f"{failure['note']} ({stage.setting('limit_s')} gives it longer)"}}
+
+
+def tell_once(stage: Stage, words: str) -> None:
+    """The progress is told, if there is anything to tell and it was not told before."""
+    if words and words not in stage.told:
+        stage.told.add(words)
+        stage.progress.say(words)
 
 
 def count_oom(stage: Stage, point: Point, failure: Answer, place: str) -> None:
@@ -270,7 +295,7 @@ def refused(stage: Stage, point: Point, left: float, place: Place) -> tuple[str,
 def once(stage: Stage) -> str:
     """Why a point was timed in one process alone, or what to ask for so that it is in more."""
     if stage.settings.repeats < 2:
-        return f"{'measure.repeats' if stage.device == 'cuda' else 'measure.on_cpu.repeats'}: 2 or more"
+        return f"{stage.setting('repeats')}: 2 or more"
     return stage.used_up if stage.left_s <= 0 else "none of its other processes gave a time on the same device with the same versions"
 
 

@@ -105,6 +105,7 @@ def time_note(processes: Mapping[int, dict[str, Any]]) -> str:
     parts += [words for words in [complaint(average([load for one in timed for load in loads_of(one)])) or bursts(of_steps)] if words]
     parts += list(dict.fromkeys(f"the GPU slowed itself: {', '.join(reasons)}" for one in timed if (reasons := throttled(one))))
     parts += list(dict.fromkeys(one["gpu_others"] for one in timed if one.get("gpu_others")))
+    parts += [words for words in [unlike_starts(processes)] if words]
     parts += [f"run at a low priority (nice {nice})" for nice in [max(one.get("where", {}).get("nice", 0) for one in timed)] if nice > 0]
     parts += [f"on {', '.join(nodes)}" for nodes in [nodes_of(timed)] if nodes]
     states = sorted({one["where"]["versions"][OWN_CODE] for one in timed if OWN_CODE in one.get("where", {}).get("versions", {})})
@@ -117,6 +118,18 @@ def with_versions(rows: Sequence[Row], versions: str) -> list[Row]:
     """The rows, the time's with what others of the run were not measured with: 'torch 2.13.0'."""
     told = f"with {versions}, unlike others of this run"
     return [replace(row, note="; ".join(filter(None, (row.note, told)))) if row.metric == "step_seconds" else row for row in rows]
+
+
+def unlike_starts(processes: Mapping[int, dict[str, Any]]) -> str:
+    """Which of the processes were forked where others were fresh ones, and why those could not be forked; '' where all began alike."""
+    timed = {number: one for number, one in processes.items() if "failure" not in one}
+    forked = [number for number, one in timed.items() if one.get("where", {}).get("forked")]
+    why = list(dict.fromkeys(one["not_forked"] for one in timed.values() if one.get("not_forked")))
+    if not forked or len(forked) == len(timed):
+        return "; ".join(why)
+    numbers = ", ".join(map(str, forked))
+    mixed = f"{'process' if len(forked) == 1 else 'processes'} {numbers} of {len(timed)} forked, the others fresh"
+    return "; ".join([mixed, *why])
 
 
 def nodes_of(answers: Sequence[dict[str, Any]]) -> list[str]:

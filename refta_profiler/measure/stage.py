@@ -25,13 +25,21 @@ PACKAGES = ("python", *versions.PACKAGES, BUILD)  # whose versions a time may de
 
 
 def measure_all(
-    scenario: Scenario, points: Sequence[Point], folder: RunFolder, device: str, key: str, progress: Any, executor: Executor
+    scenario: Scenario,
+    points: Sequence[Point],
+    folder: RunFolder,
+    device: str,
+    key: str,
+    progress: Any,
+    executor: Executor,
+    *,
+    retry_errors: bool = False,
 ) -> dict[str, str]:
     """Every point's rows in the folder, in as many processes as the scenario's `repeats` says, run by the executor.
 
-    What rows call the devices that answered, by what these call themselves.
+    What rows call the devices that answered, by what these call themselves. retry_errors: processes that failed are run again.
     """
-    stage = stage_of(scenario, folder, device, key, progress, executor)
+    stage = stage_of(scenario, folder, device, key, progress, executor, retry_errors=retry_errors)
     meet(stage, points)
     waiting = turns.waiting(stage, points, executor)
     for words in rounds.begun_elsewhere(stage, points) if waiting else []:
@@ -44,19 +52,30 @@ def measure_all(
     return stage.keys
 
 
-def anything(scenario: Scenario, points: Sequence[Point], folder: RunFolder, device: str, key: str, executor: Executor) -> bool:
+def anything(
+    scenario: Scenario,
+    points: Sequence[Point],
+    folder: RunFolder,
+    device: str,
+    key: str,
+    executor: Executor,
+    *,
+    retry_errors: bool = False,
+) -> bool:
     """Whether any process of these points is still to be run."""
-    stage = stage_of(scenario, folder, device, key, None, executor)
+    stage = stage_of(scenario, folder, device, key, None, executor, retry_errors=retry_errors)
     meet(stage, points)
     return bool(turns.waiting(stage, points, executor))
 
 
-def stage_of(scenario: Scenario, folder: RunFolder, device: str, key: str, progress: Any, executor: Executor) -> Stage:
+def stage_of(
+    scenario: Scenario, folder: RunFolder, device: str, key: str, progress: Any, executor: Executor, *, retry_errors: bool
+) -> Stage:
     """The stage of a scenario on what the executor has now."""
     weights = weight_identity.of(scenario.model) if scenario.weights == "pretrained" else ""
     places = frozenset(place.name for place in executor.places)
     here = partial(at_hand, executor, device)
-    return Stage(scenario.measure, folder, device, key, progress, identify=here, places=places, weights=weights)
+    return Stage(scenario.measure, folder, device, key, progress, retry_errors, identify=here, places=places, weights=weights)
 
 
 def at_hand(executor: Executor, device: str) -> dict[str, str]:

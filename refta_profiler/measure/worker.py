@@ -6,6 +6,7 @@ Passes: `time` is always made; `setup_memory` watches the set-up, `memory` bring
 
 from __future__ import annotations
 
+import errno
 import functools
 import gc
 import json
@@ -20,7 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refta_profiler import models, orphans, own_code
-from refta_profiler.measure import environment
+from refta_profiler.errors import STORAGE
+from refta_profiler.measure import environment, isolate
+from refta_profiler.measure.executors import EXECUTOR
 
 if TYPE_CHECKING:
     import torch
@@ -32,12 +35,18 @@ if TYPE_CHECKING:
     from refta_profiler.workload import Workload
 
 BARE_STEPS = 5  # timed as a whole, between marked ones, to show that the marks cost nothing
+# of errors that are not torch's OutOfMemoryError: its CPU allocator's, CUDA's, and of cuBLAS, cuDNN, cuSOLVER and cuSPARSE, which take
+# memory beside torch's allocator (cublas_api.h and its like)
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "_OUT_OF_MEMORY", "_STATUS_ALLOC_FAILED")
 
 Build = Callable[["Point", "torch.device | str"], Any]  # makes a point's model on a device
 
 
 def main(arguments: list[str], build: Build = models.build) -> int:
-    """0 with the answer written, whatever the measurement came to. build: what makes the model, or has it already (nursery.py)."""
+    """0 with the answer written, whatever the measurement came to; NOT_WRITTEN where it cannot be.
+
+    build: what makes the model, or has it already (nursery.py).
+    """
     request = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     orphans.die_with_parent(request["parent"])
     try:
@@ -45,9 +54,18 @@ def main(arguments: list[str], build: Build = models.build) -> int:
     except Exception as error:  # every failure of a point is a row: the driver writes it with its reason
         answer = {"failure": {**describe_failure(error, request["point"]["settings"].get("call")), "at": time.time()}}
         answer |= {"where": environment.where(request["device"])} if "torch" in sys.modules else {}
-    temporary = Path(arguments[1] + ".part")
-    temporary.write_text(json.dumps(answer), encoding="utf-8")
-    os.replace(temporary, arguments[1])
+    return write(answer, Path(arguments[1]))
+
+
+def write(answer: dict[str, Any], path: Path) -> int:
+    """0 with the answer at the path, whole; NOT_WRITTEN with the reason on the error output where it cannot be written."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        temporary.write_text(json.dumps(answer), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as fault:  # a full disk says nothing of the point: the driver has it measured again on resuming
+        print(f"{path.parent}: {fault.strerror}", file=sys.stderr)
+        return isolate.NOT_WRITTEN
     return 0
 
 
@@ -59,22 +77,25 @@ def describe_failure(error: BaseException, call: str | None = None) -> dict[str,
     from refta.errors import SettingError
     from refta_profiler.errors import OwnCodeError
 
-    text = f"{type(error).__name__}: {error}"
-    short = text.splitlines()[0]
-    if (
-        type(error).__name__ == "OutOfMemoryError"
-        or isinstance(error, MemoryError)
-        or "can't allocate memory" in text
-        or "out of memory" in text
-    ):
-        return {"status": "oom", "note": short}
+    if is_out_of_memory(error):
+        return {"status": "oom", "note": f"{type(error).__name__}: {error}".splitlines()[0]}
     if isinstance(error, SettingError):
         return {"status": "unsupported", "note": str(error)}
     return {
         "status": "error",
         "note": str(error) if isinstance(error, OwnCodeError) else own_code.told(error, call),
-        "traceback": "".join(traceback.format_exception(error))[-4000:],
+        "traceback": "".join(traceback.format_exception(error))[-isolate.TOLD :],
+        **({"by": EXECUTOR} if isinstance(error, OSError) and error.errno in STORAGE else {}),
     }
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, the device's or the machine's, in the words of torch, of CUDA and its libraries or of the system."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def measure(request: dict[str, Any], build: Build) -> dict[str, Any]:

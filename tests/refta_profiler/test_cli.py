@@ -1,5 +1,6 @@
 """The command line as a person meets it: exit codes, one message on standard error, nothing imported that is not needed, Ctrl-C."""
 
+import errno
 import json
 import os
 import signal
@@ -9,6 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+
+from refta_profiler import cli as command_line
+from refta_profiler import run
+from refta_profiler.errors import StorageError
 
 ROOT = Path(__file__).parents[2]
 GOOD = """
@@ -87,6 +92,7 @@ def test_a_missing_scenario_is_named(tmp_path, good):
         (["run", "x.yaml", "--onyl", "predict"], "No such option: --onyl"),
         (["run"], "Missing argument 'SCENARIO'"),
         (["run", "good.yaml", "--only", "predct"], "--only: 'predct'; it must be one of predict, measure"),
+        (["run", "good.yaml", "--retry-errors"], "--retry-errors: tries again what failed in a run's folder; name that with --resume"),
         (["run", "good.yaml", "--device", "gpu"], "it must be one of auto, cpu, cuda"),
         (["run", "good.yaml", "--format", "docx"], "it must be one of csv, html, json, latex, md, pdf, png, svg"),
         (["run", "good.yaml", "--set", "bach=[1]"], "did you mean 'batch'?"),
@@ -109,6 +115,31 @@ def test_usage_errors_say_what_would_be_right(tmp_path, good, arguments, words):
 @pytest.mark.parametrize("out", ["good.yaml", "good.yaml/inside", "/proc/reports"])
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, good, out):
     assert_complains(cli("run", "good.yaml", "--out", out, cwd=tmp_path), 2, f"--out {out}: no folder can be made there")
+
+
+@pytest.mark.parametrize(
+    "fault", [OSError(errno.ENOSPC, "No space left on device", "/tmp/refta-profiler-x/request.json"), StorageError("results.csv: x")]
+)
+def test_a_run_that_its_disk_stops_says_how_to_go_on(monkeypatch, capsys, tmp_path, good, fault):
+    def full(*_):
+        raise fault
+
+    monkeypatch.setattr(run, "run", full)
+    monkeypatch.setattr(sys, "argv", ["refta_profiler", "run", str(good), "--out", str(tmp_path / "out"), "--device", "cpu"])
+    assert command_line.main() == 2
+    told = capsys.readouterr().err
+    (folder,) = (tmp_path / "out").iterdir()
+    assert told.startswith(
+        "error: results.csv: x; " if isinstance(fault, StorageError) else "error: /tmp/refta-profiler-x/request.json: cannot"
+    )
+    again = f"finished points are kept. Go on with: python -m refta_profiler run {folder}/scenario.yaml --resume {folder} --device cpu"
+    assert told.strip().endswith(again)
+
+
+def test_a_file_that_the_system_refuses_is_named_by_every_verb(monkeypatch, capsys):
+    monkeypatch.setattr(command_line, "app", lambda **_: (_ for _ in ()).throw(OSError(errno.EROFS, "Read-only file system", "index.html")))
+    assert command_line.main() == 2
+    assert capsys.readouterr().err == "error: index.html: cannot be read or written: Read-only file system\n"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="everything is writable for root")
@@ -168,7 +199,6 @@ def test_help_names_every_verb():
 
 def test_the_console_script_is_the_same_program():
     from refta_profiler import __main__ as module
-    from refta_profiler import cli as command_line
 
     assert module.main is command_line.main
 

@@ -1,6 +1,8 @@
 """The main path in this process: rows in the folder, resuming, failures as rows, what is measured and what is skipped."""
 
+import errno
 import json
+import os
 import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -10,11 +12,12 @@ import pytest
 from fake_executor import Fake
 from worker_answers import answer, failure
 
-from refta_profiler import plan, processes, run, same_measurements
+from refta_profiler import plan, processes, run, run_folder, same_measurements
 from refta_profiler import scenario as scenarios
-from refta_profiler.errors import HardwareError, ScenarioError
+from refta_profiler.errors import HardwareError, ScenarioError, StorageError
 from refta_profiler.measure import gpu, isolate, stage
 from refta_profiler.measure.executors import Place, local
+from refta_profiler.results import Row
 from refta_profiler.run_folder import RunFolder
 
 SCENARIO = """
@@ -282,7 +285,7 @@ def test_a_failed_prediction_is_a_row_and_the_others_go_on(monkeypatch, scenario
 def test_what_exceeds_the_budget_is_skipped_and_says_so(monkeypatch, scenario, folder, quick):
     clock = iter([0.0, 10.0, 400.0, 500.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock, 500.0))
-    rows, _ = go(scenario, folder, only="measure")
+    rows, _ = go(repeated(scenario, 1, limit_s=1000.0), folder, only="measure")
     assert len(quick) == 1
     assert quick[0][1]["limit_s"] == 290
     skipped = [row for row in rows if row.status == "skipped" and row.metric != "noise_fraction"]
@@ -292,13 +295,75 @@ def test_what_exceeds_the_budget_is_skipped_and_says_so(monkeypatch, scenario, f
 
 def test_what_is_too_slow_for_the_budget_is_skipped_too_and_more_budget_measures_it(monkeypatch, scenario, folder, quick):
     monkeypatch.setattr(isolate, "measure", lambda point, device, **options: isolate.late(options["limit_s"]))
-    rows, _ = go(scenario, folder, only="measure")
+    rows, _ = go(repeated(scenario, 1, limit_s=1000.0), folder, only="measure")
     words = "the budget of 300 s for measuring on the CPU was used up while it ran (took longer than 300 s)"
     assert {(row.status, row.note) for row in rows} == {("skipped", words)}
     monkeypatch.setattr(isolate, "measure", lambda *_, **__: ANSWER)
-    rows, told = go(repeated(scenario, 1, budget_s=3000), RunFolder.open(folder.path), only="measure")
+    _, told = go(repeated(scenario, 1, limit_s=1000.0), RunFolder.open(folder.path), only="measure")
+    assert told.stages == [("measure", 0)]  # what takes longer than the whole budget would do so again
+    rows, told = go(repeated(scenario, 1, limit_s=1000.0, budget_s=3000), RunFolder.open(folder.path), only="measure")
     assert told.stages == [("measure", 3)]
     assert {row.status for row in rows if row.metric == "peak_allocated_bytes"} == {"ok"}
+
+
+def test_a_process_that_hangs_has_its_own_limit_and_does_not_hang_again_on_resuming(monkeypatch, scenario, folder):
+    def hangs(point, device, **options):
+        asked.append(options["limit_s"])
+        return isolate.late(options["limit_s"]) if point.label == "head" else ANSWER
+
+    asked = []
+    monkeypatch.setattr(isolate, "measure", hangs)
+    rows, _ = go(scenario, folder, only="measure")
+    assert asked == [150.0] * 3
+    failed = {(row.label, row.status, row.note) for row in rows if row.status == "error"}
+    assert failed == {("head", "error", "took longer than 150 s (measure.on_cpu.limit_s gives it longer)")}
+    go(scenario, RunFolder.open(folder.path), only="measure")
+    assert asked == [150.0] * 3
+    go(repeated(scenario, 1, limit_s=250.0), RunFolder.open(folder.path), only="measure")
+    assert asked == [150.0] * 3 + [250.0]
+
+
+def test_errors_are_tried_again_where_that_is_asked_for(monkeypatch, scenario, folder, quick):
+    def predicted(job):
+        point, target, _ = job
+        failed = {"status": "error", "note": "no such kernel"} if broken and point.method == "head" else {}
+        return [], [Row.of(point, target, "dryrun", "static_bytes", None if failed else 1, **failed)]
+
+    broken, measure = [True], isolate.measure
+    monkeypatch.setattr(run, "predict_job", predicted)
+    monkeypatch.setattr(run, "closed_form", lambda points: [])
+    monkeypatch.setattr(RunFolder, "has_steps", lambda *_: True)
+    monkeypatch.setattr(run.report, "write", lambda *_: None)
+    answers = iter([failure("error", "killed (signal 9)"), failure("oom", "CUDA out of memory"), ANSWER])
+    monkeypatch.setattr(isolate, "measure", lambda *_, **__: next(answers))
+    rows, _ = go(scenario, folder)
+    assert {(row.label, row.source) for row in rows if row.status == "error"} == {("head", "dryrun"), ("head", "measured")}
+    broken.clear()
+    monkeypatch.setattr(isolate, "measure", measure)
+    _, told = go(scenario, RunFolder.open(folder.path))
+    assert told.stages == [("predict", 0), ("measure", 0)]
+    rows, told = go(scenario, RunFolder.open(folder.path), retry_errors=True)
+    assert told.stages == [("predict", 3), ("measure", 1)]  # two batches of head for the H100, one for this CPU
+    assert [point for point, _ in quick] == [plan.points(scenario)[0].id]
+    assert {row.status for row in rows if row.label == "head"} <= {"ok", "skipped"}
+    assert {row.label for row in rows if row.status == "oom"} == {"refta/shared"}
+
+
+def test_why_processes_are_not_forked_is_said_once_and_stands_in_every_row(monkeypatch, scenario, folder):
+    monkeypatch.setattr(isolate, "measure", lambda *_, **__: answer(not_forked="in a fresh process, not a forked one: it has ended"))
+    rows, told = go(scenario, folder, only="measure")
+    assert told.said == ["in a fresh process, not a forked one: it has ended"]
+    notes = {row.note for row in rows if row.metric == "step_seconds"}
+    assert notes == {"median of 1 process × 1 step; in a fresh process, not a forked one: it has ended"}
+
+
+def test_rounds_that_began_unlike_each_other_are_said(monkeypatch, scenario, folder):
+    wheres = iter([{"forked": True}] * 3 + [{}] * 3)
+    monkeypatch.setattr(isolate, "measure", lambda *_, **__: answer(where=next(wheres)))
+    rows, _ = go(repeated(scenario, 2), folder, only="measure")
+    assert {row.note for row in rows if row.metric == "step_seconds"} == {
+        "median of 2 processes × 1 step; process 1 of 2 forked, the others fresh"
+    }
 
 
 def test_more_budget_measures_what_was_not_begun(monkeypatch, scenario, folder, quick):
@@ -418,7 +483,7 @@ def files_of(folder):
 @pytest.mark.parametrize("only", [None, "measure", "predict"])
 def test_a_folder_of_another_kind_of_device_is_not_measured_anew_unasked(scenario, measured_on_h100, quick, only, monkeypatch):
     folder, before = measured_on_h100, files_of(measured_on_h100)
-    monkeypatch.setattr(run, "predict_all", lambda points, measured, *_: None if not measured else pytest.fail("for another device"))
+    monkeypatch.setattr(run, "predict_all", lambda points, measured, *_, **__: None if not measured else pytest.fail("for another"))
     monkeypatch.setattr(run, "closed_form", lambda points: [])
     environment = folder.environment()
     _, told = go(scenario, RunFolder.open(folder.path), device="auto", only=only)
@@ -556,6 +621,70 @@ def test_an_interruption_keeps_what_is_finished(monkeypatch, scenario, folder, q
     assert told.stages == [("measure", 2)]
     assert {row.status for row in rows if row.metric == "peak_allocated_bytes"} == {"ok"}
     assert len({row.point for row in rows}) == 3
+
+
+FULL = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("full", ["points", "processes", "details", "results.csv"])
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(monkeypatch, scenario, folder, full):
+    """Files of one kind cannot be written; what was finished stands, and the run goes on where there is room again."""
+    fsync = os.fsync
+
+    def refuse(descriptor):
+        if full in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise FULL
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StorageError, match=rf"{full}.*: cannot be written: No space left on device"):
+        go(scenario, folder, only="measure")
+    assert list(folder.path.rglob(".*.tmp")) == []
+    monkeypatch.undo()
+    monkeypatch.setattr(isolate, "measure", lambda *_, **__: ANSWER)
+    rows, _ = go(scenario, RunFolder.open(folder.path), only="measure")
+    assert len({row.point for row in rows if row.status == "ok"}) == 3
+
+
+@pytest.mark.parametrize("name", ["points", "processes", "details", "traces", "steps"])
+def test_a_folder_that_cannot_be_made_is_named(folder, name):
+    if (folder.path / name).exists():
+        (folder.path / name).rmdir()
+    (folder.path / name).write_text("a file")
+    writes = {
+        "points": lambda: folder.write_point("vit", "measured", []),
+        "processes": lambda: folder.write_process("vit", 1, {}, {}),
+        "details": lambda: folder.write_details("vit", {}),
+        "traces": lambda: folder.trace_path("vit", ".json.gz"),
+        "steps": lambda: folder.write_steps("vit", []),
+    }
+    with pytest.raises(StorageError, match=rf"{name}.*: cannot be written: "):
+        writes[name]()
+
+
+@pytest.mark.parametrize(
+    ("call", "fault", "words"),
+    [
+        ("flock", OSError(errno.ENOLCK, "No locks available"), r"cannot be locked .No locks available.*takes locks, with --out"),
+        ("open", OSError(errno.EROFS, "Read-only file system"), r"\.lock: cannot be written: Read-only file system"),
+    ],
+)
+def test_a_folder_that_cannot_be_locked_is_named(monkeypatch, folder, call, fault, words):
+    def refuse(*_):
+        raise fault
+
+    monkeypatch.setattr(run_folder.fcntl if call == "flock" else run_folder, call, refuse, raising=False)
+    with pytest.raises(StorageError, match=words), folder.lock():
+        pass
+
+
+def test_what_a_killed_run_left_half_written_is_deleted(folder):
+    old, new = folder.path / "points" / ".a.json.7.tmp", folder.path / "points" / ".b.json.8.tmp"
+    for path in (old, new):
+        path.write_text("{")
+    os.utime(old, (time.time() - 3600,) * 2)
+    with folder.lock():
+        assert [path.name for path in folder.path.rglob(".*.tmp")] == [new.name]
 
 
 def test_two_processes_do_not_run_in_one_folder(scenario, folder):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from refta_profiler.errors import HardwareError
-from refta_profiler.measure import cluster, gpu, isolate
+from refta_profiler.measure import cluster, gpu, isolate, scratch
 from refta_profiler.measure.executors import LOCAL, Answer, Place, Process, Settings
 from refta_profiler.measure.forks import Forks
 from refta_profiler.plan import Point
@@ -44,8 +44,9 @@ class Local:
         return "cpu"
 
     def open(self, folder: Path, device: str) -> None:
-        """The machine is there: how many ranks it takes depends on the kind of device."""
+        """The machine is there: how many ranks it takes depends on the kind of device. What killed drivers left in it goes."""
         self.device = device
+        scratch.sweep()
 
     def refusal(self, point: Point, place: Place) -> str:
         """Why this machine does not take the point's ranks."""
@@ -84,24 +85,47 @@ class Local:
 def run(process: Process, forks: Forks | None = None) -> Answer:
     """The answer of a process on this machine; a HardwareError where others use the GPU and the scenario refuses that.
 
-    forks: what forks the process where it can be.
+    They are looked for before and after: `gpu_others` says who was there, or why that is not known. forks: what forks the process where it
+    can be.
     """
-    words = ""
-    if process.device == "cuda":
-        what, words = gpu.settle(process.busy_gpu, count=process.ranks)
-        if what == "refuse":
-            raise HardwareError(words)
+    words = before(process) if process.device == "cuda" else ""
     found = spread_over_ranks(process) if process.point.parallel else one_process(process, forks)
-    return {**found, "gpu_others": words} if words else found
+    return after(process, found, words) if process.device == "cuda" else found
+
+
+def before(process: Process) -> str:
+    """What there is to say of others on the GPU before the process begins."""
+    what, words = gpu.settle(process.busy_gpu, count=process.ranks)
+    if what == "refuse":
+        raise HardwareError(words)
+    return words
+
+
+def after(process: Process, found: Answer, words: str) -> Answer:
+    """The answer with what was said before, and who has come to the GPU since; a HardwareError where the scenario refuses that."""
+    came = gpu.came(count=process.ranks)
+    if came and process.busy_gpu == "refuse":
+        raise HardwareError(f"{came} after a process of {process.point.label} had measured there: what it measured is not kept")
+    told = "; ".join(dict.fromkeys(one for one in (words, f"{came} afterwards" if came and came != words else "") if one))
+    if came and "failure" in found:
+        found = {**found, "failure": {**found["failure"], "note": f"{found['failure']['note']}; {came}"}}
+    return {**found, "gpu_others": told} if told else found
 
 
 def one_process(process: Process, forks: Forks | None = None) -> Answer:
-    """The answer of a step that one process makes, which is fresh where it cannot be forked."""
+    """The answer of a step that one process makes, which is fresh where it cannot be forked (`not_forked` says why, where it should be).
+
+    A forked one that was lost with what it was forked from has had a part of its time: the fresh one gets the rest.
+    """
     if forks and (found := forks.measure(process)):
         return found
-    return isolate.measure(
-        process.point, process.device, limit_s=process.limit_s, files=process.files, threads=process.threads, **process.asked
-    )
+    took_s, why = (forks.took_s, forks.why) if forks else (0.0, "")
+    limit_s = max(process.limit_s - took_s, 0.0)
+    found = isolate.measure(process.point, process.device, limit_s=limit_s, files=process.files, threads=process.threads, **process.asked)
+    if took_s and "late" in found.get("failure", {}):  # `limit_s` says what the fresh one had: with all of it, it may not be late
+        late = isolate.late(process.limit_s, f"{took_s:.0f} s of them in a forked process that was lost")
+        found = {**found, "failure": {**late["failure"], "limit_s": limit_s}}
+    return {**found, "not_forked": why} if why else found
 
 
 def spread_over_ranks(process: Process) -> Answer:

@@ -7,7 +7,7 @@ from worker_answers import answer, failure
 from refta_profiler.commands import fit, fit_measured
 from refta_profiler.commands.fit_solve import Budget, Fit
 from refta_profiler.errors import ScenarioError
-from refta_profiler.measure import isolate
+from refta_profiler.measure import gpu, isolate
 
 POINT = tiny("roberta-tiny", "lora")
 BUDGET = Budget("cpu", 1000, None)
@@ -60,6 +60,25 @@ def test_a_step_that_fails_otherwise_is_a_reason(monkeypatch):
     found = fit_measured.measure(POINT, predicted(8), BUDGET, "cpu")
     assert (found.largest, found.reason) == (None, "ended by signal 11 (SIGSEGV)")
     assert "SIGSEGV" in fit_measured.text([found], BUDGET)
+
+
+@pytest.mark.parametrize(("guess", "fits", "largest"), [(0, 3, 3), (None, 3, 3), (0, 0, 0)])
+def test_what_has_no_predicted_batch_is_looked_for_from_one_on(monkeypatch, guess, fits, largest):
+    tried = steps(monkeypatch, lambda batch: peak(90 * batch + (920 - 90 * fits)))
+    monkeypatch.setattr(fit_measured, "at_hand", lambda: ("cpu", "cpu"))
+    [found] = fit_measured.measure_all([POINT], [predicted(guess)], BUDGET)
+    assert (found.largest, tried[0]) == (largest, 1)
+    told = fit_measured.text([found], BUDGET)
+    assert f"for {int(guess == largest)} of 1" in told
+    assert ("batch 1 does not fit" in told) == (largest == 0)
+
+
+def test_on_a_gpu_others_are_looked_for(monkeypatch):
+    steps(monkeypatch, lambda batch: answer(values={"peak_reserved_bytes": 90 * batch}))
+    monkeypatch.setattr(gpu, "settle", lambda setting: ("note", f"used by process 7 ({setting})"))
+    found = fit_measured.measure(POINT, predicted(11), BUDGET, "cuda")
+    assert (found.largest, found.note) == (11, "used by process 7 (warn)")
+    assert fit_measured.text([found] * 2, BUDGET).splitlines()[-1] == found.note
 
 
 @pytest.mark.parametrize(

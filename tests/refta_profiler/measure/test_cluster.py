@@ -72,13 +72,14 @@ def test_one_rank_that_fails_ends_the_others(monkeypatch, tmp_path):
     started = time.monotonic()
     failure = cluster.measure(POINT, "cpu", limit_s=30.0, asked=ASKED)["failure"]
     assert time.monotonic() - started < 15
-    assert failure == {"status": "error", "note": "rank 1 of 2: the measuring process ended with code 3: no such thing"}
+    words = "rank 1 of 2: the measuring process ended with code 3: no such thing"
+    assert failure == {"status": "error", "note": words, "traceback": "no such thing\n"}
 
 
 def test_ranks_that_wait_for_each_other_too_long_are_ended(monkeypatch, tmp_path):
     ranks_run(monkeypatch, tmp_path, "exec sleep 60")
     failure = cluster.measure(POINT, "cpu", limit_s=0.5, asked=ASKED)["failure"]
-    assert failure == {"status": "error", "note": "took longer than 0 s (ranks 0, 1 of 2 not done)", "late": True}
+    assert failure == {"status": "error", "note": "took longer than 0 s (ranks 0, 1 of 2 not done)", "late": True, "limit_s": 0.5}
 
 
 def test_more_ranks_than_there_are_places_are_refused(monkeypatch, tmp_path):

@@ -199,7 +199,8 @@ def test_threads_and_environment_are_what_the_process_is_given(shared):
 
 
 @pytest.mark.parametrize(
-    ("does", "status", "note"), [("killed", "oom", "memory runs out"), ("crashes", "error", "code 1: SystemExit: the reason")]
+    ("does", "status", "note"),
+    [("killed", "error", "killed (signal 9), not by the kernel"), ("crashes", "error", "code 1: SystemExit: the reason")],
 )
 def test_a_dead_process_is_a_failure_and_the_next_one_is_forked(shared, does, status, note):
     failure = shared.measure(process(replace(POINT, optimizer=does)))["failure"]
@@ -211,7 +212,7 @@ def test_a_dead_process_is_a_failure_and_the_next_one_is_forked(shared, does, st
 def test_a_process_that_takes_too_long_is_killed_and_the_next_one_is_forked(shared, tmp_path):
     server = shared.measure(process())["parent"]
     failure = shared.measure(process(replace(POINT, optimizer="hangs"), limit_s=1.0))["failure"]
-    assert failure == {"status": "error", "note": "took longer than 1 s", "late": True}
+    assert failure == {"status": "error", "note": "took longer than 1 s", "late": True, "limit_s": 1.0}
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "seen").read_text()), 0)
     assert shared.measure(process())["parent"] == server
@@ -227,7 +228,7 @@ def test_a_late_process_that_cannot_be_ended_has_had_its_time(mortal, monkeypatc
 
     monkeypatch.setattr(forks, "received", silent)
     failure = mortal.measure(process(replace(POINT, optimizer="hangs"), limit_s=20.0))["failure"]
-    assert failure == {"status": "error", "note": "took longer than 20 s", "late": True}
+    assert failure == {"status": "error", "note": "took longer than 20 s", "late": True, "limit_s": 20.0}
     assert mortal.lost and mortal.server is None
 
 
@@ -257,35 +258,62 @@ def test_an_interruption_ends_both_and_goes_on_up(mortal, monkeypatch, tmp_path)
         os.kill(int(seen.read_text()), 0)
 
 
-def test_where_the_nursery_dies_fresh_processes_are_started(mortal, monkeypatch):
+def test_where_the_nursery_dies_fresh_processes_are_started_and_say_why(mortal, monkeypatch):
     mortal.measure(process())
     mortal.server.kill()
     monkeypatch.setattr(isolate, "measure", lambda point, device, **asked: {"fresh": asked["limit_s"]})
-    assert local.run(process(), mortal) == {"fresh": 300.0}
+    words = f"{forks.NOT_FORKED}: what it would be forked from has ended, with code -9"
+    assert local.run(process(), mortal) == {"fresh": 300.0, "not_forked": words}
     assert mortal.server is None
     monkeypatch.setattr(forks.subprocess, "Popen", lambda *_, **__: pytest.fail("started again"))
-    assert local.run(process(), mortal) == {"fresh": 300.0}
+    assert local.run(process(), mortal) == {"fresh": 300.0, "not_forked": words}
+    assert local.run(process(replace(POINT, weights="pretrained")), mortal) == {"fresh": 300.0}  # never to be forked
+
+
+def test_a_process_that_was_lost_with_its_nursery_has_the_rest_of_its_time(monkeypatch):
+    found, clock, given = Forks(), iter([1000.0, 1200.0]), []
+
+    def lost(*_):
+        found.running = True
+        raise EOFError
+
+    def late(point, device, **asked):
+        given.append(asked["limit_s"])
+        return isolate.late(asked["limit_s"])
+
+    monkeypatch.setattr(found, "_measure", lost)
+    monkeypatch.setattr(forks.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(isolate, "measure", late)
+    answer = local.run(process(), found)
+    assert given == [100.0]
+    words = "took longer than 300 s (200 s of them in a forked process that was lost)"
+    assert answer["failure"] == {"status": "error", "note": words, "late": True, "limit_s": 100.0}
+    assert answer["not_forked"].endswith("what it would be forked from has ended")
 
 
 @pytest.mark.parametrize(
-    ("script", "limit_s"),
+    ("script", "limit_s", "why"),
     [
-        ("raise SystemExit(1)", 300.0),
-        ("import time; time.sleep(600)", 1.0),
-        pytest.param(WORKERS + "nursery.models.build = lambda *_: os._exit(9)\n" + SERVE, 300.0, marks=pytest.mark.slow),
-        (WORKERS + "worker.main = lambda *_: nursery.NO_GPU\n" + SERVE, 300.0),
+        ("raise SystemExit('no such library')", 300.0, "has ended, with code 1: no such library"),
+        ("import time; time.sleep(600)", 1.0, "did not answer in time"),
+        pytest.param(
+            WORKERS + "nursery.models.build = lambda *_: os._exit(9)\n" + SERVE, 300.0, "has ended, with code 9", marks=pytest.mark.slow
+        ),
+        (WORKERS + "worker.main = lambda *_: nursery.NO_GPU\n" + SERVE, 300.0, "CUDA does not start in a process that is forked here"),
     ],
     ids=["cannot start", "never gets ready", "dies as it draws", "has touched CUDA"],
 )
-def test_a_nursery_that_is_of_no_use_is_not_asked_again(monkeypatch, script, limit_s):
+def test_a_nursery_that_is_of_no_use_is_not_asked_again(monkeypatch, script, limit_s, why):
     monkeypatch.setattr(forks, "COMMAND", ("-c", script))
     found = Forks()
     assert found.measure(process(limit_s=limit_s)) is None
     assert found.lost and found.server is None
+    assert why in found.why
 
 
 def test_weights_that_cannot_be_drawn_there_are_left_to_a_fresh_process(shared):
     assert shared.measure(process(replace(POINT, model="no-such-model"))) is None
+    assert "no-such-model" in shared.why
     assert shared.measure(process())["parent"] == shared.server.pid
 
 

@@ -5,11 +5,13 @@ import os
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from real_steps import tiny
 
-from refta_profiler.measure import isolate
+from refta_profiler.measure import isolate, memory_kills
+from refta_profiler.measure.executors import EXECUTOR
 from refta_profiler.measure.instruments import INSTRUMENTS
 
 POINT = tiny("roberta-tiny", "head")
@@ -30,7 +32,6 @@ def measure(limit_s=30.0):
 @pytest.mark.parametrize(
     ("script", "status", "note"),
     [
-        ("kill -KILL $$", "oom", "memory runs out"),
         ("kill -SEGV $$", "error", "signal 11 (SIGSEGV)"),
         ("echo first >&2; echo the reason >&2; exit 3", "error", "code 3: the reason"),
         ("exit 0", "error", "code 0: nothing on its error output"),
@@ -48,25 +49,73 @@ def test_a_worker_that_takes_too_long_is_killed(monkeypatch, tmp_path):
     started = time.monotonic()
     failure = measure(limit_s=1.0)["failure"]
     assert time.monotonic() - started < 20
-    assert failure == {"status": "error", "note": "took longer than 1 s", "late": True}
+    assert failure == {"status": "error", "note": "took longer than 1 s", "late": True, "limit_s": 1.0}
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
+@pytest.mark.parametrize(
+    ("counts", "status", "words"),
+    [
+        ((3, 4), "oom", "killed by the system, since memory ran out"),
+        ((3, 3), "error", "not by the kernel for want of memory: somebody or something else ended it; --retry-errors"),
+        ((None, None), "error", "by whom is not known here"),
+    ],
+)
+def test_a_kill_is_for_want_of_memory_where_the_kernel_counts_one(monkeypatch, tmp_path, counts, status, words):
+    told = iter(counts)
+    monkeypatch.setattr(memory_kills, "count", lambda: next(told))
+    worker(monkeypatch, tmp_path, "kill -KILL $$")
+    failure = measure()["failure"]
+    assert failure["status"] == status
+    assert words in failure["note"]
+
+
+def test_the_end_of_what_a_dead_worker_said_is_kept(monkeypatch, tmp_path):
+    worker(monkeypatch, tmp_path, "echo first >&2; echo the reason >&2; exit 3")
+    assert measure()["failure"]["traceback"] == "first\nthe reason\n"
+
+
+def test_an_answer_that_cannot_be_written_is_not_the_points_failure(monkeypatch, tmp_path):
+    worker(monkeypatch, tmp_path, f"echo /tmp/x: No space left on device >&2; exit {isolate.NOT_WRITTEN}")
+    failure = measure()["failure"]
+    assert (failure["status"], failure["by"]) == ("error", EXECUTOR)
+    assert failure["note"] == "the measuring process could not write its answer: /tmp/x: No space left on device"
+
+
+def test_a_worker_that_has_answered_and_does_not_end_is_not_late(monkeypatch, tmp_path):
+    worker(monkeypatch, tmp_path, """echo '{"values": {}}' > "$4"; exec sleep 60""")
+    assert measure(limit_s=0.5) == {"values": {}}
+
+
+@pytest.mark.parametrize("end", ["exit 3", "sleep 60"])
+def test_what_a_worker_has_started_does_not_hold_the_driver_up(monkeypatch, tmp_path, end):
+    """It has the worker's error output open, and goes with a worker that is ended."""
+    worker(monkeypatch, tmp_path, f"sleep 60 & echo $! > {tmp_path}/pid; {end}")
+    started = time.monotonic()
+    assert "failure" in measure(limit_s=0.5)
+    assert time.monotonic() - started < 20
+    grandchild = int((tmp_path / "pid").read_text())
+    if end == "exit 3":
+        os.kill(grandchild, 9)
+    else:
+        assert not Path(f"/proc/{grandchild}").exists() or "Z" in Path(f"/proc/{grandchild}/stat").read_text().split()[2]
+
+
 def test_an_interruption_kills_the_worker_and_goes_on_up(monkeypatch, tmp_path):
     worker(monkeypatch, tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 60")
-    communicate = isolate.subprocess.Popen.communicate
+    wait = isolate.subprocess.Popen.wait
     calls = []
 
-    def interrupted(child, *arguments, **options):
+    def interrupted(child, timeout=None):
         calls.append(child)
         if len(calls) == 1:
             while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text().strip():
                 time.sleep(0.01)
             raise KeyboardInterrupt
-        return communicate(child, *arguments, **options)
+        return wait(child, timeout)
 
-    monkeypatch.setattr(isolate.subprocess.Popen, "communicate", interrupted)
+    monkeypatch.setattr(isolate.subprocess.Popen, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         measure()
     assert calls[0].returncode == -9

@@ -205,12 +205,17 @@ def test_a_point_goes_to_a_place_that_can_run_it(scenario, folder, large):
 
 
 def test_on_a_gpu_a_process_that_takes_too_long_is_an_error_of_its_point(scenario, folder):
-    fake = Fake({"cuda: x": 1}, respond=lambda process, place: isolate.late(900.0))
+    asked = []
+    fake = Fake({"cuda: x": 1}, respond=lambda process, place: asked.append(process) or isolate.late(process.limit_s))
     points = plan.points(scenario)[:1]
     for _ in range(2):
         stage.measure_all(scenario, points, folder, "cuda", "h100", Silent(), fake)
     assert len(fake.started) == 1
-    assert {(row.status, row.note) for row in folder.read(points[0].id, "measured")} == {("error", "took longer than 900 s")}
+    words = "took longer than 900 s (measure.limit_s gives it longer)"
+    assert {(row.status, row.note) for row in folder.read(points[0].id, "measured")} == {("error", words)}
+    longer = scenario.model_copy(update={"measure": scenario.measure.model_copy(update={"limit_s": 1800.0})})
+    stage.measure_all(longer, points, folder, "cuda", "h100", Silent(), fake)
+    assert [process.limit_s for process in asked] == [900.0, 1800.0]
 
 
 def test_details_are_there_before_the_process_counts_as_run(scenario, folder, monkeypatch):

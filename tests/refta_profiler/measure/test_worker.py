@@ -1,5 +1,6 @@
 """The measuring process: what it answers, and how failures are told apart."""
 
+import errno
 import json
 import os
 from dataclasses import asdict, replace
@@ -13,6 +14,7 @@ from refta import library
 from refta.errors import SettingError
 from refta_profiler import distributed, models, own_adapter, workload
 from refta_profiler.measure import environment, instruments, isolate, timing, worker
+from refta_profiler.measure.executors import EXECUTOR
 
 
 @pytest.mark.parametrize(
@@ -21,6 +23,10 @@ from refta_profiler.measure import environment, instruments, isolate, timing, wo
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "oom"),
         (MemoryError(), "oom"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"), "oom"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "oom"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "oom"),
+        (RuntimeError("CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY"), "oom"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "oom"),
         (SettingError("rank: too large"), "unsupported"),
         (ValueError("something else\nwith more lines"), "error"),
     ],
@@ -33,12 +39,26 @@ def test_failures_are_told_apart(error, status):
     assert "\n" not in found["note"]
 
 
+def test_a_full_disk_is_not_the_points_failure():
+    with pytest.raises(OSError) as caught:
+        raise OSError(errno.ENOSPC, "No space left on device", "traces/x.json.gz")
+    found = worker.describe_failure(caught.value)
+    assert (found["status"], found["by"]) == ("error", EXECUTOR)
+    assert "No space left on device: 'traces/x.json.gz'" in found["note"]
+
+
+def test_an_answer_that_cannot_be_written_is_told_by_the_exit_code(tmp_path, capfd):
+    assert worker.write({}, tmp_path / "gone" / "answer.json") == isolate.NOT_WRITTEN
+    assert capfd.readouterr().err == f"{tmp_path}/gone: No such file or directory\n"
+
+
 def test_an_error_says_where():
     try:
         raise ValueError("broken")
     except ValueError as error:
         found = worker.describe_failure(error)
     assert found["note"].startswith("ValueError: broken (")
+    assert "by" not in found
     assert "test_worker.py" in found["note"]
     assert "Traceback" in found["traceback"]
 
