@@ -33,6 +33,7 @@ cluster: $(MARK)
 # one; of both what fails is named at the end. Where all is installed and nothing can be: make gpu PY=python3 MARK=
 GPU_SCENARIOS := $(wildcard scenarios/gpu/*.yaml)
 gpu: $(MARK)
+	test -z "$(MARK)" || $(VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[gpu]'
 	failed=0; \
 	$(PY) scenarios/gpu/record.py $(GPU_SCENARIOS) --out reports/published/gpu || failed=1; \
 	$(PY) -m pytest -m gpu -q || failed=1; \

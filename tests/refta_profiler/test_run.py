@@ -362,7 +362,7 @@ def test_rounds_that_began_unlike_each_other_are_said(monkeypatch, scenario, fol
     monkeypatch.setattr(isolate, "measure", lambda *_, **__: answer(where=next(wheres)))
     rows, _ = go(repeated(scenario, 2), folder, only="measure")
     assert {row.note for row in rows if row.metric == "step_seconds"} == {
-        "median of 2 processes × 1 step; process 1 of 2 forked, the others fresh"
+        "mean of the medians of 2 processes × 1 step; process 1 of 2 forked, the others fresh"
     }
 
 
