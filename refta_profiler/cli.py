@@ -111,7 +111,8 @@ def run(
         chosen_executor.kind(device)  # a GPU that is not there is found out before a folder is made
         folder = RunFolder.open(resume) if resume else RunFolder.create(out or Path("reports") / loaded.name, loaded.text)
         given = {"executor": executor, "address": address, "cpus": cpus, "only": only, "device": device, "format": formats}
-        again = f"finished points are kept. Go on with: {_again(folder.path, allow_code, given, asked)}"
+        flags = [*([own_code.OPTION] if allow_code else []), *(["--retry-errors"] if retry_errors else [])]
+        again = f"finished points are kept. Go on with: {_again(folder.path, flags, given, asked)}"
         try:
             with _progress() as progress:
                 rows = running.run(loaded, folder, running.Options(only, device, chosen, retry_errors, chosen_executor), progress)
@@ -149,11 +150,9 @@ def _executor(name: str, loaded: Any, address: str | None, slurm: dict[str, str]
         yield made
 
 
-def _again(folder: Path, allow_code: bool, given: dict[str, Any], slurm: dict[str, str]) -> str:
-    """The command line that goes on with a run; given: what it was told by its other options, by name."""
-    from refta_profiler import own_code
-
-    parts = [f"python -m refta_profiler run {folder / 'scenario.yaml'} --resume {folder}", *([own_code.OPTION] if allow_code else [])]
+def _again(folder: Path, flags: list[str], given: dict[str, Any], slurm: dict[str, str]) -> str:
+    """The command line that goes on with a run; flags: those it was given; given: what it was told by its other options, by name."""
+    parts = [f"python -m refta_profiler run {folder / 'scenario.yaml'} --resume {folder}", *flags]
     default = {"executor": "local", "device": "auto", "format": "html"}
     parts += [f"--{name} {shlex.quote(str(one))}" for name, one in given.items() if one not in (None, default.get(name))]
     return " ".join([*parts, *(f"--slurm {shlex.quote(f'{key}={value}')}" for key, value in slurm.items())])

@@ -15,6 +15,7 @@ import errno
 from refta.errors import ReftaError
 
 # what the system says where files cannot be written or read, which is nobody's mistake in the code: POSIX, errno.h
+FULL = (errno.ENOSPC, errno.EDQUOT)  # what a system says of a disk without room
 STORAGE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOLCK, errno.ESTALE, errno.EFBIG)
 
 

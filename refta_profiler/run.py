@@ -209,7 +209,8 @@ def did(folder: RunFolder, trainings: int) -> dict[str, int]:
     from refta_profiler.task import store
 
     written = {"predictions": folder.written["dryrun"], "processes": folder.written["processes"]}
-    return {**written, "trainings": store.count(folder) - trainings}
+    again = {} if folder.written["processes"] else {"points summed up again": folder.written["measured"]}
+    return {**written, **again, "trainings": store.count(folder) - trainings}
 
 
 def ended(environment: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 
 from refta import adapter
 from refta.errors import SettingError
-from refta_profiler.errors import first_line, in_a_line
+from refta_profiler.errors import FULL, first_line, in_a_line
 from refta_profiler.measure.timing import on_cuda
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ def tried(read: Callable[[], float]) -> dict[str, Any]:
     except SettingError as error:  # a method that cannot, as a serial adapter cannot be merged, is no failure
         return {"value": None, "status": "unsupported", "note": first_line(error)}
     except Exception as error:  # the metric's row says it
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise  # of a full disk neither the point nor the instrument is to blame: the worker says it
         return {"value": None, "status": "error", "note": in_a_line(error)}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from refta_profiler.errors import ProfilerError, in_a_line
+from refta_profiler.errors import FULL, ProfilerError, in_a_line
 from refta_profiler.measure.cuda_history import write_history
 from refta_profiler.measure.kernels import kernels
 from refta_profiler.measure.memory import MarkedStep
@@ -35,6 +35,8 @@ def details(
         try:
             found |= INSTRUMENTS[name](work, step, {"trace": trace, "history": history})
         except Exception as error:  # an instrument looks into what torch does not promise; the measurement stands without it
+            if isinstance(error, OSError) and error.errno in FULL:
+                raise  # of a full disk neither the point nor the instrument is to blame: the worker says it
             found[name] = {"reason": in_a_line(error), "status": "unsupported" if isinstance(error, ProfilerError) else "error"}
     return found
 

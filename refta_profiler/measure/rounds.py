@@ -191,11 +191,12 @@ def many(count: int, what: str) -> str:
 def passing(stage: Stage, found: Answer) -> bool:
     """Whether the process failed and may be run again: its point is not to blame, it would get more time, or errors are to be retried."""
     failure = found.get("failure", {})
-    if stage.retry_errors and failure.get("status") == "error":
+    broken = [failure, *found.get("faults", {}).values(), *found.get("afterwards", {}).values()]
+    if stage.retry_errors and any(one.get("status") == "error" for one in broken):
         return True
-    if "limit_s" in failure:
-        return stage.longest_s > LONGER * failure["limit_s"]
-    return failure.get("by") == EXECUTOR or failure.get("status") == "skipped"
+    if failure.get("by") == EXECUTOR or failure.get("status") == "skipped":
+        return True
+    return "limit_s" in failure and stage.longest_s > LONGER * failure["limit_s"]
 
 
 def ruled_out(stage: Stage, point: Point) -> bool:

@@ -17,6 +17,7 @@ from refta_profiler.statistics import OWN_CODE, Noise
 from refta_profiler.units import format_seconds
 
 FAILED_METRICS = ("peak_allocated_bytes", "step_seconds")
+NO_TURNS = "timed after others of its setting, never in turn with them: differences of times are not judged (in a new run they are)"
 ONE_PROCESS = "timed in one process, which gives no noise floor: differences of times are not judged"
 
 
@@ -177,6 +178,11 @@ def noise_row(point: Point, key: str, found: Noise | None, rounds: int, once: st
     words = f"95%; from {rounds} interleaved processes a point, {found.degrees} degree{'s' * (found.degrees != 1)} of freedom"
     note = "; ".join(part for part in (words, found.words) if part)
     return _row(point, key, "noise_fraction", found.floor(rounds, rounds), note=note)
+
+
+def no_turns_row(point: Point, key: str) -> Row:
+    """The row in the place of the noise floor of a point that was timed after others, in a later session of the run."""
+    return _row(point, key, "noise_fraction", None, status="skipped", note=NO_TURNS)
 
 
 def failed(point: Point, key: str, status: str, note: str) -> list[Row]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from refta_profiler.errors import StorageError
 
 PREFIX = "refta-profiler-"
-LOCK = ".lock"  # held as long as the folder is somebody's: a process's number says nothing where several containers share the files
+# held as long as the folder is somebody's: a process's number says nothing where several containers share the files. No run has such a file
+LOCK = ".refta-profiler-scratch"
 LEFT_S = 60.0  # before which a folder may be one that is just being made
 
 

@@ -6,7 +6,7 @@ rounds.py says what a process is asked and what becomes of its answer, turns.py 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from refta_profiler.scenario import Scenario
 from refta_profiler.statistics import Timed, make, noise_of_points, timed
 
 BUILD = "torch_build"  # its version with what says how it was built
+Turns = set[tuple[int, int]]  # of a point: (session, round) of each process that timed it
 PACKAGES = ("python", *versions.PACKAGES, BUILD)  # whose versions a time may depend on
 
 
@@ -99,14 +100,16 @@ def settle(stage: Stage, points: Sequence[Point]) -> None:
     times: dict[str, Timed] = {}
     alike: dict[str, tuple] = {}
     makes: dict[str, dict[str, str]] = {}
+    shared: dict[str, Turns] = {}
     for point in points:
         given = rounds.answers(stage, point)
         if 1 in given:
             times[point.id], alike[point.id] = timed(given), (*rounds.setting(point), stage.key_of(given[1]))
+            shared[point.id] = {(one.get("where", {}).get("session", 0), number) for number, one in given.items() if one.get("samples")}
             makes[point.id] = {name: one for name, one in make(given[1]).items() if name != "device"}  # which the rows' target tells
     unlike = [name for name in PACKAGES if len({found[name] for found in makes.values() if name in found}) > 1]
     unlike = [name for name in unlike if name != BUILD or "torch" not in unlike]
-    found = noise_of_points([times], alike)
+    found, apart = noise_of_points([times], alike), took_no_turns(shared, alike)
     for point in (point for point in points if point.id in times):
         given = rounds.answers(stage, point)
         key = stage.key_of(given[1])
@@ -114,6 +117,22 @@ def settle(stage: Stage, points: Sequence[Point]) -> None:
         if words := ", ".join(f"{name.replace('_', ' ')} {makes[point.id][name]}" for name in unlike if name in makes[point.id]):
             made = rows.with_versions(made, words)
         if count := len(times[point.id].medians):
-            made.append(rows.noise_row(point, key, found[point.id], count, rounds.once(stage)))
+            noise = rows.no_turns_row(point, key) if point.id in apart and count > 1 else None
+            made.append(noise or rows.noise_row(point, key, found[point.id], count, rounds.once(stage)))
         if made != stage.folder.read(point.id, "measured"):
             stage.folder.write_point(point.id, "measured", made)
+
+
+def took_no_turns(turns: Mapping[str, Turns], settings: Mapping[str, Hashable]) -> set[str]:
+    """The points that were timed after others of their setting and never beside them, as what is added to a run and resumed.
+
+    What has changed of the machine meanwhile would be taken for a difference of theirs: no drift that they share tells it.
+    """
+    members: dict[Hashable, list[Turns]] = {}
+    for point, mine in turns.items():
+        members.setdefault(settings[point], []).append(mine)
+
+    def apart(mine: Turns, others: Sequence[Turns]) -> bool:
+        return any(theirs and not mine & theirs and min(theirs) < min(mine) for theirs in others)
+
+    return {point for point, mine in turns.items() if mine and apart(mine, members[settings[point]])}

@@ -6,6 +6,7 @@ Passes: `time` is always made; `setup_memory` watches the set-up, `memory` bring
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import gc
@@ -53,7 +54,8 @@ def main(arguments: list[str], build: Build = models.build) -> int:
         answer = measure(request, build)
     except Exception as error:  # every failure of a point is a row: the driver writes it with its reason
         answer = {"failure": {**describe_failure(error, request["point"]["settings"].get("call")), "at": time.time()}}
-        answer |= {"where": environment.where(request["device"])} if "torch" in sys.modules else {}
+        with contextlib.suppress(Exception):  # where CUDA does not start, or has broken down, that is the failure, which is told already
+            answer |= {"where": environment.where(request["device"])} if "torch" in sys.modules else {}
     return write(answer, Path(arguments[1]))
 
 

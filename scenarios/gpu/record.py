@@ -11,6 +11,7 @@ lie under OUT-<card>.
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 OWN = "h100"  # the card of the scenarios
@@ -34,6 +36,7 @@ class Recording:
     folder: Path
     seconds: float = 0.0
     failures: list[str] = field(default_factory=list)
+    is_predicted: bool = False
 
     @property
     def name(self) -> str:
@@ -45,12 +48,13 @@ class Recording:
         """The run's folder within the one that it was made in."""
         return max(self.folder.iterdir())
 
-    def step(self, what: str, *command: str) -> None:
-        """Run a command, its words on the terminal, and keep that it failed."""
+    def step(self, what: str, *command: str) -> int:
+        """Run a command, its words on the terminal, and keep that it failed; its exit code."""
         started = time.monotonic()
         code = subprocess.run([sys.executable, *command], cwd=ROOT).returncode
         self.seconds += time.monotonic() - started
         self.ended(what, code)
+        return code
 
     def ended(self, what: str, code: int) -> None:
         """Keep that it failed, where it did."""
@@ -67,11 +71,11 @@ def record(scenarios: Sequence[Path], out: Path, device: str, work: Path) -> lis
     found = [Recording(path, work / path.stem) for path in scenarios]
     predict(found, target)
     for one in found:
-        if not one.failures:
+        if one.is_predicted:
             measure(one, [*target, "--device", device], out / one.name)
         if one.seconds > LIMIT_S:
             one.failures.append(f"took longer than {LIMIT_S:.0f} s")
-    subprocess.run([*PROFILER, "index", str(out.parent)], cwd=ROOT, check=True)
+    subprocess.run([*PROFILER, "index", str(out.parent)], cwd=ROOT)
     return found
 
 
@@ -84,14 +88,23 @@ def predict(found: Sequence[Recording], target: Sequence[str]) -> None:
         code = process.wait()
         one.seconds = time.monotonic() - started
         one.ended("predicting", code)
+        one.is_predicted = code in (0, 1)  # 1: some point's prediction failed
 
 
 def measure(one: Recording, options: Sequence[str], out: Path) -> None:
     """Measured, and published with what points failed: a run that holds a failed point ends with exit code 1 and is whole all the same."""
     asked = ["run", str(one.scenario), "--only", "measure", "--resume", str(one.run), *options]
-    one.step("measuring", *PROFILER[1:], *asked)
+    before = sessions(one.run)
+    if one.step("measuring", *PROFILER[1:], *asked) not in (0, 1) or sessions(one.run)[len(before) :] == []:
+        return
     one.step("publishing", str(ROOT / "scenarios" / "publish.py"), str(one.run), str(out))
     one.step("validating", *PROFILER[1:], "validate", str(out))
+
+
+def sessions(run: Path) -> list[dict[str, Any]]:
+    """What environment.json says of the run's sessions that came to their end."""
+    told = json.loads((run / "environment.json").read_text(encoding="utf-8")).get("sessions", [])
+    return [one for one in told if one.get("ended")]
 
 
 def card_at_hand(device: str) -> str:

@@ -34,7 +34,7 @@ def rows(folder):
     """What the table has of each point: everything but times and sizes of a process, which two runs never share."""
     with open(folder / "results.csv", newline="", encoding="utf-8") as file:
         found = list(csv.DictReader(file))
-    timed = [one["metric"] for one in found if "seconds" in one["metric"]]
+    timed = [one["metric"] for one in found if "seconds" in one["metric"] or one["metric"].startswith("marks_")]
     return {
         tuple(one[name] for name in ("point", "target", "source", "metric", "status"))
         + ((one["value"],) if one["metric"] not in timed else ())

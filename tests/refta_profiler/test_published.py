@@ -92,30 +92,63 @@ def test_scenarios_are_recorded_and_one_that_fails_stops_no_other(scenarios, tmp
     assert script("gpu/record.py").main([*asked[1:]]) == 0
 
 
-def test_another_card_is_predicted_and_has_a_folder_of_its_own(monkeypatch, tmp_path):
-    record = script("gpu/record.py")
-    commands = []
-    monkeypatch.setattr(record, "card_at_hand", lambda device: "h200")
-    monkeypatch.setattr(
-        record.subprocess, "run", lambda command, **more: commands.append(command) or record.subprocess.CompletedProcess(command, 0)
-    )
-    monkeypatch.setattr(record, "predict", lambda found, target: [(one.folder / "run").mkdir(parents=True) for one in found])
-    record.record([Path("x.yaml")], tmp_path / "gpu", "cuda", tmp_path / "work")
-    assert ["--set", "target=h200"] in [command[index : index + 2] for command in commands for index in range(len(command))]
-    assert any(str(tmp_path / "gpu-h200" / "x") in command for command in commands)
-
-
-def test_a_failed_point_does_not_keep_a_run_from_being_published(monkeypatch, tmp_path):
-    record = script("gpu/record.py")
-    ended = []
+@pytest.fixture
+def commands(monkeypatch):
+    """What is run, in words; `codes` says how a command ends, and `measured` a session of each measuring that did."""
+    ran, codes = [], {}
 
     def run(command, **more):
-        ended.append(command)
-        return subprocess.CompletedProcess(command, int("run" in command))
+        ran.append(command)
+        if "--resume" in command and codes.get("sessions", True):
+            told = Path(command[command.index("--resume") + 1]) / "environment.json"
+            worked = json.loads(told.read_text())["sessions"]
+            told.write_text(json.dumps({"sessions": [*worked, {"ended": "now"}]}))
+        return subprocess.CompletedProcess(command, codes.get("run", 0) if "run" in command else 0)
 
     monkeypatch.setattr(subprocess, "run", run)
-    one = record.Recording(Path("x.yaml"), tmp_path)
-    (tmp_path / "20260101T000000Z").mkdir()
+    return ran, codes
+
+
+def predicted(record, folder):
+    """A recording whose run has its predictions."""
+    one = record.Recording(Path("x.yaml"), folder, is_predicted=True)
+    (folder / "20260101T000000Z").mkdir(parents=True)
+    (folder / "20260101T000000Z" / "environment.json").write_text(json.dumps({"sessions": [{"ended": "before"}]}))
+    return one
+
+
+def names(ran):
+    return [Path(command[1]).name if command[1] != "-m" else command[3] for command in ran]
+
+
+def test_another_card_is_predicted_and_has_a_folder_of_its_own(commands, monkeypatch, tmp_path):
+    record = script("gpu/record.py")
+
+    def predict(found, target):
+        for one in found:
+            predicted(record, one.folder)
+            one.is_predicted = True
+
+    monkeypatch.setattr(record, "card_at_hand", lambda device: "h200")
+    monkeypatch.setattr(record, "predict", predict)
+    record.record([Path("x.yaml")], tmp_path / "gpu", "cuda", tmp_path / "work")
+    ran, _ = commands
+    assert ["--set", "target=h200"] in [command[index : index + 2] for command in ran for index in range(len(command))]
+    assert any(str(tmp_path / "gpu-h200" / "x") in command for command in ran)
+
+
+def test_a_failed_point_does_not_keep_a_run_from_being_published(commands, tmp_path):
+    record, (ran, codes) = script("gpu/record.py"), commands
+    codes["run"] = 1
+    one = predicted(record, tmp_path)
     record.measure(one, ["--device", "cuda"], tmp_path / "out")
     assert one.failures == ["measuring ended with exit code 1"]
-    assert [Path(command[1]).name if command[1] != "-m" else command[3] for command in ended] == ["run", "publish.py", "validate"]
+    assert names(ran) == ["run", "publish.py", "validate"]
+
+
+@pytest.mark.parametrize(("code", "sessions"), [(3, True), (1, False), (2, False)], ids=["no GPU", "a traceback", "a full disk"])
+def test_what_was_not_measured_is_not_published(commands, tmp_path, code, sessions):
+    record, (ran, codes) = script("gpu/record.py"), commands
+    codes |= {"run": code, "sessions": sessions}
+    record.measure(predicted(record, tmp_path), ["--device", "cuda"], tmp_path / "out")
+    assert names(ran) == ["run"]

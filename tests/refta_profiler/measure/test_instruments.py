@@ -1,8 +1,10 @@
 """All instruments on one step, as the measuring process runs them, and what becomes of one that fails."""
 
+import errno
 import functools
 import json
 
+import pytest
 import torch
 from real_steps import tiny
 
@@ -24,6 +26,15 @@ def test_all_of_them_on_one_point(tmp_path):
     assert found["trace"] == "p.trace.json.gz"
     assert [path.name for path in tmp_path.iterdir()] == [found["trace"]]
     assert json.loads(json.dumps(found)) == found
+
+
+def test_a_full_disk_is_nobodys_fault_here(monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(instruments.INSTRUMENTS, "timeline", full)
+    with pytest.raises(OSError, match="No space left"):
+        instruments.details(None, None, names=["timeline"])
 
 
 def test_one_that_fails_says_why_and_the_others_go_on(monkeypatch):

@@ -183,3 +183,44 @@ def test_a_rank_has_other_threads_than_the_driver(scenario, folder):
 
 def repeats(scenario, count):
     return scenario.measure.model_copy(update={"on_cpu": scenario.measure.on_cpu.model_copy(update={"repeats": count})})
+
+
+def noise_of(folder):
+    return {row.label: (row.status, row.note) for row in folder.rows() if row.metric == "noise_fraction"}
+
+
+def test_what_is_added_to_a_run_took_no_turns_with_what_was_there_and_is_not_judged(on, folder, scenario):
+    head, lora = plan.points(scenario)
+    folder.session = 1
+    on(HERE, points=[head])
+    folder.session = 2
+    on(HERE, points=[head, lora])
+    assert {label: status for label, (status, _) in noise_of(folder).items()} == {"head": "ok", "lora": "skipped"}
+    assert "never in turn with them" in noise_of(folder)["lora"][1]
+
+
+def test_what_was_interrupted_and_resumed_took_turns_as_far_as_it_did(on, folder):
+    folder.session = 1
+    on(HERE, stop_after=3)
+    folder.session = 2
+    on(HERE)
+    assert {status for status, _ in noise_of(folder).values()} == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("found", "plainly", "with_errors"),
+    [
+        ({"values": {}}, False, False),
+        ({"faults": {"timeline": {"status": "error", "note": "x"}}}, False, True),
+        ({"afterwards": {"merge_seconds": {"value": None, "status": "error", "note": "x"}}}, False, True),
+        ({"afterwards": {"merge_seconds": {"value": None, "status": "unsupported", "note": "x"}}}, False, False),
+        ({"failure": {"status": "error", "note": "x"}}, False, True),
+        ({"failure": {"status": "oom", "note": "x"}}, False, False),
+        ({"failure": {"status": "skipped", "note": "the budget was used up", "late": True, "limit_s": 140.0}}, True, True),
+        ({"failure": {"status": "error", "note": "late", "late": True, "limit_s": 140.0}}, False, True),
+        ({"failure": {"status": "error", "note": "late", "late": True, "limit_s": 100.0}}, True, True),
+    ],
+)
+def test_which_processes_are_run_again(scenario, folder, found, plainly, with_errors):
+    for retry, expected in ((False, plainly), (True, with_errors)):
+        assert rounds.passing(rounds.Stage(scenario.measure, folder, "cpu", "cpu", None, retry), found) is expected

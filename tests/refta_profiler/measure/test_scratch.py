@@ -10,6 +10,7 @@ import pytest
 
 from refta_profiler.errors import StorageError
 from refta_profiler.measure import scratch
+from refta_profiler.run_folder import RunFolder
 
 HOLDS = "from refta_profiler.measure import scratch\nwith scratch.folder() as path:\n    print(path, flush=True)\n    input()"
 
@@ -43,13 +44,16 @@ def test_what_a_killed_driver_left_is_deleted_and_what_has_no_lock_or_is_new_is_
     assert left.exists()
     driver.kill()
     driver.communicate()
-    foreign, new = there / "refta-profiler-x", there / "refta-profiler-y"
-    for path in (foreign, new):
+    foreign, new, run = (there / f"refta-profiler-{name}" for name in ("x", "y", "z"))
+    for path in (foreign, new, run):
         path.mkdir()
     (new / scratch.LOCK).write_text("")
-    age(foreign)
+    with RunFolder(run).lock():
+        pass
+    for path in (foreign, run):
+        age(path)
     scratch.sweep()
-    assert sorted(there.iterdir()) == [foreign, new]
+    assert sorted(there.iterdir()) == [foreign, new, run]
 
 
 def test_no_place_for_temporary_files_is_said(monkeypatch, there):
