@@ -209,7 +209,8 @@ def did(folder: RunFolder, trainings: int) -> dict[str, int]:
     from refta_profiler.task import store
 
     written = {"predictions": folder.written["dryrun"], "processes": folder.written["processes"]}
-    again = {} if folder.written["processes"] else {"points summed up again": folder.written["measured"]}
+    summed_up = 0 if folder.written["processes"] else folder.written["measured"]  # rows from answers that were there
+    again = {"points summed up again": summed_up} if summed_up else {}
     return {**written, **again, "trainings": store.count(folder) - trainings}
 
 

@@ -23,6 +23,7 @@ from refta_profiler.statistics import alike, make, same
 
 LEAST_S = 60.0  # that a process gets on a CPU however little of the budget is left
 LONGER = 1.1  # times as long as a process had: where it was late, it is measured again
+CUT = 1.01  # the same of one that the end of the budget cut off: with what it had of its limit, or of a whole budget, it would be again
 OOMS = 2  # of one method, after which its larger batches are not tried
 TIMED = ("samples", "loads", "load", "bare", "gpu", "gpu_others", "not_forked", "setup_seconds", "setup_watched")
 RAW = ("values", "faults", "afterwards", "ranks", "where", "failure", *TIMED)  # what rows are made of
@@ -194,9 +195,10 @@ def passing(stage: Stage, found: Answer) -> bool:
     broken = [failure, *found.get("faults", {}).values(), *found.get("afterwards", {}).values()]
     if stage.retry_errors and any(one.get("status") == "error" for one in broken):
         return True
-    if failure.get("by") == EXECUTOR or failure.get("status") == "skipped":
-        return True
-    return "limit_s" in failure and stage.longest_s > LONGER * failure["limit_s"]
+    skipped = failure.get("status") == "skipped"
+    if "limit_s" in failure:
+        return stage.longest_s > (CUT if skipped else LONGER) * failure["limit_s"]
+    return skipped or failure.get("by") == EXECUTOR
 
 
 def ruled_out(stage: Stage, point: Point) -> bool:

@@ -70,10 +70,10 @@ def test_options_of_an_executor_that_is_not_chosen(options, words):
 def test_the_command_that_goes_on_says_all_that_was_said(tmp_path):
     given = {"executor": "local", "address": None, "cpus": None, "only": None, "device": "auto", "format": "html"}
     path = tmp_path / "a"
-    assert cli._again(path, False, given, {}) == f"python -m refta_profiler run {path / 'scenario.yaml'} --resume {path}"
+    assert cli._again(path, [], given, {}) == f"python -m refta_profiler run {path / 'scenario.yaml'} --resume {path}"
     given |= {"executor": "ray", "address": "h:1", "cpus": 4, "only": "measure", "device": "cuda", "format": "html,md"}
     asked = "--allow-code --executor ray --address h:1 --cpus 4 --only measure --device cuda --format html,md --slurm 'constraint=a b'"
-    assert cli._again(path, True, given, {"constraint": "a b"}).endswith(f"--resume {path} {asked}")
+    assert cli._again(path, ["--allow-code"], given, {"constraint": "a b"}).endswith(f"--resume {path} {asked}")
 
 
 def test_slurms_own_words_where_it_does_not_answer(monkeypatch):

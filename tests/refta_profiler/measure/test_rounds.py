@@ -11,6 +11,7 @@ from worker_answers import answer, failure
 from refta_profiler import plan
 from refta_profiler import scenario as scenarios
 from refta_profiler.measure import isolate, rounds, stage
+from refta_profiler.measure.executors import EXECUTOR
 from refta_profiler.measure.executors.local import Local
 from refta_profiler.measure.forks import Forks
 from refta_profiler.run_folder import RunFolder
@@ -217,6 +218,9 @@ def test_what_was_interrupted_and_resumed_took_turns_as_far_as_it_did(on, folder
         ({"failure": {"status": "error", "note": "x"}}, False, True),
         ({"failure": {"status": "oom", "note": "x"}}, False, False),
         ({"failure": {"status": "skipped", "note": "the budget was used up", "late": True, "limit_s": 140.0}}, True, True),
+        ({"failure": {"status": "skipped", "note": "the budget was used up", "late": True, "limit_s": 149.9}}, False, False),
+        ({"failure": {"status": "skipped", "note": "no node"}}, True, True),
+        ({"failure": {"status": "error", "note": "lost", "by": EXECUTOR}}, True, True),
         ({"failure": {"status": "error", "note": "late", "late": True, "limit_s": 140.0}}, False, True),
         ({"failure": {"status": "error", "note": "late", "late": True, "limit_s": 100.0}}, True, True),
     ],
