@@ -40,6 +40,11 @@ class Entry:
     default: str
     meaning: str
 
+    @property
+    def usual(self) -> str:
+        """The default, or that there has to be a value; '' of settings of its own, which have theirs."""
+        return self.default or ("" if self.takes == NESTED else "required")
+
 
 def scenario() -> list[Entry]:
     """Every setting of a scenario, in the order in which they are declared."""
@@ -153,6 +158,6 @@ def _rows(entries: list[Entry]) -> list[str]:
     head = ["setting", "takes", "default", *(["meaning"] if with_meaning else [])]
     table = [head, ["---"] * len(head)]
     for one in entries:
-        default = f"`{one.default}`" if one.default not in ("", "not given") else one.default or ("required" if one.takes != NESTED else "")
+        default = f"`{one.default}`" if one.default not in ("", "not given") else one.usual
         table.append([f"`{one.key}`", one.takes, default, *([one.meaning] if with_meaning else [])])
     return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]

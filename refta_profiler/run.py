@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 from refta_profiler import devices, models, own_code, plan, processes, report, same_measurements, sessions, weight_identity
@@ -97,7 +96,7 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
             residuals.look(scenario, points[0], folder, progress)
         devices_met = {"devices": met} if executor.name != "local" or len(met) > 1 else {}
         found[sessions.KEY] = sessions.ended(found[sessions.KEY], did(folder, trainings))
-        folder.write_environment({**found, **(ended(found) if new else {}), **devices_met})
+        folder.write_environment({**found, **(ended(found[sessions.KEY][-1]) if new else {}), **devices_met})
         folder.write_table()
         report.write(folder, tuple(options.formats))
     return folder.rows()
@@ -214,11 +213,9 @@ def did(folder: RunFolder, trainings: int) -> dict[str, int]:
     return {**written, **again, "trainings": store.count(folder) - trainings}
 
 
-def ended(environment: dict[str, Any]) -> dict[str, Any]:
-    """When the run was done, how long it took in all, and how busy the machine then was."""
-    now = datetime.now(UTC)
-    wall = (now - datetime.fromisoformat(environment["started"])).total_seconds()
-    return {"ended": now.isoformat(timespec="seconds"), "wall_seconds": wall, "load_average_at_the_end": list(os.getloadavg())}
+def ended(session: sessions.Session) -> dict[str, Any]:
+    """When the run was done, how long its last session took, and how busy the machine then was."""
+    return {**{name: session[name] for name in sessions.ENDED}, "load_average_at_the_end": list(os.getloadavg())}
 
 
 def to_measure(scenario: Scenario, points: Sequence[Point], device: str) -> list[Point]:

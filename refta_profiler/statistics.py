@@ -58,8 +58,8 @@ def level(figures: Iterable[float]) -> float:
 
 def interval_of_level(figures: Sequence[float]) -> tuple[float, float]:
     """The 95% interval of exp(level) by Student's t over two processes or more: few make it wide. Of 1 and e², e times e^∓12.706."""
-    half = student(LEVEL, len(figures) - 1) * statistics.stdev(math.log(one) for one in figures) / math.sqrt(len(figures))
-    return math.exp(level(figures) - half), math.exp(level(figures) + half)
+    _, low, high = interval_of_mean([math.log(one) for one in figures]) or (math.nan,) * 3
+    return math.exp(low), math.exp(high)
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,7 @@ def command(
 def named(found: Sequence[tuple[str, str]]) -> Answer:
     """Names and what each is."""
     data = [{"name": name, "what": words} for name, words in found]
-    return Answer(data, ragged([("name", "what it is"), *found]))
-
-
-def ragged(rows: Sequence[tuple[str, ...]]) -> str:
-    """The rows as columns; the last of each, which may be long, is not padded."""
-    return "\n".join(line.rstrip() for line in table(rows).splitlines())
+    return Answer(data, table([("name", "what it is"), *found]))
 
 
 def listed(what: str) -> list[tuple[str, str]]:
@@ -78,7 +73,7 @@ def one_method(name: str) -> Answer:
     if not found:
         lines.append("It takes no settings.")
     else:
-        lines += ["", ragged([("setting", "takes", "default"), *((one.key, one.takes, one.default) for one in found)])]
+        lines += ["", table([("setting", "takes", "default"), *((one.key, one.takes, one.default) for one in found)])]
         lines += ["", words] if (words := reference.about(name)) else []
     entries = [{name: value for name, value in asdict(one).items() if name != "meaning"} for one in found]
     return Answer(entries, "\n".join(lines))
@@ -89,6 +84,6 @@ def settings() -> Answer:
     from refta_profiler import reference
 
     found = reference.scenario()
-    rows = [(one.key, one.default or ("" if one.takes == reference.NESTED else "required"), one.takes) for one in found]
-    lines = [ragged([("setting", "default", "takes"), *rows])]
+    rows = [(one.key, one.usual, one.takes) for one in found]
+    lines = [table([("setting", "default", "takes"), *rows])]
     return Answer([asdict(one) for one in found], "\n".join([*lines, "", "What each is for: docs/scenario.md, or --json."]))

@@ -51,9 +51,7 @@ class CudaAutocast:
     """
 
     def __enter__(self) -> None:
-        self._casts: dict[
-            int, tuple[torch.Tensor, torch.Tensor]
-        ] = {}  # by identity: (the parameter, which keeps its identity its own, its cast)
+        self._casts: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # by identity, with the parameter, so that it stays its own
         self._clear, torch.clear_autocast_cache = torch.clear_autocast_cache, self._cleared
         self._library = torch.library.Library("aten", "IMPL")
         for names, policy in ((LOWER, _lower), (FLOAT32, _float32), (RESULT, _result), (PROMOTE, _promote)):

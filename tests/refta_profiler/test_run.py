@@ -50,18 +50,6 @@ class Told:
         self.said.append(text)
 
 
-@pytest.fixture
-def scenario(tmp_path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(SCENARIO)
-    return scenarios.load(path, [])
-
-
-@pytest.fixture
-def folder(tmp_path, scenario):
-    return RunFolder.create(tmp_path / "out", scenario.text)
-
-
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Measurements answer at once, predictions run in this process."""

@@ -9,12 +9,10 @@ from fake_executor import Fake
 from worker_answers import answer, failure
 
 from refta_profiler import plan
-from refta_profiler import scenario as scenarios
 from refta_profiler.measure import isolate, rounds, stage
 from refta_profiler.measure.executors import EXECUTOR
 from refta_profiler.measure.executors.local import Local
 from refta_profiler.measure.forks import Forks
-from refta_profiler.run_folder import RunFolder
 
 SCENARIO = """
 model: roberta-tiny
@@ -41,18 +39,6 @@ class Told:
 
     def say(self, text):
         self.said.append(text)
-
-
-@pytest.fixture
-def scenario(tmp_path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(SCENARIO)
-    return scenarios.load(path, [])
-
-
-@pytest.fixture
-def folder(tmp_path, scenario):
-    return RunFolder.create(tmp_path / "out", scenario.text)
 
 
 @pytest.fixture(autouse=True)

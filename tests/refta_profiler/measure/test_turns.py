@@ -41,18 +41,6 @@ class Silent:
         self.notes.append(note)
 
 
-@pytest.fixture
-def scenario(tmp_path):
-    path = tmp_path / "tiny.yaml"
-    path.write_text(SCENARIO)
-    return scenarios.load(path, [])
-
-
-@pytest.fixture
-def folder(tmp_path, scenario):
-    return RunFolder.create(tmp_path / "out", scenario.text)
-
-
 def measure(scenario, folder, fake):
     points = run.to_measure(scenario, plan.points(scenario), "cpu")
     told = Silent()
