@@ -11,7 +11,7 @@ from typing import Any
 
 from refta_profiler import cache, devices
 from refta_profiler.errors import ScenarioError
-from refta_profiler.run_folder import write_whole
+from refta_profiler.whole_files import write_whole
 
 DATASHEET_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 # What is taken of a datasheet's peaks where nothing was measured. Large matrix products reach 60% to 80% of the dense peak and copies

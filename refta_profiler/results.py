@@ -38,6 +38,31 @@ SENT = (
     "broadcast; from `contraction` the adapters' own gradients alone"
 )
 
+# of whole trainings, not of a step
+TRAINING_METRICS: dict[str, Metric] = {
+    "test_accuracy": Metric("1", "share of test items that are right, mean over seeds", MEASURED),
+    "test_accuracy_low": Metric("1", "lower end of its 95% interval (over test items and seeds)", MEASURED),
+    "test_accuracy_high": Metric("1", "upper end of its 95% interval (over test items and seeds)", MEASURED),
+    "test_correlation": Metric("1", "Pearson's correlation of predicted and true numbers on the test items, mean over seeds", MEASURED),
+    "test_correlation_low": Metric("1", "lower end of its 95% interval (over test items and seeds)", MEASURED),
+    "test_correlation_high": Metric("1", "upper end of its 95% interval (over test items and seeds)", MEASURED),
+    "validation_accuracy": Metric("1", "share of right items of the validation split, by which the learning rate was chosen", MEASURED),
+    "validation_correlation": Metric("1", "correlation on the validation split, by which the learning rate was chosen", MEASURED),
+    "score_difference": Metric("1", "test score less that of the method which the note names", MEASURED),
+    "score_difference_low": Metric("1", "lower end of its 95% interval (over test items and seeds, paired)", MEASURED),
+    "score_difference_high": Metric("1", "upper end of its 95% interval (over test items and seeds, paired)", MEASURED),
+    "learning_rate": Metric("1", "learning rate that the validation split chose", MEASURED),
+    "training_seeds": Metric("count", "trainings that a test score is the mean of", MEASURED),
+    "test_items": Metric("count", "items of the test split", MEASURED),
+    "training_steps": Metric("count", "steps of a training", MEASURED),
+    "training_loss": Metric("1", "training loss in the end", MEASURED),
+    "training_seconds": Metric("s", "time of all steps of a training", MEASURED),
+    "training_step_seconds": Metric("s", "time of one step in training, whose batches differ in length", MEASURED),
+    "training_peak_bytes": Metric("B", "most bytes live at once in a whole training (CUDA)", MEASURED),
+    "steps_to_loss": Metric("count", "steps until the training loss is down to the scenario's `to_loss`", MEASURED),
+    "seconds_to_loss": Metric("s", "time of the steps until the training loss is down to the scenario's `to_loss`", MEASURED),
+}
+
 METRICS: dict[str, Metric] = {
     "trainable_parameters": Metric("count", "numbers that the optimizer updates, a trained head included", SOURCES),
     "adapter_parameters": Metric("count", "numbers that the optimizer updates in the adapter alone, without the head", SOURCES),
@@ -102,27 +127,7 @@ METRICS: dict[str, Metric] = {
     "peak_temporary_bytes": Metric("B", "at the peak: intermediate results that live within one operation or layer", PREDICTED_OR_MEASURED),
     "peak_workspace_bytes": Metric("B", "at the peak: workspaces of the device's libraries", PREDICTED_OR_MEASURED),
     "peak_batch_bytes": Metric("B", "at the peak: the batch itself", PREDICTED_OR_MEASURED),
-    "test_accuracy": Metric("1", "share of test items that are right, mean over seeds", MEASURED),
-    "test_accuracy_low": Metric("1", "lower end of its 95% interval (over test items and seeds)", MEASURED),
-    "test_accuracy_high": Metric("1", "upper end of its 95% interval (over test items and seeds)", MEASURED),
-    "test_correlation": Metric("1", "Pearson's correlation of predicted and true numbers on the test items, mean over seeds", MEASURED),
-    "test_correlation_low": Metric("1", "lower end of its 95% interval (over test items and seeds)", MEASURED),
-    "test_correlation_high": Metric("1", "upper end of its 95% interval (over test items and seeds)", MEASURED),
-    "validation_accuracy": Metric("1", "share of right items of the validation split, by which the learning rate was chosen", MEASURED),
-    "validation_correlation": Metric("1", "correlation on the validation split, by which the learning rate was chosen", MEASURED),
-    "score_difference": Metric("1", "test score less that of the method which the note names", MEASURED),
-    "score_difference_low": Metric("1", "lower end of its 95% interval (over test items and seeds, paired)", MEASURED),
-    "score_difference_high": Metric("1", "upper end of its 95% interval (over test items and seeds, paired)", MEASURED),
-    "learning_rate": Metric("1", "learning rate that the validation split chose", MEASURED),
-    "training_seeds": Metric("count", "trainings that a test score is the mean of", MEASURED),
-    "test_items": Metric("count", "items of the test split", MEASURED),
-    "training_steps": Metric("count", "steps of a training", MEASURED),
-    "training_loss": Metric("1", "training loss in the end", MEASURED),
-    "training_seconds": Metric("s", "time of all steps of a training", MEASURED),
-    "training_step_seconds": Metric("s", "time of one step in training, whose batches differ in length", MEASURED),
-    "training_peak_bytes": Metric("B", "most bytes live at once in a whole training (CUDA)", MEASURED),
-    "steps_to_loss": Metric("count", "steps until the training loss is down to the scenario's `to_loss`", MEASURED),
-    "seconds_to_loss": Metric("s", "time of the steps until the training loss is down to the scenario's `to_loss`", MEASURED),
+    **TRAINING_METRICS,
 }
 
 

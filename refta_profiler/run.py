@@ -10,7 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from refta_profiler import devices, models, own_code, plan, processes, report, same_measurements, sessions, weight_identity
+from refta_profiler import devices, models, own_code, plan, processes, published_copy, report, same_measurements, sessions, weight_identity
 from refta_profiler.devices import device_key
 from refta_profiler.errors import HardwareError, ScenarioError
 from refta_profiler.plan import Point
@@ -74,6 +74,7 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
     training = device if executor.name == "local" or scenario.data is None else Local().kind("auto")
     with folder.lock():
         executor.open(folder.path, device)
+        published_copy.unpack(folder)
         changed = folder.scenario_text() != scenario.text
         take_up(folder, points, scenario.text)
         if words := elsewhere(folder, device, training) if options.device == "auto" and options.only != "predict" else "":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from refta_profiler.run_folder import RunFolder, read_json, write_whole
+from refta_profiler.run_folder import RunFolder
+from refta_profiler.whole_files import read_json, write_whole
 
 MEASURED, TRAINED = "measured", "measured-task"
 

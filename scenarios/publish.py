@@ -15,7 +15,8 @@ from pathlib import Path
 
 from refta_profiler import report
 from refta_profiler.errors import ScenarioError
-from refta_profiler.run_folder import RunFolder, write_whole
+from refta_profiler.run_folder import RunFolder
+from refta_profiler.whole_files import write_whole
 
 LEFT = (".lock", "traces", "report.html", "paper")  # the reports are made anew
 TEXTS = (".json", ".yaml", ".csv")

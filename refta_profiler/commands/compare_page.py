@@ -11,8 +11,9 @@ from refta_profiler.report.parts import Card, Cell, Column, Document, Figure, Pa
 from refta_profiler.report.record import facts
 from refta_profiler.report.tables import ABSENT, bytes_cell, count_cell, difference_cell, gigaflop_cell, seconds_cell, text_cell
 from refta_profiler.results import METRICS
-from refta_profiler.run_folder import RunFolder, write_whole
+from refta_profiler.run_folder import RunFolder
 from refta_profiler.units import format_percent
+from refta_profiler.whole_files import write_whole
 
 CELLS = {"B": bytes_cell, "s": seconds_cell, "FLOP": gigaflop_cell, "count": count_cell}
 UNITS = {"B": "MiB", "FLOP": "GFLOP"}

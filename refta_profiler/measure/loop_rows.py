@@ -14,9 +14,10 @@ from refta_profiler.measure.rows import average, counted, interval_notes
 from refta_profiler.measure.subject import Subject
 from refta_profiler.measure.worker import describe_failure
 from refta_profiler.results import Row
-from refta_profiler.run_folder import RunFolder, write_whole
+from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario_yaml import write as write_yaml
 from refta_profiler.units import format_bytes, format_count, format_flops, format_seconds
+from refta_profiler.whole_files import write_whole
 from refta_profiler.workload import PHASES
 
 if TYPE_CHECKING:

@@ -17,9 +17,10 @@ from refta_profiler.devices import named_device
 from refta_profiler.measure import isolate, rows
 from refta_profiler.measure.executors import EXECUTOR, Answer, Place, Process
 from refta_profiler.plan import Point
-from refta_profiler.run_folder import RunFolder, write_whole
+from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario import Measure
 from refta_profiler.statistics import alike, make, same
+from refta_profiler.whole_files import write_whole
 
 LEAST_S = 60.0  # that a process gets on a CPU however little of the budget is left
 LONGER = 1.1  # times as long as a process had: where it was late, it is measured again

@@ -14,7 +14,7 @@ from refta.sites import find_stacks, stack_tensors
 from refta_profiler import cache, devices, models
 from refta_profiler.errors import ScenarioError
 from refta_profiler.plan import Point
-from refta_profiler.run_folder import write_whole
+from refta_profiler.whole_files import write_whole
 
 LARGEST = 1_500_000_000  # parameters: beyond this the model is not built for its slice ranks
 SMALL = 30_000_000  # parameters: up to this it is for every order, of which those beside `slices` need them for a few hundred bytes

@@ -11,7 +11,8 @@ from refta_profiler.headline import head
 from refta_profiler.report.material import Material
 from refta_profiler.report.palette import colour_variables
 from refta_profiler.report.templates import environment
-from refta_profiler.run_folder import RunFolder, write_whole
+from refta_profiler.run_folder import RunFolder
+from refta_profiler.whole_files import write_whole
 
 MARKS = ("scenario.yaml", "results.csv", "points")  # what a run's folder holds; one of them alone is a broken run
 REPORT = "report.html"

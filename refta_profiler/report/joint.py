@@ -19,7 +19,8 @@ from refta_profiler.report.parts import Block, Card, Code, Column, Document, Fig
 from refta_profiler.report.record import flat
 from refta_profiler.report.tables import ABSENT, count_cell, text_cell
 from refta_profiler.results import Row
-from refta_profiler.run_folder import RunFolder, write_whole
+from refta_profiler.run_folder import RunFolder
+from refta_profiler.whole_files import write_whole
 
 OF_A_DEVICE = (
     memory.peaks_section,

@@ -15,7 +15,8 @@ from matplotlib.patches import Patch
 from refta_profiler.report.figures import draw_into, drawing_settings, shorten
 from refta_profiler.report.palette import CATEGORY_COLOURS, HATCHES, PAGE, Style, Styles, category_index, style
 from refta_profiler.report.parts import Areas, Bars, Document, Drawn, Map, Panel
-from refta_profiler.run_folder import RunFolder, file_name
+from refta_profiler.run_folder import RunFolder
+from refta_profiler.whole_files import file_name
 
 Stacked = Bars | Areas  # panels of `stacks`: what is not a Panel nor a Map
 PAPER = Path(__file__).parent / "styles" / "paper.mplstyle"

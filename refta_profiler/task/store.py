@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from refta_profiler.run_folder import RunFolder, read_json, write_whole
+from refta_profiler.run_folder import RunFolder
+from refta_profiler.whole_files import read_json, write_whole
 
 VERSION = 1
 SHARED = "training.json"

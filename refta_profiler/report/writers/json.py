@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from refta_profiler.report.parts import Block, Document
-from refta_profiler.run_folder import RunFolder, write_whole
+from refta_profiler.run_folder import RunFolder
+from refta_profiler.whole_files import write_whole
 
 
 def write(run: RunFolder, document: Document) -> list[Path]:

@@ -7,8 +7,9 @@ from refta_profiler.report.parts import Block, Card, Document, Figure, Items, Se
 from refta_profiler.report.plates import save
 from refta_profiler.report.tex import escape, marked, opening
 from refta_profiler.report.tex_tables import is_long, slug, table_text
-from refta_profiler.run_folder import RunFolder, file_name, write_whole
+from refta_profiler.run_folder import RunFolder
 from refta_profiler.verdict_words import listing
+from refta_profiler.whole_files import file_name, write_whole
 
 PREAMBLE = r"""% All tables and figures of one run; compile it in this folder: pdflatex example.tex (twice, for references).
 %

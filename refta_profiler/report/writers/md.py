@@ -5,7 +5,8 @@ from pathlib import Path
 
 from refta_profiler.report.parts import Block, Card, Code, Document, Figure, Items, Table, Text
 from refta_profiler.report.plates import save_all
-from refta_profiler.run_folder import RunFolder, file_name, write_whole
+from refta_profiler.run_folder import RunFolder
+from refta_profiler.whole_files import file_name, write_whole
 
 
 def write(run: RunFolder, document: Document) -> list[Path]:

@@ -1,0 +1,35 @@
+"""A published copy of a run holds the table of its rows and not the files that they are from: these made anew, to go on with. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from refta_profiler.results import TRAINING_METRICS, Row
+from refta_profiler.run_folder import RunFolder
+
+DRYRUN, MEASURED, OF_TRAINING = "dryrun", "measured", "measured-task"
+
+
+def unpack(folder: RunFolder) -> None:
+    """Nothing; from now on the folder has a point file for all rows of its table, where it had none: what it holds stands."""
+    if any((folder.path / "points").glob("*.json")):
+        return
+    for (point, source), rows in by_file(folder.rows()).items():
+        folder.write_point(point, source, rows)
+
+
+def by_file(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """The rows by the point file that a run has them in, (point, source with its suffix).
+
+    The dry run for a point's own target comes first, before those for devices that it was measured on (dryrun-cpu).
+    """
+    found: dict[tuple[str, str], list[Row]] = {}
+    targets: dict[str, str] = {}
+    for row in rows:
+        source = row.source
+        if source == DRYRUN and row.target != targets.setdefault(row.point, row.target):
+            source = f"{DRYRUN}-{row.target}"
+        elif source == MEASURED and row.metric in TRAINING_METRICS:
+            source = OF_TRAINING
+        found.setdefault((row.point, source), []).append(row)
+    return found
