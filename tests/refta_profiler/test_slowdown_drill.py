@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROUNDS = (4, 8, 16)  # of processes a point: as many as it takes until the machine's noise is below ENOUGH
+ROUNDS = (4, 8, 16, 24)  # of processes a point: as many as it takes until the machine's noise is below ENOUGH
 ENOUGH = 0.07  # of a step: less than the tenth that is to be found
 SCENARIO = """\
 name: slowdown
