@@ -30,6 +30,7 @@ class Device:
     compute_capability: tuple[int, int] | None
     context_bytes: int | None  # beside the allocator; None: not measured
     source: str
+    multiprocessors: int | None = None
     aliases: tuple[str, ...] = ()
 
     @property
@@ -97,5 +98,6 @@ def _device(name: str, entry: dict[str, Any]) -> Device:
         compute_capability=tuple(capability) if capability else None,
         context_bytes=entry["context_bytes"],
         source=entry["source"],
+        multiprocessors=entry["multiprocessors"],
         aliases=tuple(str(alias) for alias in entry.get("aliases", ())),
     )

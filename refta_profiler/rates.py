@@ -11,6 +11,7 @@ from typing import Any
 
 from refta_profiler import cache, devices
 from refta_profiler.errors import ScenarioError
+from refta_profiler.waves import filled, square
 from refta_profiler.whole_files import write_whole
 
 DATASHEET_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
@@ -18,10 +19,14 @@ DATASHEET_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 # 80% to 90% of the bandwidth on V100 to H100; no kernel takes under some 2 µs. What eager PyTorch takes to issue an operation, and a view,
 # is what `calibrate` found on the host of an H100 (2026, torch 2.11).
 MATMUL_SHARE, BANDWIDTH_SHARE = 0.7, 0.85
+FULL_WAVES_SHARE = {"float32": 0.75}  # of dtypes whose tiles are known: what the multiprocessors reach that are not left idle
 KERNEL_SECONDS = 2e-6
 HOST_SECONDS = {"forward": 8.5e-6, "backward": 14e-6, "optimizer": 7e-6}
 VIEW_SECONDS = 1.1e-6
-ESTIMATED = "roofline from datasheet peaks (70% of the FLOP/s, 85% of the bandwidth), not calibrated on the device"
+ESTIMATED = (
+    "roofline from datasheet peaks (70% of the FLOP/s, in float32 75% less what tiles leave idle; 85% of the bandwidth), "
+    "not calibrated on the device"
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,17 @@ class Rates:
     note: str
     calibrated: bool = False
     measured_on: dict[str, Any] = field(default_factory=dict)
+    multiprocessors: int | None = None  # of a GPU, to which products are handed out tile by tile; None: nothing is known of that
+
+    @property
+    def full_waves(self) -> dict[str, list[tuple[float, float]]]:
+        """`matmul_flops` as it would be if no multiprocessor were idle: with what the squares left idle that were timed, if they were."""
+        if not self.calibrated:
+            return self.matmul_flops
+        return {
+            dtype: [(flops, reached / filled(square(flops), dtype, self.multiprocessors)) for flops, reached in points]
+            for dtype, points in self.matmul_flops.items()
+        }
 
 
 def rate(points: list[tuple[float, float]], flops: float) -> float:
@@ -85,8 +101,8 @@ def of(target: str) -> Rates | None:
         return CARRIED[name]
     where = path(name)
     if where.exists():
-        try:
-            return Rates(**json.loads(where.read_text(encoding="utf-8")))
+        try:  # one of before does not tell the multiprocessors
+            return Rates(**({"multiprocessors": devices.get(target).multiprocessors} | json.loads(where.read_text(encoding="utf-8"))))
         except (ValueError, TypeError) as error:
             raise ScenarioError(f"{where}: not a calibration ({error}); run `refta-profiler calibrate` again, or remove it") from None
     return from_datasheet(devices.get(target))
@@ -96,8 +112,10 @@ def from_datasheet(device: devices.Device) -> Rates | None:
     """Shares of the datasheet's peaks; None for a device without one (the CPU at hand)."""
     if device.bandwidth_bytes_per_second is None:
         return None
-    flops = {
-        dtype: [(0.0, peak * MATMUL_SHARE)] for dtype, name in DATASHEET_DTYPES.items() if (peak := device.peak_flops.get(name)) is not None
-    }
+    shares = dict.fromkeys(DATASHEET_DTYPES, MATMUL_SHARE) | (FULL_WAVES_SHARE if device.multiprocessors else {})
+    peaks = {dtype: device.peak_flops.get(name) for dtype, name in DATASHEET_DTYPES.items()}
+    flops = {dtype: [(0.0, peak * shares[dtype])] for dtype, peak in peaks.items() if peak is not None}
     bandwidth = device.bandwidth_bytes_per_second * BANDWIDTH_SHARE
-    return Rates(flops, bandwidth, KERNEL_SECONDS, dict(HOST_SECONDS), VIEW_SECONDS, overlaps=device.kind == "cuda", note=ESTIMATED)
+    host, cuda = dict(HOST_SECONDS), device.kind == "cuda"
+    sizes = {"overlaps": cuda, "note": ESTIMATED, "multiprocessors": device.multiprocessors}
+    return Rates(flops, bandwidth, KERNEL_SECONDS, host, VIEW_SECONDS, **sizes)

@@ -30,7 +30,9 @@ def calibrate(device: str) -> Rates:
     where = {name: found[name] for name in ("device", "started", "versions", "cpu", "gpu")}
     note = f"roofline from rates that `calibrate` measured on {found['device']}, {found['started']}, torch {torch.__version__}"
     # on a CPU the launch's time holds the tiny kernel's own
-    return Rates(flops, bandwidth, kernel if cuda else 0.0, host, view, overlaps=cuda, note=note, calibrated=True, measured_on=where)
+    many = torch.cuda.get_device_properties(0).multi_processor_count if cuda else None
+    told = {"note": note, "calibrated": True, "measured_on": where, "multiprocessors": many}
+    return Rates(flops, bandwidth, kernel if cuda else 0.0, host, view, overlaps=cuda, **told)
 
 
 def runs(device: str, dtype: torch.dtype) -> bool:

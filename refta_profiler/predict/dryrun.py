@@ -26,7 +26,7 @@ from refta_profiler.predict.operands import CpuStorages
 from refta_profiler.predict.releases import release
 from refta_profiler.predict.replay import Memory, PlainMemory, replay
 from refta_profiler.predict.roofline import Estimate, RateMissingError, estimate
-from refta_profiler.predict.storage import Block, LiveStorages, MetaStorages, Stream
+from refta_profiler.predict.storage import Block, LiveStorages, MetaStorages, Operation, Stream
 from refta_profiler.predict.trace import Sweep, Trace, steps
 from refta_profiler.workload import Workload
 
@@ -126,7 +126,7 @@ def _follow(
         products=(live.first_products.get("forward", 0), live.first_products.get("backward", 0)),
         biased=tuple(live.first_biased[phase] for phase in ("forward", "backward") if phase in live.first_biased),
         flops_by_phase=live.flops_by_phase,
-        operations=live.operations,
+        operations=_of_later_steps(live),
         trainable_parameters=sum(one.numel() for one in work.model.parameters() if one.requires_grad),
         adapter_parameters=work.adapted.trainable_parameters,
         shapes=work.adapted.shapes(),
@@ -195,6 +195,18 @@ def _marker(live: LiveStorages, accumulate: int) -> Callable[[str], None]:
         live.phase = following[phase]
 
     return mark
+
+
+def _of_later_steps(live: LiveStorages) -> list[Operation]:
+    """What ran but the operations of the optimizer that made its state, which only the first step does."""
+    state = [block for block in live.stream.blocks if block.died is None and block.phase == "optimizer"]
+    made, found = Counter(block.operation.rpartition(".")[0] for block in state), []
+    for one in live.operations:
+        if one.phase == "optimizer" and made[one.name] > 0:
+            made[one.name] -= 1
+        else:
+            found.append(one)
+    return found
 
 
 class _Earlier:

@@ -1,16 +1,17 @@
 """The time of a step from its traced operations: each takes what its FLOPs, its bytes or its launch ask for, whichever is most.
 
-The roofline model of Williams, Waterman and Patterson (2009), with a floor for launches. A GPU runs behind the host that issues its
-work, so a phase takes the longer of the two sums; a CPU issues and computes in turn, so they add up.
+The roofline model of Williams, Waterman and Patterson (2009), with a floor for launches and what a GPU's tiles leave idle (waves.py). A GPU
+runs behind the host that issues its work, so a phase takes the longer of the two sums; a CPU issues and computes in turn: they add up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from refta_profiler.predict.storage import Operation
 from refta_profiler.rates import Rates, rate
+from refta_profiler.waves import filled
 
 BOUNDS = ("compute", "bandwidth", "launch")
 SHOWN = 12  # of the operations that take longest
@@ -51,6 +52,7 @@ def estimate(operations: Sequence[Operation], rates: Rates) -> Estimate:
 
     One product of 2e9 FLOPs at 1e12 FLOP/s that moves 1e6 bytes at 1e11 bytes/s takes 2 ms, compute-bound, on a device that overlaps.
     """
+    rates = replace(rates, matmul_flops=rates.full_waves, calibrated=False)
     by_phase: dict[str, float] = {}
     by_bound: dict[str, float] = dict.fromkeys(BOUNDS, 0.0)
     shares: dict[tuple[str, str], dict[str, float]] = {}
@@ -83,7 +85,8 @@ def _device(one: Operation, rates: Rates) -> tuple[float, str]:
         return 0.0, "launch"
     if one.flops and one.dtype not in rates.matmul_flops:
         raise RateMissingError(one.dtype)
-    compute = one.flops / rate(rates.matmul_flops[one.dtype], one.flops) if one.flops else 0.0
+    reached = filled(one.product, one.dtype, rates.multiprocessors)
+    compute = one.flops / (rate(rates.matmul_flops[one.dtype], one.flops) * reached) if one.flops else 0.0
     moved = one.nbytes / rates.bandwidth
     longest = max(compute, moved, rates.kernel_seconds)
     return longest, "compute" if longest == compute else "bandwidth" if longest == moved else "launch"

@@ -17,6 +17,7 @@ from refta_profiler.predict.dryrun import on_device, sweep
 from refta_profiler.predict.kernels import cublas_workspace_bytes, workspace_places
 from refta_profiler.predict.releases import release
 from refta_profiler.predict.trace import NotAffineError, Sweep, Trace
+from refta_profiler.waves import TILES
 from refta_profiler.workload import PHASES
 
 PROVING = (2, 4, 8)  # batches that are followed where the run's own do not prove that sizes are lines in the batch
@@ -103,8 +104,8 @@ def _bases(found: Sweep) -> tuple[Trace, Trace]:
 
 
 def _rates(known: rates.Rates) -> dict[str, Any]:
-    names = ("matmul_flops", "bandwidth", "kernel_seconds", "host_seconds", "view_seconds", "overlaps")
-    return {name: getattr(known, name) for name in names}
+    names = ("bandwidth", "kernel_seconds", "host_seconds", "view_seconds", "overlaps", "multiprocessors")
+    return {"matmul_flops": known.full_waves, "tiles": TILES, **{name: getattr(known, name) for name in names}}
 
 
 def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
@@ -113,7 +114,8 @@ def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
     sizes: lines. initial: which size n each block has that is there before, or −1 − n of one that goes when the method is put on. events:
     a number n from 0 on allocates a block of sizes[n], −k frees the k-th youngest of the live ones; what is not freed outlives the step.
     products: how many events there were when the first matrix products of forward and backward had their results, where workspaces are
-    taken; biased: when the first with a bias had. operations: [phase, dtype, FLOPs, bytes, how many of it].
+    taken; biased: when the first with a bias had. operations: [phase, dtype, FLOPs, bytes, how many of it],
+    of a matrix product with the shape of its result behind.
     """
     if cuda:
         low, high = on_device(low), on_device(high)
@@ -133,7 +135,11 @@ def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
             events.append(place - len(live))
             live.pop(place)
     operations = Counter(
-        (one.phase, one.dtype, _line(low.batch, one.flops, high.batch, other.flops), _line(low.batch, one.nbytes, high.batch, other.nbytes))
+        (
+            *(one.phase, one.dtype),
+            *(_line(low.batch, size, high.batch, larger) for size, larger in ((one.flops, other.flops), (one.nbytes, other.nbytes))),
+            tuple(_line(low.batch, size, high.batch, larger) for size, larger in zip(one.product, other.product, strict=True)),
+        )
         for one, other in zip(low.operations, high.operations, strict=True)
         if one.phase in PHASES
     )
@@ -145,7 +151,7 @@ def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
         "products": list(workspace_places(low.products)),
         "biased": list(low.biased),
         "step_flops": list(flops),
-        "operations": [[*key, count] for key, count in operations.items()],
+        "operations": [[*key[:-1], count, *([key[-1]] if key[-1] else [])] for key, count in operations.items()],
     }
 
 

@@ -13,6 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from refta_profiler import collectives, flops
 
+ATEN = torch.ops.aten
+PRODUCTS = (ATEN.mm.default, ATEN.addmm.default, ATEN.bmm.default, ATEN.baddbmm.default)  # a GPU runs them tile by tile of their results
+
 
 @dataclass
 class Block:
@@ -34,13 +37,17 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One operation that the device runs: its FLOPs, and the bytes that it reads and writes (0 for a view, which runs nothing)."""
+    """One operation that the device runs: its FLOPs, and the bytes that it reads and writes (0 for a view, which runs nothing).
+
+    product: the shape of a matrix product's result, (rows, columns) or (copies, rows, columns); () of everything else.
+    """
 
     phase: str
     name: str
     dtype: str
     flops: int
     nbytes: int
+    product: tuple[int, ...] = ()
 
 
 @dataclass
@@ -105,7 +112,7 @@ class LiveStorages(TorchDispatchMode):
         if func.namespace != "prim":
             tensors = list(tensors_of((args, out)))
             moved = 0 if _runs_nothing(func) else sum(touched_bytes(one) for one in tensors)
-            self.record(str(func._overloadpacket), work, moved, dtype_of(tensors))
+            self.record(str(func._overloadpacket), work, moved, dtype_of(tensors), tuple(out.shape) if func in PRODUCTS else ())
         for tensor in tensors_of(out):
             self._see(tensor, str(func))
         if work:  # a product asks for its handle, and with it for a workspace, when its result has been allocated
@@ -118,13 +125,13 @@ class LiveStorages(TorchDispatchMode):
         """The operation's result."""
         return func(*args, **kwargs)
 
-    def record(self, name: str, work: int, nbytes: int, dtype: str) -> None:
+    def record(self, name: str, work: int, nbytes: int, dtype: str, product: tuple[int, ...] = ()) -> None:
         """Count an operation of that many FLOPs and bytes moved in the phase at hand."""
         if not self.follows:
             return
         if work:
             self.flops_by_phase[self.phase] = self.flops_by_phase.get(self.phase, 0) + work
-        self.operations.append(Operation(self.phase, name, dtype, work, nbytes))
+        self.operations.append(Operation(self.phase, name, dtype, work, nbytes, product))
 
     def _see(self, tensor: torch.Tensor, operation: str) -> None:
         storage = tensor.untyped_storage()

@@ -47,7 +47,7 @@ class Trace:
         blocks = tuple(
             (block.phase, block.operation, block.died_phase, block.is_gradient, len(block.shape)) for block in self.stream.blocks
         )
-        operations = tuple((one.phase, one.name, one.dtype) for one in self.operations)
+        operations = tuple((one.phase, one.name, one.dtype, len(one.product)) for one in self.operations)
         initial = tuple(name for name, _ in self.initial)
         kept = self.held, self.replaced
         return blocks, tuple(self.stream.events), initial, tuple(self.flops_by_phase), self.products, self.biased, kept, operations
@@ -77,7 +77,12 @@ def between(first: Trace, second: Trace, batch: int) -> Trace:
     initial = [(name, line(one, other)) for (name, one), (_, other) in zip(first.initial, second.initial, strict=True)]
     flops = {phase: line(one, second.flops_by_phase[phase]) for phase, one in first.flops_by_phase.items()}
     operations = [
-        Operation(one.phase, one.name, one.dtype, line(one.flops, other.flops), line(one.nbytes, other.nbytes))
+        replace(
+            one,
+            flops=line(one.flops, other.flops),
+            nbytes=line(one.nbytes, other.nbytes),
+            product=tuple(line(*sizes) for sizes in zip(one.product, other.product, strict=True)),
+        )
         for one, other in zip(first.operations, second.operations, strict=True)
     ]
     stream = Stream(blocks, first.stream.events)

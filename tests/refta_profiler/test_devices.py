@@ -32,6 +32,13 @@ def test_a_card_is_complete_and_plausible(name):
         assert (card.peak_flops[dtype] is not None) == (card.compute_capability >= (8, 0))
 
 
+@pytest.mark.parametrize("name", CARDS)
+def test_its_multiprocessors_reach_the_peak_at_a_clock_that_there_is(name):
+    card = devices.get(name)
+    cores = 64 if card.compute_capability in ((7, 0), (7, 5), (8, 0)) else 128  # float32 units of one
+    assert 1.35e9 < (card.peak_flops["fp32"] or 0) / (2 * cores * (card.multiprocessors or 1)) < 2.6e9
+
+
 def test_peaks_are_dense():
     """The H100's datasheet prints 1,979 TFLOPS of bf16 with sparsity; torchtitan's assumption of it made every utilisation half."""
     assert devices.get("h100").peak_flops["bf16"] == pytest.approx(1979e12 / 2, rel=1e-3)

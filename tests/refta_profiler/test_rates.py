@@ -19,6 +19,7 @@ def test_a_gpu_has_shares_of_its_datasheets_peaks():
     found, card = rates.of("h100"), devices.get("h100")
     assert found is not None and not found.calibrated and found.overlaps
     assert found.matmul_flops["bfloat16"] == [(0.0, rates.MATMUL_SHARE * (card.peak_flops["bf16"] or 0))]
+    assert found.matmul_flops["float32"] == [(0.0, 0.75 * (card.peak_flops["fp32"] or 0))] == found.full_waves["float32"]
     assert found.bandwidth == rates.BANDWIDTH_SHARE * (card.bandwidth_bytes_per_second or 0)
 
 
@@ -37,6 +38,16 @@ def test_a_calibration_goes_before_the_datasheet_and_by_any_alias():
     rates.store("h100", replace(card, bandwidth=1e12, calibrated=True))
     again = rates.of("H100-SXM") if "h100-sxm" in devices.get("h100").aliases else rates.of("h100")
     assert again is not None and again.calibrated and again.bandwidth == 1e12
+
+
+def test_a_calibration_of_before_has_the_multiprocessors_of_its_card():
+    card = rates.of("h100")
+    assert card is not None
+    path = rates.store("h100", replace(card, calibrated=True, matmul_flops={"float32": [(2.0 * 4096**3, 4e13)]}))
+    path.write_text(json.dumps({name: one for name, one in json.loads(path.read_text()).items() if name != "multiprocessors"}))
+    again = rates.of("h100")
+    assert again is not None and again.multiprocessors == 132
+    assert again.full_waves == {"float32": [(2.0 * 4096**3, pytest.approx(4e13 / (1024 / 1056)))]}
 
 
 def test_a_broken_calibration_is_named():

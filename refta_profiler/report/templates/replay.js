@@ -188,17 +188,29 @@ const replay = (() => {
     return slow + ((fast - slow) * Math.log(flops / low)) / Math.log(high / low);
   }
 
+  // What a product's kernel reaches of the FLOP/s of full waves of tiles (waves.py); 1 where that is not known.
+  function filled(rates, dtype, product, batch) {
+    if (!product || !rates.multiprocessors || !rates.tiles?.[dtype]) return 1;
+    const sizes = product.map(([constant, slope]) => constant + slope * batch);
+    const columns = sizes.pop(), rows = sizes.pop(), many = sizes.reduce((one, other) => one * other, 1);
+    return Math.max(...rates.tiles[dtype].map(([side, reached]) => {
+      const waves = Math.ceil((many * Math.ceil(rows / side) * Math.ceil(columns / side)) / rates.multiprocessors);
+      return (reached * many * (rows / side) * (columns / side)) / (waves * rates.multiprocessors);
+    }));
+  }
+
   // Seconds of a step by the roofline, of them those that launches bound; null where a rate is missing.
   function time(rates, step, batch) {
     if (!rates) return null;
     const phases = {};
-    for (const [phase, dtype, flopsLine, bytesLine, count] of step.operations) {
+    for (const [phase, dtype, flopsLine, bytesLine, count, product] of step.operations) {
       const flops = flopsLine[0] + flopsLine[1] * batch, bytes = bytesLine[0] + bytesLine[1] * batch;
       if (flops && !rates.matmul_flops[dtype]) return null;
       const found = (phases[phase] ??= { host: 0, device: 0, launch: 0 });
       found.host += count * (bytes ? rates.host_seconds[phase] ?? 0 : rates.view_seconds);
       if (!flops && !bytes) continue;
-      const compute = flops ? flops / rate(rates.matmul_flops[dtype], flops) : 0, moved = bytes / rates.bandwidth;
+      const reached = flops ? rate(rates.matmul_flops[dtype], flops) * filled(rates, dtype, product, batch) : 1;
+      const compute = flops / reached, moved = bytes / rates.bandwidth;
       const longest = Math.max(compute, moved, rates.kernel_seconds);
       found.device += count * longest;
       if (longest !== compute && longest !== moved) found.launch += count * longest;

@@ -12,9 +12,11 @@ import pytest
 
 from refta_profiler.plan import Point
 from refta_profiler.predict import dryrun, releases, slice_ranks
+from refta_profiler.run_folder import RunFolder
 from refta_profiler.workload import PHASES
 
 PEAKS = Path(__file__).parents[2] / "data" / "h100" / "peaks.jsonl"
+RUNS = Path(__file__).parents[3] / "reports" / "published" / "gpu"
 ROWS = [json.loads(line) for line in PEAKS.read_text(encoding="utf-8").splitlines()]
 POINTS = [(Point.from_json(json.dumps(row["point"])), row["measured"]) for row in ROWS]
 
@@ -54,6 +56,28 @@ ALLOCATED, RESERVED = 0.005, 0.02  # the worst are 0.50% (RoBERTa-B in bf16 with
 @pytest.mark.parametrize(("point", "measured"), [pytest.param(*one, id=one[0].id) for one in few(POINTS)])
 def test_a_point_of_every_model_and_precision(point, measured):
     held(point, measured)
+
+
+def timed():
+    """The points that an H100 timed, each with its seconds."""
+    found = {row.point: row.value for name in ("vit_l", "roberta_l_rte") for row in RunFolder(RUNS / name).rows() if is_time(row)}
+    return [(point, found[point.id]) for point, _ in POINTS if point.id in found]
+
+
+def is_time(row):
+    return (row.metric, row.source) == ("step_seconds", "measured")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("point", "seconds"), [pytest.param(*one, id=one[0].id) for one in timed()])
+def test_a_steps_time_is_as_far_off_as_is_said(point, seconds):
+    found = predicted(point).time
+    assert found is not None
+    limit = SLICES if point.order == "slices" else SECONDS
+    assert limit[0] <= found.seconds / seconds - 1 <= limit[1]
+
+
+SECONDS, SLICES = (-0.14, 0.03), (-0.32, 0.16)  # from the datasheet: as trust.yaml has them
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """The time of a step, on operations counted by hand."""
 
+from dataclasses import replace
+
 import pytest
 
 from refta_profiler.predict.roofline import RateMissingError, estimate
@@ -42,6 +44,23 @@ def test_a_gpu_waits_for_its_host_only_where_the_host_is_slower():
 def test_a_cpu_issues_and_computes_in_turn():
     found = estimate([PRODUCT, COPY, VIEW], rates(host_seconds={"forward": 1e-3}, view_seconds=5e-4, kernel_seconds=0.0, overlaps=False))
     assert found.by_phase == pytest.approx({"forward": 7e-3, "backward": 5e-4})
+
+
+def test_a_product_takes_longer_where_its_tiles_leave_multiprocessors_idle():
+    most = replace(PRODUCT, product=(1280, 1280))  # 100 tiles for 132
+    assert estimate([most], rates(multiprocessors=132)).seconds == pytest.approx(1.32 * 2e-3)
+    assert estimate([most], rates()).seconds == pytest.approx(2e-3)
+    half = replace(PRODUCT, product=(66 * 128, 128))  # for which smaller tiles are better: two waves that are full
+    assert estimate([half], rates(multiprocessors=132)).seconds == pytest.approx(2e-3 / 0.75)
+
+
+def test_what_timed_squares_left_idle_is_not_taken_off_twice():
+    width = 1280  # 100 tiles of 132
+    known = rates(multiprocessors=132, calibrated=True, matmul_flops={"float32": [(2.0 * width**3, 1e12)]})
+    again = replace(PRODUCT, flops=2 * width**3, product=(width, width))
+    assert estimate([again], known).seconds == pytest.approx(2 * width**3 / 1e12)
+    full = replace(again, product=(132 * 128, 128))
+    assert estimate([full], known).seconds == pytest.approx(2 * width**3 / 1e12 * 100 / 132)
 
 
 def test_a_dtype_without_a_rate_is_no_guess():

@@ -86,6 +86,7 @@ def test_operations_know_the_bytes_they_move_and_views_move_none():
             d.add_(1.0)  # in place: read and written
     moved = {one.name: (one.flops, one.nbytes, one.dtype) for one in live.operations}
     assert moved["aten.mm"] == (2 * 4 * 8 * 2, (32 + 16 + 8) * 4, "float32")
+    assert {one.name: one.product for one in live.operations if one.product} == {"aten.mm": (4, 2)}
     assert moved["aten.add"] == (0, (8 + 2 + 8) * 4, "float32")
     assert moved["aten.t"][1] == moved["aten.expand"][1] == moved["aten.empty"][1] == 0
     assert moved["aten.add_"][1] == 2 * 8 * 4

@@ -11,7 +11,8 @@ from refta_profiler.predict.trace import NotAffineError, Sweep, Trace, between, 
 def trace(batch: int, sizes: list[int], events: list[tuple[int, int]] | None = None, persistent: set[int] | None = None) -> Trace:
     blocks = [Block(number, size, "forward", "op", (size,), 0) for number, size in enumerate(sizes)]
     stream = Stream(blocks, events or [(number, 1) for number in range(len(sizes))])
-    initial, operations = [("weights", 100), ("batch", 10 * batch)], [Operation("forward", "aten.mm", "float32", 7 * batch, 3 + 2 * batch)]
+    initial = [("weights", 100), ("batch", 10 * batch)]
+    operations = [Operation("forward", "aten.mm", "float32", 7 * batch, 3 + 2 * batch, (5 * batch, 9))]
     return Trace(batch, initial, stream, persistent or set(), (0, 0), {"forward": 7 * batch}, operations, 1, 1, [], set())
 
 
@@ -20,7 +21,7 @@ def test_sizes_lie_on_the_line_through_two_batches():
     assert [block.nbytes for block in found.stream.blocks] == [90, 8]
     assert found.initial == [("weights", 100), ("batch", 80)]
     assert found.flops_by_phase == {"forward": 56}
-    assert found.operations == [Operation("forward", "aten.mm", "float32", 56, 19)]
+    assert found.operations == [Operation("forward", "aten.mm", "float32", 56, 19, (40, 9))]
 
 
 @pytest.mark.parametrize("other", [trace(4, [50]), trace(4, [50, 8], [(1, 1), (0, 1)]), trace(5, [52, 8])])
@@ -81,3 +82,11 @@ def test_predictions_on_the_line_are_those_that_are_followed(model, label, targe
     swept = [dryrun.dry_run(point, target) for point in points]
     alone = dryrun._summary(dryrun.follow(points[-1], target), dryrun.devices.get(target))
     assert swept[-1] == alone
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_what_makes_the_optimizers_state_is_no_part_of_a_steps_time(optimizer):
+    found = dryrun.sweep(tiny("roberta-tiny", "lora", optimizer=optimizer), "h100", None).trace(2)
+    names = {one.name for one in found.operations if one.phase == "optimizer"}
+    assert names and "aten.zeros_like" not in names
+    assert any(block.phase == "optimizer" for block in found.stream.blocks) is (optimizer == "adamw")

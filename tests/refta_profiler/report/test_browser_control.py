@@ -1,7 +1,7 @@
 """The page's control in Chromium: its numbers are those of `check --json` for the same model, method, rank, batch and target."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from random import Random
 
 import chromium
@@ -10,6 +10,7 @@ from stored_steps import peaks
 
 from refta_profiler import report, run, scenario
 from refta_profiler.commands import check_answer, check_runs
+from refta_profiler.predict import steps
 from refta_profiler.predict.roofline import estimate
 from refta_profiler.predict.storage import Operation
 from refta_profiler.progress import Lines
@@ -170,7 +171,11 @@ def made_up(random, memory):
             events.append(random.randrange(len(sizes)))
             live += 1
     operations = [
-        [phase, dtype, [0, random.choice([0, 10**6, 10**9])], [random.choice([0, 10**5]), random.choice([0, 10**4])], random.randint(1, 9)]
+        [
+            *(phase, dtype, [0, random.choice([0, 10**6, 10**9])], [random.choice([0, 10**5]), random.choice([0, 10**4])]),
+            random.randint(1, 9),
+            *random.choice([[], [[[0, 197], [1024, 0]]], [[[0, 16], [197, 0], [64, 0]]]]),
+        ]
         for phase in ("forward", "backward", "optimizer")
         for dtype in ("float32", "bfloat16")
         for _ in range(5)
@@ -179,7 +184,7 @@ def made_up(random, memory):
     step["operations"] = operations
     workspace = 0 if memory == "plain" else 2**23 + 512
     variant = {"memory": memory, "workspace_bytes": workspace, "biased_workspace_bytes": workspace and 2**20}
-    return {**variant, "rates": asdict(RATES), "first": step, "following": step}
+    return {**variant, "rates": steps._rates(RATES), "first": step, "following": step}
 
 
 RATES = Rates(
@@ -187,6 +192,8 @@ RATES = Rates(
     *(2e12, 2e-6, {"forward": 7e-6, "backward": 7e-6, "optimizer": 5e-6}, 7e-7),
     overlaps=True,
     note="made up",
+    calibrated=True,
+    multiprocessors=132,
 )
 
 
@@ -229,9 +236,13 @@ def test_numbers_are_written_as_everywhere_else(connection, tiny, name, written,
 
 def operations_of(variant, batch):
     """The operations of a stored step, one by one."""
+
+    def at(line):
+        return line[0] + line[1] * batch
+
     return [
-        Operation(phase, "any", dtype, flops[0] + flops[1] * batch, size[0] + size[1] * batch)
-        for phase, dtype, flops, size, count in variant["following"]["operations"]
+        Operation(phase, "any", dtype, at(flops), at(size), tuple(map(at, product[0])) if product else ())
+        for phase, dtype, flops, size, count, *product in variant["following"]["operations"]
         for _ in range(count)
     ]
 
