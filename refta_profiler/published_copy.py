@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterable
 
 from refta_profiler.results import TRAINING_METRICS, Row
 from refta_profiler.run_folder import RunFolder
+from refta_profiler.whole_files import writing
 
 DRYRUN, MEASURED, OF_TRAINING = "dryrun", "measured", "measured-task"
 
 
 def unpack(folder: RunFolder) -> None:
-    """Nothing; from now on the folder has a point file for all rows of its table, where it had none: what it holds stands."""
-    if any((folder.path / "points").glob("*.json")):
+    """Nothing; from now on the folder has a point file for all rows of its table, where it had none: what it holds stands.
+
+    All files appear at once: some of them alone would be taken for all that there is.
+    """
+    points = folder.path / "points"
+    if any(points.glob("*.json")) or not (rows := folder.rows()):
         return
-    for (point, source), rows in by_file(folder.rows()).items():
-        folder.write_point(point, source, rows)
+    beside = RunFolder(folder.path / ".unpacked")
+    with writing(beside.path):
+        shutil.rmtree(beside.path, ignore_errors=True)
+        beside.path.mkdir()
+        for (point, source), own in by_file(rows).items():
+            beside.write_point(point, source, own)
+        os.replace(beside.path / "points", points)  # which was empty, if there was one
+        beside.path.rmdir()
 
 
 def by_file(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:

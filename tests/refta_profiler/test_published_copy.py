@@ -25,6 +25,29 @@ def test_a_published_table_becomes_the_files_that_it_was_made_of(name, with_suff
     assert sources == {"contraction", "dryrun", "measured", with_suffix}
 
 
+def test_what_is_stopped_in_the_middle_leaves_the_table_as_it_was(tmp_path, monkeypatch):
+    for file in ("scenario.yaml", "plan.json", "results.csv"):
+        shutil.copy(PUBLISHED / "quickstart" / file, tmp_path)
+    run = RunFolder.open(tmp_path)
+    before, write, written = run.rows(), RunFolder.write_point, []
+
+    def stopped(self, point, source, rows):
+        if len(written) == 5:
+            raise KeyboardInterrupt
+        written.append(point)
+        return write(self, point, source, rows)
+
+    monkeypatch.setattr(RunFolder, "write_point", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        published_copy.unpack(run)
+    assert run.rows() == before
+    monkeypatch.setattr(RunFolder, "write_point", write)
+    published_copy.unpack(run)
+    assert run.rows() == before
+    assert len(list((tmp_path / "points").iterdir())) > 5
+    assert not (tmp_path / ".unpacked").exists()
+
+
 def test_files_that_are_there_are_not_touched(tmp_path):
     shutil.copytree(PUBLISHED / "gpu" / "vit_l", tmp_path / "run")
     run = RunFolder.open(tmp_path / "run")
