@@ -19,12 +19,12 @@ DATASHEET_DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 # 80% to 90% of the bandwidth on V100 to H100; no kernel takes under some 2 µs. What eager PyTorch takes to issue an operation, and a view,
 # is what `calibrate` found on the host of an H100 (2026, torch 2.11).
 MATMUL_SHARE, BANDWIDTH_SHARE = 0.7, 0.85
-FULL_WAVES_SHARE = {"float32": 0.75}  # of dtypes whose tiles are known: what the multiprocessors reach that are not left idle
+FULL_WAVES_SHARE = {"float32": 0.73}  # of dtypes whose tiles are known: what the multiprocessors reach that are not left idle
 KERNEL_SECONDS = 2e-6
 HOST_SECONDS = {"forward": 8.5e-6, "backward": 14e-6, "optimizer": 7e-6}
 VIEW_SECONDS = 1.1e-6
 ESTIMATED = (
-    "roofline from datasheet peaks (70% of the FLOP/s, in float32 75% less what tiles leave idle; 85% of the bandwidth), "
+    "roofline from datasheet peaks (70% of the FLOP/s, in float32 73% less what tiles leave idle; 85% of the bandwidth), "
     "not calibrated on the device"
 )
 
@@ -56,7 +56,7 @@ class Rates:
         if not self.calibrated:
             return self.matmul_flops
         return {
-            dtype: [(flops, reached / filled(square(flops), dtype, self.multiprocessors)) for flops, reached in points]
+            dtype: [(flops, reached / filled(square(flops), flops, dtype, self.multiprocessors)) for flops, reached in points]
             for dtype, points in self.matmul_flops.items()
         }
 

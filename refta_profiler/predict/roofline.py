@@ -85,7 +85,7 @@ def _device(one: Operation, rates: Rates) -> tuple[float, str]:
         return 0.0, "launch"
     if one.flops and one.dtype not in rates.matmul_flops:
         raise RateMissingError(one.dtype)
-    reached = filled(one.product, one.dtype, rates.multiprocessors)
+    reached = filled(one.product, one.flops, one.dtype, rates.multiprocessors)
     compute = one.flops / (rate(rates.matmul_flops[one.dtype], one.flops) * reached) if one.flops else 0.0
     moved = one.nbytes / rates.bandwidth
     longest = max(compute, moved, rates.kernel_seconds)

@@ -17,7 +17,7 @@ from refta_profiler.predict.dryrun import on_device, sweep
 from refta_profiler.predict.kernels import cublas_workspace_bytes, workspace_places
 from refta_profiler.predict.releases import release
 from refta_profiler.predict.trace import NotAffineError, Sweep, Trace
-from refta_profiler.waves import TILES
+from refta_profiler.waves import PART, TILES
 from refta_profiler.workload import PHASES
 
 PROVING = (2, 4, 8)  # batches that are followed where the run's own do not prove that sizes are lines in the batch
@@ -105,7 +105,7 @@ def _bases(found: Sweep) -> tuple[Trace, Trace]:
 
 def _rates(known: rates.Rates) -> dict[str, Any]:
     names = ("bandwidth", "kernel_seconds", "host_seconds", "view_seconds", "overlaps", "multiprocessors")
-    return {"matmul_flops": known.full_waves, "tiles": TILES, **{name: getattr(known, name) for name in names}}
+    return {"matmul_flops": known.full_waves, "tiles": TILES, "part": PART, **{name: getattr(known, name) for name in names}}
 
 
 def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def test_a_gpu_has_shares_of_its_datasheets_peaks():
     found, card = rates.of("h100"), devices.get("h100")
     assert found is not None and not found.calibrated and found.overlaps
     assert found.matmul_flops["bfloat16"] == [(0.0, rates.MATMUL_SHARE * (card.peak_flops["bf16"] or 0))]
-    assert found.matmul_flops["float32"] == [(0.0, 0.75 * (card.peak_flops["fp32"] or 0))] == found.full_waves["float32"]
+    assert found.matmul_flops["float32"] == [(0.0, 0.73 * (card.peak_flops["fp32"] or 0))] == found.full_waves["float32"]
     assert found.bandwidth == rates.BANDWIDTH_SHARE * (card.bandwidth_bytes_per_second or 0)
 
 

@@ -189,13 +189,16 @@ const replay = (() => {
   }
 
   // What a product's kernel reaches of the FLOP/s of full waves of tiles (waves.py); 1 where that is not known.
-  function filled(rates, dtype, product, batch) {
+  function filled(rates, dtype, product, flops, batch) {
     if (!product || !rates.multiprocessors || !rates.tiles?.[dtype]) return 1;
     const sizes = product.map(([constant, slope]) => constant + slope * batch);
     const columns = sizes.pop(), rows = sizes.pop(), many = sizes.reduce((one, other) => one * other, 1);
+    const inner = flops / (2 * many * rows * columns), { multiprocessors } = rates;
     return Math.max(...rates.tiles[dtype].map(([side, reached]) => {
-      const waves = Math.ceil((many * Math.ceil(rows / side) * Math.ceil(columns / side)) / rates.multiprocessors);
-      return (reached * many * (rows / side) * (columns / side)) / (waves * rates.multiprocessors);
+      const tiles = many * Math.ceil(rows / side) * Math.ceil(columns / side);
+      const parts = Math.max(1, Math.min(Math.floor(inner / rates.part), Math.floor(multiprocessors / tiles)));
+      const waves = Math.ceil((tiles * parts) / multiprocessors);
+      return (reached * many * (rows / side) * (columns / side) * parts) / (waves * multiprocessors);
     }));
   }
 
@@ -209,7 +212,7 @@ const replay = (() => {
       const found = (phases[phase] ??= { host: 0, device: 0, launch: 0 });
       found.host += count * (bytes ? rates.host_seconds[phase] ?? 0 : rates.view_seconds);
       if (!flops && !bytes) continue;
-      const reached = flops ? rate(rates.matmul_flops[dtype], flops) * filled(rates, dtype, product, batch) : 1;
+      const reached = flops ? rate(rates.matmul_flops[dtype], flops) * filled(rates, dtype, product, flops, batch) : 1;
       const compute = flops / reached, moved = bytes / rates.bandwidth;
       const longest = Math.max(compute, moved, rates.kernel_seconds);
       found.device += count * longest;
