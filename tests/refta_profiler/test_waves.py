@@ -17,7 +17,7 @@ from refta_profiler.waves import filled, square
         ((132 * 64, 64), 1024, 0.75),  # half of the large tiles' rows are full, all of the small ones' are
         ((2, 66 * 128, 128), 1024, 1.0),  # two products at once
         ((128, 128), 511, 0.5 * 16 / 132),  # too short to be split: small tiles spread best
-        ((128, 128), 6304, 0.75 * 4 * 12 / 132),  # four tiles of 64 in 12 parts each; one of 128 gives 12 of 132
+        ((128, 128), 6304, 0.5 * 16 * 8 / 132),  # 16 tiles of 32 in 8 parts each; one of 128 gives 12 parts for 132
     ],
 )
 def test_a_product_fills_so_much_of_its_waves(product, inner, expected):
