@@ -9,12 +9,12 @@ log-sum-exps, temporaries). What a kernel puts out is also what torch's own meta
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
+from refta_profiler import flops
 from refta_profiler.predict.releases import Release, release
 from refta_profiler.predict.storage import dtype_of
 
@@ -176,7 +176,7 @@ class _FusedAttention(torch.autograd.Function):
         rows = _up(tokens, 32) if kernel == "efficient" else tokens
         logsumexp = torch.empty(batch, heads, rows, dtype=torch.float32, device=query.device)
         seeds = [torch.empty(1, dtype=torch.int64, device=query.device) for _ in range(0 if kernel == "efficient" else 2)]
-        work = sdpa_flop_count(query.shape, *_of_heads(heads, key, value))
+        work = flops.of_attention(query, key, value)
         record(f"attention ({kernel})", work, _bytes(query, key, value, out, mask), dtype_of([query]))
         ctx.save_for_backward(query, key, value, out, logsumexp, *seeds, *([mask] if mask is not None else []))
         return out
@@ -187,7 +187,7 @@ class _FusedAttention(torch.autograd.Function):
         found = tuple(torch.empty_like(one) for one in (query, key, value))
         held = [torch.empty(shape, dtype=dtype, device=query.device) for shape, dtype in _held(ctx.kernel, query, key, ctx.capability)]
         del held
-        work = sdpa_backward_flop_count(gradients[0].shape, query.shape, *_of_heads(query.shape[1], key, value))
+        work = flops.of_attention_backward(gradients[0], query, key, value)
         moved = 2 * _bytes(query, key, value) + 2 * _bytes(gradients[0])
         ctx.record(f"attention backward ({ctx.kernel})", work, moved, dtype_of([query]))
         return (None, None, None, *found, None)
@@ -214,11 +214,6 @@ def _held(kernel: str, query: torch.Tensor, key: torch.Tensor, capability: Capab
 
 def _up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
-
-
-def _of_heads(heads: int, *tensors: torch.Tensor) -> Sequence[tuple[int, ...]]:
-    """The tensors' shapes with that many heads: what torch's FLOP counts ask for before 2.13, where keys have fewer than queries."""
-    return [(one.shape[0], heads, *one.shape[2:]) for one in tensors]
 
 
 def _bytes(*tensors: torch.Tensor | None) -> int:
