@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from refta_profiler import flops
 from refta_profiler.predict.releases import Release, release
-from refta_profiler.predict.storage import dtype_of
+from refta_profiler.predict.storage import dtype_of, touched_bytes
 
 HALF = (torch.float16, torch.bfloat16)
 ALIGNED = 8  # numbers: flash's heads and the memory-efficient kernel's masks are padded to a multiple of it
@@ -44,7 +44,7 @@ def attend(
     if kernel == "math":
         return _plain(query, key, value, mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale)
     if kernel == "efficient" and mask is not None:
-        mask = _aligned(mask)
+        mask = _aligned(mask).expand(*query.shape[:-1], key.shape[-2])
     width = value.shape[-1]
     if kernel == "flash" and width % ALIGNED:
         query, key, value = (F.pad(one, (0, -width % ALIGNED)) for one in (query, key, value))
@@ -185,12 +185,22 @@ class _FusedAttention(torch.autograd.Function):
     def backward(ctx, *gradients):
         query, key, value, *_ = ctx.saved_tensors
         found = tuple(torch.empty_like(one) for one in (query, key, value))
+        added = _mask_gradient(ctx.saved_tensors[-1]) if ctx.needs_input_grad[-1] else None
         held = [torch.empty(shape, dtype=dtype, device=query.device) for shape, dtype in _held(ctx.kernel, query, key, ctx.capability)]
         del held
         work = flops.of_attention_backward(gradients[0], query, key, value)
-        moved = 2 * _bytes(query, key, value) + 2 * _bytes(gradients[0])
+        moved = 2 * _bytes(query, key, value) + 2 * _bytes(gradients[0]) + _bytes(added)
         ctx.record(f"attention backward ({ctx.kernel})", work, moved, dtype_of([query]))
-        return (None, None, None, *found, None)
+        return (None, None, None, *found, added)
+
+
+def _mask_gradient(mask: torch.Tensor) -> torch.Tensor:
+    """The gradient of a trained mask (batch, heads, t, keys), rows of whole 16 numbers: expanding it adds up what a smaller one gets.
+
+    Only the memory-efficient kernel makes one (attention_backward.cu, grad_bias), of the mask as attention.cpp has expanded it.
+    """
+    rows = torch.empty(*mask.shape[:-1], _up(mask.shape[-1], 16), dtype=mask.dtype, device=mask.device)
+    return rows[..., : mask.shape[-1]]
 
 
 def _held(kernel: str, query: torch.Tensor, key: torch.Tensor, capability: Capability) -> list[tuple[tuple[int, ...], torch.dtype]]:
@@ -217,4 +227,4 @@ def _up(size: int, multiple: int) -> int:
 
 
 def _bytes(*tensors: torch.Tensor | None) -> int:
-    return sum(one.nbytes for one in tensors if one is not None)
+    return sum(touched_bytes(one) for one in tensors if one is not None)

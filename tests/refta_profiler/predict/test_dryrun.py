@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from model_points import point
 from real_steps import METHODS, ORDERS, TARGETS, measured, tiny
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import BeitConfig
 
 from refta import registry
 from refta.operands import AUTOMATIC
@@ -218,6 +220,14 @@ def test_every_layer_makes_and_keeps_a_mask_of_numbers_where_it_is_given_one_of_
     blocks = [block for block in dryrun.follow(point, "a100-80").stream.blocks if block.shape == wanted]
     kept = [block.nbytes for block in blocks if block.phase == "forward" and block.died_phase == "backward"]
     assert kept == [4 * math.prod(wanted)] * made
+
+
+def test_a_trained_bias_of_attention_gets_its_gradient_on_a_gpu_too(tmp_path):
+    """BEiT's relative positions are added to the scores as a mask, and trained with method `full`: 28 of them for 3 × 3 patches."""
+    settings = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 48}
+    BeitConfig(**settings, use_relative_position_bias=True).save_pretrained(tmp_path)
+    blocks = dryrun.follow(point(str(tmp_path), "image-classification", label="full", method="full"), "h100").stream.blocks
+    assert [block.shape for block in blocks if block.is_gradient].count((28, 4)) == 3
 
 
 def test_one_example_has_no_padding_and_is_predicted_without_a_mask():
