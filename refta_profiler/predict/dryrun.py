@@ -31,6 +31,7 @@ from refta_profiler.predict.trace import Sweep, Trace, steps
 from refta_profiler.workload import Workload
 
 RNG_STATE = 5056  # bytes of torch's CPU generator state, which checkpointing keeps per block
+NUMBER = "aten.lift_fresh.default"  # what makes a tensor of a number: the optimizer's counts of steps, on the host whatever the device
 
 
 @dataclass
@@ -324,7 +325,7 @@ def on_device(trace: Trace) -> Trace:
     """
     blocks = trace.stream.blocks
     places = (*trace.products, *trace.biased, trace.replaced)
-    host = {block.number for block in blocks if block.shape == (RNG_STATE,) or (block.shape == () and block.phase == "optimizer")}
+    host = {block.number for block in blocks if block.shape == (RNG_STATE,) or (block.operation == NUMBER and block.phase == "optimizer")}
     events: list[tuple[int, int]] = []
     before = [0] * len(places)
     for index, event in enumerate(trace.stream.events):

@@ -230,6 +230,17 @@ def test_a_trained_bias_of_attention_gets_its_gradient_on_a_gpu_too(tmp_path):
     assert [block.shape for block in blocks if block.is_gradient].count((28, 4)) == 3
 
 
+@pytest.mark.parametrize("mode", [FakeTensorMode(), torch.device("meta")], ids=["fake", "meta"])
+def test_clipping_on_a_gpu_has_a_norm_for_every_gradient_and_sums_of_chunks_there(mode):
+    """On the host are the optimizer's counts of steps alone, which are no larger."""
+    trace = dryrun.on_device(dryrun._follow(tiny("gpt2-tiny", "lora", clip=1.0), devices.get("h100"), None, mode))
+    made = [trace.stream.blocks[number] for number, sign in trace.stream.events if sign > 0]
+    by = [block.operation for block in made if block.phase == "optimizer"]
+    gradients = sum(block.is_gradient for block in made)
+    assert by.count("aten._foreach_norm.Scalar") == gradients > 0
+    assert "aten.new_zeros.default" in by and dryrun.NUMBER not in by
+
+
 def test_one_example_has_no_padding_and_is_predicted_without_a_mask():
     points = [tiny("roberta-tiny", "lora", batch=1, loop={**LOOP, "attention_mask": asked}) for asked in (True, False)]
     masked, plain = (dryrun.dry_run(one, "a100-80") for one in points)
