@@ -120,7 +120,7 @@ def _follow(
             work = fake.build(point, mode, foreach=cuda, slice_ranks=slice_ranks)
         else:
             work = fake.build_on_meta(point, foreach=cuda, slice_ranks=slice_ranks)
-        with mode:
+        with mode, fake.nothing_remembered(work.model):
             ranks.spread(work, live, mode, foreach=cuda)
             initial = _initial(work)
             live.know(one for tensors in work.static_tensors().values() for one in tensors)

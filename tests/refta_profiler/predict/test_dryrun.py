@@ -222,12 +222,27 @@ def test_every_layer_makes_and_keeps_a_mask_of_numbers_where_it_is_given_one_of_
     assert kept == [4 * math.prod(wanted)] * made
 
 
-def test_a_trained_bias_of_attention_gets_its_gradient_on_a_gpu_too(tmp_path):
-    """BEiT's relative positions are added to the scores as a mask, and trained with method `full`: 28 of them for 3 × 3 patches."""
+@pytest.fixture
+def beit(tmp_path):
+    """A folder with the config of a small BEiT of 3 × 3 patches, whose relative positions are added to the scores as a mask."""
     settings = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 48}
     BeitConfig(**settings, use_relative_position_bias=True).save_pretrained(tmp_path)
-    blocks = dryrun.follow(point(str(tmp_path), "image-classification", label="full", method="full"), "h100").stream.blocks
+    return str(tmp_path)
+
+
+def test_a_trained_bias_of_attention_gets_its_gradient_on_a_gpu_too(beit):
+    """With method `full` they are trained: 28 of them for 3 × 3 patches."""
+    blocks = dryrun.follow(point(beit, "image-classification", label="full", method="full"), "h100").stream.blocks
     assert [block.shape for block in blocks if block.is_gradient].count((28, 4)) == 3
+
+
+def test_what_a_models_code_remembers_of_one_step_is_not_in_another(beit):
+    """transformers keeps BEiT's indices of relative positions between calls: of a real step, on fake tensors, on the meta device."""
+    one = point(beit, "image-classification", label="full", method="full", batch=1)
+    found = [dryrun.follow(replace(one, batch=batch), target) for target in ("cpu", "h100", "cpu") for batch in (1, 2)]
+    assert [len(trace.stream.blocks) for trace in found[:2]] == [len(trace.stream.blocks) for trace in found[4:]]
+    models.build(one, "cpu")(**models.batch(one, "cpu")).loss.backward()
+    assert dryrun.follow(one, "cpu").signature() == found[0].signature()
 
 
 @pytest.mark.parametrize("mode", [FakeTensorMode(), torch.device("meta")], ids=["fake", "meta"])
