@@ -76,7 +76,7 @@ class CudaKernels:
             (F, "scaled_dot_product_attention"): self._attention,
             (F, "dropout"): _dropout,
             (clip_grad, "_has_foreach_support"): _clips_together,
-            (torch, "_foreach_norm"): _norms(torch._foreach_norm),
+            (torch, "_foreach_norm"): _norms(torch._foreach_norm),  # pyright: ignore[reportPrivateImportUsage]
         }
         self._kept = {(module, name): getattr(module, name) for module, name in own}
         for (module, name), function in own.items():
