@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [  # what is known of a model, whichever file says it
     "IMAGES",
     "ROLES",
+    "SEQUENCES",
     "Description",
     "LayerGroup",
     "batch",
@@ -139,6 +140,8 @@ def batch(point: "Point", device: "torch.device | str") -> "dict[str, torch.Tens
     text = settings.get_text_config()
     first, last = _plain_tokens(text.vocab_size, text.pad_token_id)
     tokens = torch.randint(first, last, (point.batch, point.seq or 1), device=device)
+    if point.task["kind"] == SEQUENCES and settings.is_encoder_decoder:
+        tokens = _ended(tokens, text.eos_token_id, first)
     return {"input_ids": tokens, **_mask(point, tokens), "labels": tokens if point.task["kind"] == CAUSAL else _labels(point, device)}
 
 
@@ -194,6 +197,18 @@ def _padding(tokens: "torch.Tensor") -> "torch.Tensor":
     mask = torch.ones_like(tokens)
     mask[1:, -1] = 0
     return mask
+
+
+def _ended(tokens: "torch.Tensor", ends: int | list[int] | None, first: int) -> "torch.Tensor":
+    """The tokens with the <eos> token at the end of every row and nowhere else: encoder-decoders classify by its state (BART, T5)."""
+    import torch
+
+    end = ends[0] if isinstance(ends, list) else ends
+    if end is None:
+        return tokens
+    ended = torch.where(tokens == end, first + (first == end), tokens)
+    ended[:, -1] = end
+    return ended
 
 
 def _labels(point: "Point", device: "torch.device | str") -> "torch.Tensor":

@@ -1,7 +1,8 @@
 """FLOPs of the forward pass by module: fvcore's table beside ours, and where and why the two differ.
 
-fvcore counts on a traced graph, one for a multiply-add, which is 2 here; what it counts for norms (5 or 4 a number, its own estimate) are
-operations already. We count on dispatched operations by torch's formulas: products, convolutions and attention, nothing elementwise.
+fvcore counts on a traced graph, one for a multiply-add, which is 2 here; what it counts for norms (5 or 4 a number, its own estimate), for
+pooling and for interpolation are operations already. We count on dispatched operations by torch's formulas: products, convolutions and
+attention, nothing elementwise.
 """
 
 from __future__ import annotations
@@ -24,17 +25,22 @@ from refta_profiler.workload import Workload, precision
 
 PRODUCTS, CONVOLUTIONS, ATTENTION, NORMS = "matrix products", "convolutions", "attention", "norms"
 FAMILIES = {  # names of operations, without `aten::`, by what they are; fvcore's own names among them
-    PRODUCTS: ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "einsum", "mv", "addmv", "dot"),
-    CONVOLUTIONS: ("conv", "convolution", "_convolution"),
-    ATTENTION: ("scaled_dot_product",),
+    PRODUCTS: ("mm", "addmm", "bmm", "baddbmm", "matmul", "linear", "einsum", "mv", "addmv", "dot", "_scaled_mm"),
+    CONVOLUTIONS: ("conv", "convolution", "_convolution", "cudnn_convolution", "_slow_conv2d_forward"),
+    ATTENTION: ("scaled_dot_product", "_flash_attention_forward", "_efficient_attention_forward", "flex_attention"),
     NORMS: ("layer_norm", "batch_norm", "group_norm", "instance_norm"),
 }
 REASONS = {
     PRODUCTS: "products within operations that fvcore cannot look into",
     CONVOLUTIONS: "convolutions within operations that fvcore cannot look into",
-    ATTENTION: "fvcore has no formula for it; ours is torch's",
     NORMS: "fvcore estimates 5 operations a number for a norm with weights (4 without); torch, and so ours, counts none",
 }
+OURS_ALONE, FVCORES_ALONE, UNLIKE = (  # of any other family: 0 there, 0 here, neither
+    "fvcore has no formula for it; ours is torch's",
+    "fvcore estimates a few operations for every number; torch, and so ours, counts none",
+    "fvcore and torch each have a formula of their own",
+)
+MULTIPLY_ADDS = (PRODUCTS, CONVOLUTIONS, ATTENTION)  # what fvcore counts one of where there are 2 operations
 MOVING = ("empty", "new_empty", "_to_copy", "copy_", "clone", "detach", "lift_fresh", "_unsafe_view")  # memory, and no arithmetic
 
 
@@ -132,8 +138,8 @@ def _read(analysis: Any) -> Count:
 
 
 def _whole(operation: str, value: float) -> int:
-    """fvcore's number as FLOPs: a multiply-add is 2, and what it counts for norms are operations already."""
-    return int(value) if family(operation) == NORMS else 2 * int(value)
+    """fvcore's number as FLOPs: a multiply-add is 2; what it counts for norms, pooling and interpolation are operations already."""
+    return 2 * int(value) if family(operation) in MULTIPLY_ADDS else int(value)
 
 
 class _OnTensors(nn.Module):
@@ -164,10 +170,20 @@ def difference(ours: Count, theirs: Count) -> list[dict[str, Any]]:
             sums.setdefault(family(name), [0, 0])[place] += value
     closed = ", ".join(opaque(theirs))
     return [
-        {"family": kind, "ours": mine, "fvcore": other, "why": REASONS[kind] + (f": {closed}" if kind in (PRODUCTS, CONVOLUTIONS) else "")}
+        {"family": kind, "ours": mine, "fvcore": other, "why": _why(kind, mine, other) + (f": {closed}" if _inside(kind) else "")}
         for kind, (mine, other) in sums.items()
         if mine != other
     ]
+
+
+def _why(kind: str, mine: int, other: int) -> str:
+    """Why the counts of a family differ, in words: its own reason, or a general one by which of the two counts it."""
+    return REASONS.get(kind) or (OURS_ALONE if not other else FVCORES_ALONE if not mine else UNLIKE)
+
+
+def _inside(kind: str) -> bool:
+    """Whether the operations that fvcore cannot look into may have some of a family in them."""
+    return kind in (PRODUCTS, CONVOLUTIONS)
 
 
 def opaque(theirs: Count) -> dict[str, int]:
@@ -180,10 +196,15 @@ def uncounted(ours: Count, theirs: Count | None) -> dict[str, dict[str, int]]:
     if theirs is None:
         return {"neither": {}, "fvcore": {}, "ours": dict(ours.without_formula)}
     missing = opaque(theirs)
-    norms = {name: calls for name, calls in ours.without_formula.items() if family(name.removeprefix("native_")) == NORMS}
+    alone = {name: calls for name, calls in ours.without_formula.items() if _counted_by(theirs, name)}
     rest = Counter({name: calls for name, calls in theirs.without_formula.items() if name not in missing})
-    rest |= Counter({name: calls for name, calls in ours.without_formula.items() if name not in norms})
-    return {"neither": dict(rest.most_common()), "fvcore": missing, "ours": norms}
+    rest |= Counter({name: calls for name, calls in ours.without_formula.items() if name not in alone})
+    return {"neither": dict(rest.most_common()), "fvcore": missing, "ours": alone}
+
+
+def _counted_by(theirs: Count, name: str) -> bool:
+    """Whether fvcore's count has what a dispatched operation does: a norm, or an operation of that name."""
+    return family(name.removeprefix("native_")) == NORMS or name.removeprefix("_") in theirs.by_operation
 
 
 def side_by_side(model: nn.Module, ours: Mapping[str, int], theirs: Mapping[str, int] | None) -> list[dict[str, Any]]:

@@ -1,6 +1,8 @@
 """The time of each module in one profiled step: forward, again where checkpointing recomputes it, and backward.
 
-A backward node belongs to the module whose forward made it: torch gives both events one sequence number.
+A backward node belongs to the module whose forward made it: torch gives both events one sequence number. Every thread counts for itself,
+and on CUDA a backward has its own, where checkpointing runs forwards again: a node says which thread's number its is
+(torch/autograd/profiler_util.py, _set_backward_stacktraces).
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ def of(events: Iterable[Any], *, time: Callable[[Any], float]) -> dict[str, Any]
     backward nodes that no module made: gradients added to parameters, the loss.
     """
     found: dict[str, _Spent] = {}
-    makers: dict[int, Path] = {}
+    makers: dict[tuple[int, int], Path] = {}  # by sequence number and the thread that gave it
     nodes: list[tuple[Any, float]] = []
     for event, path, in_node in _walk([one for one in events if one.cpu_parent is None]):
         if event.name.startswith(MODULE):
@@ -43,10 +45,10 @@ def of(events: Iterable[Any], *, time: Callable[[Any], float]) -> dict[str, Any]
         elif event.name.startswith(NODE):
             nodes.append((event, time(event) - _within(event, time)))
         elif path and event.sequence_nr >= 0:
-            makers[event.sequence_nr] = path
+            makers[event.sequence_nr, event.thread] = path
     unattributed = 0.0
     for event, seconds in nodes:
-        path = makers.get(event.sequence_nr)
+        path = makers.get((event.sequence_nr, event.fwd_thread))
         if path is None:
             unattributed += seconds
         else:

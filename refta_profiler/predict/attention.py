@@ -9,14 +9,14 @@ log-sum-exps, temporaries). What a kernel puts out is also what torch's own meta
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 
+from refta_profiler import flops
 from refta_profiler.predict.releases import Release, release
-from refta_profiler.predict.storage import dtype_of
+from refta_profiler.predict.storage import dtype_of, touched_bytes
 
 HALF = (torch.float16, torch.bfloat16)
 ALIGNED = 8  # numbers: flash's heads and the memory-efficient kernel's masks are padded to a multiple of it
@@ -44,7 +44,7 @@ def attend(
     if kernel == "math":
         return _plain(query, key, value, mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale)
     if kernel == "efficient" and mask is not None:
-        mask = _aligned(mask)
+        mask = _aligned(mask).expand(*query.shape[:-1], key.shape[-2])
     width = value.shape[-1]
     if kernel == "flash" and width % ALIGNED:
         query, key, value = (F.pad(one, (0, -width % ALIGNED)) for one in (query, key, value))
@@ -176,7 +176,7 @@ class _FusedAttention(torch.autograd.Function):
         rows = _up(tokens, 32) if kernel == "efficient" else tokens
         logsumexp = torch.empty(batch, heads, rows, dtype=torch.float32, device=query.device)
         seeds = [torch.empty(1, dtype=torch.int64, device=query.device) for _ in range(0 if kernel == "efficient" else 2)]
-        work = sdpa_flop_count(query.shape, *_of_heads(heads, key, value))
+        work = flops.of_attention(query, key, value)
         record(f"attention ({kernel})", work, _bytes(query, key, value, out, mask), dtype_of([query]))
         ctx.save_for_backward(query, key, value, out, logsumexp, *seeds, *([mask] if mask is not None else []))
         return out
@@ -185,12 +185,22 @@ class _FusedAttention(torch.autograd.Function):
     def backward(ctx, *gradients):
         query, key, value, *_ = ctx.saved_tensors
         found = tuple(torch.empty_like(one) for one in (query, key, value))
+        added = _mask_gradient(ctx.saved_tensors[-1]) if ctx.needs_input_grad[-1] else None
         held = [torch.empty(shape, dtype=dtype, device=query.device) for shape, dtype in _held(ctx.kernel, query, key, ctx.capability)]
         del held
-        work = sdpa_backward_flop_count(gradients[0].shape, query.shape, *_of_heads(query.shape[1], key, value))
-        moved = 2 * _bytes(query, key, value) + 2 * _bytes(gradients[0])
+        work = flops.of_attention_backward(gradients[0], query, key, value)
+        moved = 2 * _bytes(query, key, value) + 2 * _bytes(gradients[0]) + _bytes(added)
         ctx.record(f"attention backward ({ctx.kernel})", work, moved, dtype_of([query]))
-        return (None, None, None, *found, None)
+        return (None, None, None, *found, added)
+
+
+def _mask_gradient(mask: torch.Tensor) -> torch.Tensor:
+    """The gradient of a trained mask (batch, heads, t, keys), rows of whole 16 numbers: expanding it adds up what a smaller one gets.
+
+    Only the memory-efficient kernel makes one (attention_backward.cu, grad_bias), of the mask as attention.cpp has expanded it.
+    """
+    rows = torch.empty(*mask.shape[:-1], _up(mask.shape[-1], 16), dtype=mask.dtype, device=mask.device)
+    return rows[..., : mask.shape[-1]]
 
 
 def _held(kernel: str, query: torch.Tensor, key: torch.Tensor, capability: Capability) -> list[tuple[tuple[int, ...], torch.dtype]]:
@@ -216,10 +226,5 @@ def _up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def _of_heads(heads: int, *tensors: torch.Tensor) -> Sequence[tuple[int, ...]]:
-    """The tensors' shapes with that many heads: what torch's FLOP counts ask for before 2.13, where keys have fewer than queries."""
-    return [(one.shape[0], heads, *one.shape[2:]) for one in tensors]
-
-
 def _bytes(*tensors: torch.Tensor | None) -> int:
-    return sum(one.nbytes for one in tensors if one is not None)
+    return sum(touched_bytes(one) for one in tensors if one is not None)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
+from refta.errors import SettingError
 from refta.operands import AUTOMATIC
 from refta.shapes import StackShape
 from refta_profiler import devices, models, own_code, parallel, rates, workload
@@ -31,6 +32,7 @@ from refta_profiler.predict.trace import Sweep, Trace, steps
 from refta_profiler.workload import Workload
 
 RNG_STATE = 5056  # bytes of torch's CPU generator state, which checkpointing keeps per block
+NUMBER = "aten.lift_fresh.default"  # what makes a tensor of a number: the optimizer's counts of steps, on the host whatever the device
 
 
 @dataclass
@@ -80,7 +82,7 @@ def sweep(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] | 
 
 
 def follow(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] | None = None) -> Trace:
-    """One training step of the point on tensors without numbers, every live storage followed."""
+    """One training step of the point on tensors without numbers, every live storage followed; SettingError where it asks for numbers."""
     device = devices.get(target)
     if point.method == own_code.NAME:
         own_code.function(point.settings["call"])  # its module is imported here: tensors that it makes must not become fake ones
@@ -91,7 +93,20 @@ def follow(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] |
             found = _follow(point, device, slice_ranks, torch.device("meta"))
             if not found.branches:  # transformers decides by a mask's numbers, and knows of fake tensors that they have none
                 return found
-    return _follow(point, device, slice_ranks, FakeTensorMode(allow_non_fake_inputs=point.method == own_code.NAME))
+    try:
+        return _follow(point, device, slice_ranks, FakeTensorMode(allow_non_fake_inputs=point.method == own_code.NAME))
+    except DynamicOutputShapeException as error:
+        if point.method == own_code.NAME:  # whose author is told where
+            raise
+        raise SettingError(_asks_for_numbers(point, str(error.func))) from None
+
+
+def _asks_for_numbers(point: Point, operation: str) -> str:
+    """Why a step cannot be followed, one of whose operations gives a result of a size that depends on a tensor's numbers."""
+    of_all = f"the size of a result of {operation} depends on the numbers of a tensor, and a prediction has none; it can be measured"
+    classifies = point.task["kind"] == models.SEQUENCES and models.config(point.model).is_encoder_decoder
+    why = " (encoder-decoders classify by the <eos> tokens that they find in their input)" if classifies else ""
+    return f"model '{point.model}': its step cannot be predicted: {of_all}{why}"
 
 
 def _follow(
@@ -105,7 +120,7 @@ def _follow(
             work = fake.build(point, mode, foreach=cuda, slice_ranks=slice_ranks)
         else:
             work = fake.build_on_meta(point, foreach=cuda, slice_ranks=slice_ranks)
-        with mode:
+        with mode, fake.nothing_remembered(work.model):
             ranks.spread(work, live, mode, foreach=cuda)
             initial = _initial(work)
             live.know(one for tensors in work.static_tensors().values() for one in tensors)
@@ -324,7 +339,7 @@ def on_device(trace: Trace) -> Trace:
     """
     blocks = trace.stream.blocks
     places = (*trace.products, *trace.biased, trace.replaced)
-    host = {block.number for block in blocks if block.shape == (RNG_STATE,) or (block.shape == () and block.phase == "optimizer")}
+    host = {block.number for block in blocks if block.shape == (RNG_STATE,) or (block.operation == NUMBER and block.phase == "optimizer")}
     events: list[tuple[int, int]] = []
     before = [0] * len(places)
     for index, event in enumerate(trace.stream.events):

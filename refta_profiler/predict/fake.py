@@ -6,7 +6,10 @@ meta tensors are followed two to three times faster; autocast needs fake ones, s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -120,3 +123,33 @@ def _fake(tensor: torch.Tensor, made: Made) -> torch.Tensor:
             empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)
         made[id(tensor)] = tensor, empty
     return made[id(tensor)][1]
+
+
+@contextlib.contextmanager
+def nothing_remembered(model: nn.Module) -> Iterator[None]:
+    """Within it the model's code remembers no tensors of before, and afterwards none of within.
+
+    transformers keeps what depends on sizes alone between calls (BEiT's relative positions, DINOv3's coordinates, by functools.lru_cache):
+    tensors of another dry run, or of a real step, which must not be mixed.
+    """
+    caches = [cache for name in {type(one).__module__ for one in model.modules()} for cache in _caches(name)]
+    for cache in caches:
+        cache.cache_clear()
+    try:
+        yield
+    finally:
+        for cache in caches:
+            cache.cache_clear()
+
+
+def _caches(name: str) -> Iterator[Any]:
+    """The lru_caches around functions and methods of a module of transformers, which its own decorator hides in a closure."""
+    if not name.startswith("transformers.models."):
+        return
+    for value in list(vars(sys.modules[name]).values()):
+        for one in (value, *vars(value).values()) if isinstance(value, type) else (value,):
+            function = getattr(one, "__func__", one)
+            for cell in getattr(function, "__closure__", None) or ():
+                with contextlib.suppress(ValueError):  # an empty cell
+                    if hasattr(cell.cell_contents, "cache_clear"):
+                        yield cell.cell_contents

@@ -1,23 +1,27 @@
-"""What CUDA's kernels keep where the CPU's differ, for a dry run of fake tensors on the CPU: attention, dropout, autocast, workspaces.
+"""What CUDA's kernels keep where the CPU's differ, for a dry run on fake tensors: attention, dropout, clipping, autocast, workspaces.
 
-Sources: attention.py, autocast.py, releases.py; torch's native/cuda/Dropout.cu (a bool mask) and aten/src/ATen/cuda/CublasHandlePool.cpp
-(cuBLAS's workspaces). What the meta device gives is CUDA's own where the two differ: mean and rstd of a layer norm in bfloat16 are float32
-there (native/cuda/layer_norm_kernel.cu), bfloat16 on the CPU.
+Sources: attention.py, autocast.py, releases.py; torch's native/cuda/Dropout.cu (a bool mask), native/cuda/ForeachReduceOp.cu (the norms of
+many tensors at once) and aten/src/ATen/cuda/CublasHandlePool.cpp (cuBLAS's workspaces). What the meta device gives is CUDA's own where the
+two differ: mean and rstd of a layer norm in bfloat16 are float32 there (native/cuda/layer_norm_kernel.cu), bfloat16 on the CPU.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.nn.utils import clip_grad
 
+from refta_profiler import workload
 from refta_profiler.predict.attention import Capability, Record, attend
 from refta_profiler.predict.autocast import CudaAutocast
 from refta_profiler.predict.releases import Release, release
 
 MIB = 1 << 20
+CHUNK = 65536  # numbers of a tensor that a kernel over many tensors gives one block (MultiTensorApply.cuh, kChunkSize)
 
 # What takes memory on CUDA that is not predicted, by the operation that takes it: said in every row of a step that has it
 NOT_COUNTED = {
@@ -56,9 +60,9 @@ def not_counted(names: Iterable[str]) -> list[str]:
 
 
 class CudaKernels:
-    """Within it, attention, dropout and what autocast casts run as on CUDA. `capability` decides which attention kernels the device has.
+    """Within it, attention, dropout, clipping and what autocast casts run as on CUDA. `capability`: of which attention kernels depend.
 
-    Replaces the functions in torch.nn.functional rather than using a TorchFunctionMode: a mode does not hold within backward, where
+    Replaces the functions in their modules rather than using a TorchFunctionMode: a mode does not hold within backward, where
     checkpointing recomputes a forward. `record` is told of every attention kernel, which no dispatch mode sees.
     """
 
@@ -68,14 +72,19 @@ class CudaKernels:
 
     def __enter__(self) -> None:
         self._autocast.__enter__()
-        own = {"scaled_dot_product_attention": self._attention, "dropout": _dropout}
-        self._kept = {name: getattr(F, name) for name in own}
-        for name, function in own.items():
-            setattr(F, name, function)
+        own = {
+            (F, "scaled_dot_product_attention"): self._attention,
+            (F, "dropout"): _dropout,
+            (clip_grad, "_has_foreach_support"): _clips_together,
+            (torch, "_foreach_norm"): _norms(torch._foreach_norm),  # pyright: ignore[reportPrivateImportUsage]
+        }
+        self._kept = {(module, name): getattr(module, name) for module, name in own}
+        for (module, name), function in own.items():
+            setattr(module, name, function)
 
     def __exit__(self, *exception: object) -> None:
-        for name, function in self._kept.items():
-            setattr(F, name, function)
+        for (module, name), function in self._kept.items():
+            setattr(module, name, function)
         self._autocast.__exit__(*exception)
 
     def _attention(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False) -> torch.Tensor:
@@ -107,3 +116,22 @@ def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace
     if not training or p == 0:
         return input
     return torch.native_dropout(input, p, True)[0]
+
+
+def _clips_together(tensors: Sequence[torch.Tensor], device: torch.device) -> bool:
+    """Whether clip_grad_norm_ takes all gradients in one call, as it does on CUDA; of fake and meta tensors torch says that it does not."""
+    return True
+
+
+def _norms(own: Callable[..., Any]) -> Callable[..., Any]:
+    """`torch._foreach_norm` as CUDA runs it: with a sum for each chunk of the longest tensor, of every tensor, while it runs."""
+
+    def norms(tensors: Sequence[torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+        here = [workload.local(one) for one in tensors]
+        chunks = max(-(-one.numel() // CHUNK) for one in here)
+        sums = here[0].new_zeros(len(here) * chunks, dtype=torch.promote_types(here[0].dtype, torch.float32))
+        found = own(tensors, *args, **kwargs)
+        del sums
+        return found
+
+    return norms

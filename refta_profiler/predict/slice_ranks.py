@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.metadata
 import json
+from pathlib import Path
 
 import torch
 
 from refta import tensor_svd
 from refta.operands import AUTOMATIC
 from refta.sites import find_stacks, stack_tensors
-from refta_profiler import cache, devices, models
+from refta_profiler import cache, devices, models, weight_identity
 from refta_profiler.errors import ScenarioError
 from refta_profiler.plan import Point
 from refta_profiler.whole_files import write_whole
@@ -33,30 +35,48 @@ def known(point: Point, target: str | None = None) -> Ranks | None:
     every = point.order in ("slices", *AUTOMATIC)
     if not every and (devices.get(target or point.target).kind != "cpu" or _parameters(point) > SMALL):
         return None  # whether or not another order's are kept on disk: a prediction does not depend on what was predicted before
-    path = cache.folder("slice_ranks") / f"{_key(point)}.json"
-    if path.exists():
-        return {name: tuple(ranks) for name, ranks in json.loads(path.read_text(encoding="utf-8")).items()}
-    if _parameters(point) > LARGEST:
-        return None
     try:
+        path = _path(point)
+        if path is not None and path.exists():
+            return {name: tuple(ranks) for name, ranks in json.loads(path.read_text(encoding="utf-8")).items()}
+        if _parameters(point) > LARGEST:
+            return None
         found = _computed(point)
     except ScenarioError:  # weights that cannot be loaded
         if every:
             raise
         return None
     with contextlib.suppress(OSError, ScenarioError):  # a folder that cannot be written costs time, not the prediction
+        _keep(_path(point), found)  # asked anew: weights that were fetched just now have a name
+    return found
+
+
+def _path(point: Point) -> Path | None:
+    """Where the point's slice ranks are kept; None where its pretrained weights cannot be told from others."""
+    weights = weight_identity.of(point.model) if point.weights == "pretrained" else ""
+    if point.weights == "pretrained" and not weights:
+        return None
+    return cache.folder("slice_ranks") / f"{_key(point, weights)}.json"
+
+
+def _keep(path: Path | None, found: Ranks) -> None:
+    if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(found))
-    return found
 
 
 def _parameters(point: Point) -> int:
     return sum(one.numel() for one in models.build_on_meta(point).parameters())
 
 
-def _key(point: Point) -> str:
-    weights = [point.weights, point.seed, point.precision == "bf16", models.fingerprint(point.model), point.task]
-    content = [point.model, weights, point.targets, point.rank, str(point.settings.get("transform")), torch.__version__]
+def _key(point: Point, identity: str) -> str:
+    """A hash of all that decides the weights and what is asked of them; identity: of the pretrained ones, '' of random ones.
+
+    Random weights are drawn as the installed transformers draws them.
+    """
+    weights = [point.weights, identity, point.seed, point.precision == "bf16", models.fingerprint(point.model), point.task]
+    drawn_by = [torch.__version__, importlib.metadata.version("transformers")]  # which is told without the seconds of importing it
+    content = [point.model, weights, point.targets, point.rank, str(point.settings.get("transform")), *drawn_by]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:24]
 
 

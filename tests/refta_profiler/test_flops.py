@@ -4,7 +4,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from refta_profiler.flops import FlopCounter
+from refta_profiler import flops
+from refta_profiler.flops import FlopCounter, count
+
+aten = torch.ops.aten
 
 
 def counted(call):
@@ -49,3 +52,38 @@ def test_forward_and_backward_are_torchs_own(module):
     with FlopCounterMode(display=False) as torchs:
         module(x).sum().backward()
     assert counted(lambda: module(x).sum().backward()) == torchs.get_total_flops() > 0
+
+
+def equal_heads(formula):
+    """torch's formula as releases before 2.13 have it: keys and values must have the query's heads."""
+
+    def checked(*shapes):
+        assert len({shape[:2] for shape in map(tuple, shapes)}) == 1, "the counts of heads differ"
+        return formula(*shapes)
+
+    return checked
+
+
+@pytest.fixture
+def before_2_13(monkeypatch):
+    for module in (torch.utils.flop_counter, flops):
+        for name in ("sdpa_flop_count", "sdpa_backward_flop_count"):
+            monkeypatch.setattr(module, name, equal_heads(getattr(torch.utils.flop_counter, name)))
+
+
+@pytest.mark.parametrize("kernel", ["flash_attention_for_cpu", "flash_attention", "efficient_attention", "cudnn_attention"])
+def test_grouped_queries_count_every_head_of_the_query_whatever_torch_asserts(kernel, before_2_13):
+    query, key = torch.empty(2, 4, 8, 16), torch.empty(2, 2, 6, 16)
+    product = 2 * (2 * 4) * 8 * 6 * 16
+    assert count(getattr(aten, f"_scaled_dot_product_{kernel}").default, (query, key, key), {}, query) == 2 * product
+    backward = getattr(aten, f"_scaled_dot_product_{kernel}_backward").default
+    assert count(backward, (query, query, key, key), {}, query) == 5 * product
+
+
+def test_a_model_with_grouped_queries_is_counted_whatever_torch_asserts(before_2_13):
+    query, key = torch.randn(1, 4, 8, 16, requires_grad=True), torch.randn(1, 2, 8, 16)
+
+    def step():
+        torch.nn.functional.scaled_dot_product_attention(query, key, key, enable_gqa=True).sum().backward()
+
+    assert counted(step) == 7 * 2 * 4 * 8 * 8 * 16

@@ -92,6 +92,29 @@ def test_batches_are_the_same_shapes_under_fake_tensors(name, kind, precision):
     assert "attention_mask" not in real
 
 
+ENCODER_DECODERS = {
+    "bart": {"decoder_layers": 1, "encoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 16}
+    | {"encoder_ffn_dim": 16, "pad_token_id": 1, "eos_token_id": 2, "max_position_embeddings": 16},
+    "t5": {"num_layers": 1, "num_heads": 2, "d_kv": 8, "d_ff": 16, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0},
+}
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODERS)
+@pytest.mark.parametrize("attention_mask", [False, True])
+def test_an_encoder_decoder_finds_one_end_in_every_row(family, attention_mask, tmp_path):
+    """It classifies by the state of <eos> tokens, of which every row must have as many; of 8 tokens some would have one by chance."""
+    settings = {"model_type": family, "vocab_size": 8, "d_model": 16, "is_encoder_decoder": True, **ENCODER_DECODERS[family]}
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    loop = {"keep_outputs": False, "use_cache": False, "attention_mask": attention_mask}
+    one = point(str(tmp_path), "sequence-classification", batch=16, loop=loop)
+    tokens = models.batch(one, "cpu")["input_ids"]
+    found = tokens == settings["eos_token_id"]
+    assert found[:, -1].all() and found.sum() == 16 and not (tokens == settings["pad_token_id"]).any()
+    loss = models.build(one, "cpu")(**models.batch(one, "cpu")).loss
+    loss.backward()
+    assert loss.isfinite()
+
+
 def test_a_padded_batch_has_a_mask_and_one_example_has_none():
     loop = {"keep_outputs": False, "use_cache": False, "attention_mask": True}
     found = [models.batch(point("roberta-tiny", batch=batch, loop=loop), "cpu") for batch in (1, 2)]

@@ -1,9 +1,11 @@
 """fvcore's FLOPs beside ours: equal module by module where both have formulas, and every difference named."""
 
 import importlib.util
+import json
 
 import pytest
 import torch
+from model_points import point
 from real_steps import tiny
 
 from refta_profiler import models, workload
@@ -60,6 +62,39 @@ def test_linears_agree_one_by_one():
     assert found["uncounted"]["neither"]["gelu"] == 12
 
 
+VISION = {
+    "beit": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32}
+    | {"use_relative_position_bias": True},
+    "resnet": {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [1, 1], "layer_type": "basic", "image_size": 32},
+}
+
+
+@needs_fvcore
+@pytest.mark.parametrize(("model", "operation"), [("beit", "upsample_bilinear2d"), ("resnet", "adaptive_avg_pool2d")])
+def test_what_fvcore_alone_estimates_is_a_difference_with_a_reason(model, operation, tmp_path):
+    """BEiT interpolates its relative positions, ResNet pools: operations as fvcore counts them, not multiply-adds to be doubled."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model} | VISION[model]))
+    _, found = taken(point(str(tmp_path), "image-classification", label="full", method="full", batch=1, attention="eager"))
+    assert found["reason"] == ""
+    estimated = {one["family"]: one for one in found["difference"]}[operation]
+    assert (estimated["ours"], "torch, and so ours, counts none" in estimated["why"]) == (0, True)
+    hand = {"upsample_bilinear2d": 2 * 4 * (2 * 3 * 3), "adaptive_avg_pool2d": 32 * 4 * 4}  # 4 a result of 2 heads in 2 layers; 1 an input
+    assert estimated["fvcore"] == hand[operation]
+    explained = sum(one["ours"] - one["fvcore"] for one in found["difference"])
+    assert found["total"]["ours"] - found["total"]["fvcore"] == explained
+
+
+def test_a_family_that_is_not_known_is_a_difference_with_a_reason_on_either_side():
+    ours, theirs = module_flops.Count(), module_flops.Count()
+    ours.by_operation.update({"new_product": 4, "both": 2, "_scaled_mm": 8})
+    theirs.by_operation.update({"grid_sampler": 3, "both": 6})
+    why = {one["family"]: one["why"] for one in module_flops.difference(ours, theirs)}
+    assert why["new_product"] == module_flops.OURS_ALONE
+    assert why["grid_sampler"] == module_flops.FVCORES_ALONE
+    assert why["both"] == module_flops.UNLIKE
+    assert why["matrix products"].startswith("products within")
+
+
 @needs_fvcore
 def test_what_fvcore_cannot_look_into_is_named():
     _, found = taken(tiny("roberta-tiny", "refta/reconstruct_recompute"))
@@ -98,6 +133,9 @@ def test_a_model_that_cannot_be_traced_says_why(monkeypatch):
         ("conv", "convolutions"),
         ("convolution", "convolutions"),
         ("_scaled_dot_product_flash_attention_for_cpu", "attention"),
+        ("_scaled_mm", "matrix products"),
+        ("_slow_conv2d_forward", "convolutions"),
+        ("_flash_attention_forward", "attention"),
         ("layer_norm", "norms"),
         ("gelu", "gelu"),
     ],

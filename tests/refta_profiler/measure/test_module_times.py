@@ -9,8 +9,9 @@ from refta_profiler.measure.module_times import NODE
 from refta_profiler.measure.modules import MODULE
 
 
-def event(name, seconds, *children, sequence=-1):
+def event(name, seconds, *children, sequence=-1, thread=1, forward_thread=1):
     made = SimpleNamespace(name=name, seconds=seconds, sequence_nr=sequence, cpu_parent=None, cpu_children=list(children))
+    made.thread, made.fwd_thread = thread, forward_thread
     for child in children:
         child.cpu_parent = made
     return made
@@ -59,6 +60,19 @@ def test_own_time_is_without_the_modules_within(found):
     assert row(found, "layer.*")["own_seconds"] == 6.0 + 3.5 + 4.5
     total = sum(one["own_seconds"] for one in found["rows"]) + found["unattributed_seconds"]
     assert total == 10.0 + 8.0 + 1.0 + 0.25
+
+
+def test_a_forward_that_another_thread_runs_again_makes_none_of_the_firsts_nodes():
+    """On CUDA checkpointing runs it in backward's thread, which counts from 0 on: its 7 is another node than forward's."""
+    first, last = (event(f"{MODULE}{name}", 1.0, event("aten::mm", 1.0, sequence=number)) for name, number in (("first", 7), ("last", 8)))
+    again = event(f"{MODULE}last", 2.0, event("aten::mm", 2.0, sequence=7, thread=2), thread=2)
+    backward = [
+        event(f"{NODE}MmBackward0", 10.0, again, sequence=8, thread=2),
+        event(f"{NODE}MmBackward0", 4.0, sequence=7, thread=2),
+    ]
+    found = module_times.of(flat([first, last, *backward]), time=lambda one: one.seconds)
+    assert (row(found, "first")["backward_seconds"], row(found, "last")["backward_seconds"]) == (4.0, 8.0)
+    assert row(found, "last")["recompute_seconds"] == 2.0
 
 
 def test_a_step_without_events():

@@ -127,6 +127,47 @@ def test_attention_gives_a_gradient_to_each_input():
         assert all(one.grad is not None and one.grad.shape == one.shape for one in inputs)
 
 
+def given_to_a_mask(shape, *, dtype=FP32, capability=(8, 0), keys=5):
+    """The gradient of a trained mask of that shape, and the bytes of the blocks that the backward with it made."""
+    with FakeTensorMode():
+        query, key = (torch.empty(2, 3, tokens, 16, dtype=dtype, requires_grad=True) for tokens in (4, keys))
+        mask = torch.empty(shape, dtype=dtype, requires_grad=True)
+        live = LiveStorages()
+        with CudaKernels(capability), live:
+            out = F.scaled_dot_product_attention(query, key, key, attn_mask=mask)
+            live.phase = "backward"
+            out.sum().backward()
+        return mask.grad, [block.nbytes for block in live.stream.blocks if block.phase == "backward"]
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (1, 3, 4, 5), (2, 1, 1, 5), (2, 3, 4, 5)])
+@pytest.mark.parametrize(("dtype", "capability"), [(FP32, (9, 0)), (BF16, (8, 0)), (BF16, (9, 0)), (torch.float64, (9, 0))])
+def test_a_trained_mask_gets_a_gradient(shape, dtype, capability):
+    gradient, _ = given_to_a_mask(shape, dtype=dtype, capability=capability)
+    assert gradient is not None and gradient.shape == shape
+
+
+@pytest.mark.parametrize(("keys", "row"), [(5, 16), (16, 16), (17, 32)])
+def test_a_trained_masks_gradient_is_made_for_every_example_in_rows_of_whole_16_numbers(keys, row):
+    """attention_backward.cu, grad_bias; summed over the examples afterwards, as the mask was expanded over them."""
+    _, made = given_to_a_mask((1, 3, 4, keys), keys=keys)
+    assert 2 * 3 * 4 * row * 4 in made and 3 * 4 * keys * 4 in made
+
+
+def test_that_gradient_is_the_one_of_torchs_own_meta_kernel():
+    query, key, mask = (torch.empty(shape, device="meta") for shape in ((2, 3, 4, 16), (2, 3, 5, 16), (2, 3, 4, 5)))
+    out, logsumexp, seed, offset = torch.ops.aten._scaled_dot_product_efficient_attention(query, key, key, mask, True)
+    mine = attention._mask_gradient(mask)
+    *_, torchs = torch.ops.aten._scaled_dot_product_efficient_attention_backward(
+        out, query, key, key, mask, out, logsumexp, seed, offset, 0.0, [True] * 4
+    )
+    assert (mine.shape, mine.stride(), mine.untyped_storage().nbytes()) == (
+        torchs.shape,
+        torchs.stride(),
+        torchs.untyped_storage().nbytes(),
+    )
+
+
 # ---- what backwards hold
 
 

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from model_points import point
 from real_steps import METHODS, ORDERS, TARGETS, measured, tiny
 from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import BeitConfig
 
 from refta import registry
 from refta.operands import AUTOMATIC
@@ -218,6 +220,40 @@ def test_every_layer_makes_and_keeps_a_mask_of_numbers_where_it_is_given_one_of_
     blocks = [block for block in dryrun.follow(point, "a100-80").stream.blocks if block.shape == wanted]
     kept = [block.nbytes for block in blocks if block.phase == "forward" and block.died_phase == "backward"]
     assert kept == [4 * math.prod(wanted)] * made
+
+
+@pytest.fixture
+def beit(tmp_path):
+    """A folder with the config of a small BEiT of 3 × 3 patches, whose relative positions are added to the scores as a mask."""
+    settings = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64, "image_size": 48}
+    BeitConfig(**settings, use_relative_position_bias=True).save_pretrained(tmp_path)
+    return str(tmp_path)
+
+
+def test_a_trained_bias_of_attention_gets_its_gradient_on_a_gpu_too(beit):
+    """With method `full` they are trained: 28 of them for 3 × 3 patches."""
+    blocks = dryrun.follow(point(beit, "image-classification", label="full", method="full"), "h100").stream.blocks
+    assert [block.shape for block in blocks if block.is_gradient].count((28, 4)) == 3
+
+
+def test_what_a_models_code_remembers_of_one_step_is_not_in_another(beit):
+    """transformers keeps BEiT's indices of relative positions between calls: of a real step, on fake tensors, on the meta device."""
+    one = point(beit, "image-classification", label="full", method="full", batch=1)
+    found = [dryrun.follow(replace(one, batch=batch), target) for target in ("cpu", "h100", "cpu") for batch in (1, 2)]
+    assert [len(trace.stream.blocks) for trace in found[:2]] == [len(trace.stream.blocks) for trace in found[4:]]
+    models.build(one, "cpu")(**models.batch(one, "cpu")).loss.backward()
+    assert dryrun.follow(one, "cpu").signature() == found[0].signature()
+
+
+@pytest.mark.parametrize("mode", [FakeTensorMode(), torch.device("meta")], ids=["fake", "meta"])
+def test_clipping_on_a_gpu_has_a_norm_for_every_gradient_and_sums_of_chunks_there(mode):
+    """On the host are the optimizer's counts of steps alone, which are no larger."""
+    trace = dryrun.on_device(dryrun._follow(tiny("gpt2-tiny", "lora", clip=1.0), devices.get("h100"), None, mode))
+    made = [trace.stream.blocks[number] for number, sign in trace.stream.events if sign > 0]
+    by = [block.operation for block in made if block.phase == "optimizer"]
+    gradients = sum(block.is_gradient for block in made)
+    assert by.count("aten._foreach_norm.Scalar") == gradients > 0
+    assert "aten.new_zeros.default" in by and dryrun.NUMBER not in by
 
 
 def test_one_example_has_no_padding_and_is_predicted_without_a_mask():

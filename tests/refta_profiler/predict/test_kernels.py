@@ -9,7 +9,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from refta_profiler.predict.kernels import CudaKernels, cublas_workspace_bytes, not_counted, workspace_places
 from refta_profiler.predict.releases import release
-from refta_profiler.predict.storage import LiveStorages
+from refta_profiler.predict.storage import LiveStorages, MetaStorages
 
 MIB = 2**20
 
@@ -40,10 +40,36 @@ def test_dropout_keeps_a_mask_of_one_byte_an_element():
 
 
 def test_the_functions_are_themselves_again_even_after_an_error():
-    before = F.scaled_dot_product_attention, F.dropout
+    def now():
+        return F.scaled_dot_product_attention, F.dropout, torch.nn.utils.clip_grad._has_foreach_support, torch._foreach_norm
+
+    before = now()
     with pytest.raises(RuntimeError), CudaKernels((8, 0)):
         raise RuntimeError
-    assert (F.scaled_dot_product_attention, F.dropout) == before
+    assert now() == before
+
+
+def clipped(kernels, mode):
+    """The operations that clipping the gradients of 3 and of 70,000 numbers runs, and the bytes of the blocks that it makes."""
+    with mode:
+        live = (LiveStorages if isinstance(mode, FakeTensorMode) else MetaStorages)()
+        parameters = [torch.nn.Parameter(torch.empty(size)) for size in (3, 70_000)]
+        for one in parameters:
+            one.grad = torch.empty_like(one)
+        live.know(tensor for one in parameters for tensor in (one, one.grad))
+        with kernels, live:
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    return [one.name for one in live.operations], [block.nbytes for block in live.stream.blocks]
+
+
+@pytest.mark.parametrize("mode", [FakeTensorMode(), torch.device("meta")], ids=["fake", "meta"])
+def test_clipping_takes_all_gradients_at_once(mode):
+    """As torch does on CUDA: one operation for the norms, one to scale; two sums a tensor, since the longer has two chunks of 65,536."""
+    together, blocks = clipped(CudaKernels((9, 0)), mode)
+    one_by_one, without = clipped(contextlib.nullcontext(), mode)
+    assert (together.count("aten._foreach_norm"), together.count("aten._foreach_mul_")) == (1, 1)
+    assert "aten._foreach_norm" not in one_by_one and one_by_one.count("aten.mul_") == 2
+    assert sorted(blocks) == sorted([*without, 2 * 2 * 4])
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])

@@ -56,6 +56,17 @@ def test_no_closed_form_says_why(label, reason):
     assert {row.status for row in known(dry)} == {"ok"}
 
 
+@pytest.mark.parametrize("target", ["cpu", "h100"])
+def test_a_step_whose_shapes_depend_on_numbers_is_unsupported_in_words(target, tmp_path):
+    """BART classifies by the <eos> tokens that it finds in its input, of which fake tensors cannot say how many there are."""
+    settings = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bart", "vocab_size": 50, "max_position_embeddings": 16, **settings}))
+    _, dry, run = rows.predict(point(str(tmp_path), "sequence-classification", label="full", method="full"), target)
+    assert run is None
+    assert {row.status for row in dry} == {"unsupported"}
+    assert "depends on the numbers of a tensor" in dry[0].note and "<eos>" in dry[0].note and "can be measured" in dry[0].note
+
+
 def test_a_setting_that_cannot_be_is_unsupported():
     closed, dry, run = rows.predict(tiny("llama-tiny", "head"))
     assert (closed, run) == ([], None)

@@ -1,10 +1,13 @@
 """Slice ranks: those of the very weights that are measured, computed once."""
 
+import importlib.metadata
+from dataclasses import replace
+
 import pytest
 import torch
 from real_steps import tiny
 
-from refta_profiler import workload
+from refta_profiler import models, workload
 from refta_profiler.errors import ScenarioError
 from refta_profiler.predict import slice_ranks
 
@@ -54,7 +57,39 @@ def test_the_second_time_they_are_read(monkeypatch):
     "change", [{"seed": 1}, {"rank": 4}, {"settings": {"rank": 5, "transform": "lsm"}}, {"targets": ["key"]}, {"precision": "bf16"}]
 )
 def test_other_weights_are_another_entry(change):
-    assert slice_ranks._key(tiny("roberta-tiny", "refta/slices", **change)) != slice_ranks._key(tiny("roberta-tiny", "refta/slices"))
+    assert slice_ranks._path(tiny("roberta-tiny", "refta/slices", **change)) != slice_ranks._path(tiny("roberta-tiny", "refta/slices"))
+
+
+def test_weights_drawn_by_another_transformers_are_another_entry(monkeypatch):
+    before = slice_ranks._path(tiny("roberta-tiny", "refta/slices"))
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: f"another {name}")
+    assert slice_ranks._path(tiny("roberta-tiny", "refta/slices")) != before
+
+
+def test_pretrained_weights_that_changed_in_their_folder_have_their_own(tmp_path):
+    """The folder, its config and the point stay the same."""
+    point = tiny("roberta-tiny", "refta/slices")
+    model = models.build(point, "cpu")
+    model.save_pretrained(tmp_path)
+    trained = replace(point, model=str(tmp_path), weights="pretrained")
+    before = slice_ranks.known(trained)
+    for name, weight in model.named_parameters():
+        if name.endswith("query.weight"):
+            weight.data[:] = torch.eye(len(weight))  # all layers alike: only the first slice has components
+    model.save_pretrained(tmp_path)
+    after = slice_ranks.known(trained)
+    assert before is not None and after is not None
+    query = next(name for name in after if "query" in name)
+    assert sum(rank > 0 for rank in before[query]) > sum(rank > 0 for rank in after[query]) == 1
+
+
+def test_pretrained_weights_that_nobody_can_tell_from_others_are_not_kept(monkeypatch, tmp_path):
+    point = tiny("roberta-tiny", "refta/slices")
+    models.build(point, "cpu").save_pretrained(tmp_path)
+    monkeypatch.setattr(slice_ranks.weight_identity, "of", lambda model: "")
+    trained = replace(point, model=str(tmp_path), weights="pretrained")
+    assert slice_ranks._path(trained) is None
+    assert slice_ranks.known(trained) == slice_ranks.known(trained)
 
 
 def test_a_model_too_large_to_build_is_assumed(monkeypatch):
