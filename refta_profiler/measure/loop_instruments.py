@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from refta_profiler.flops import FlopCounter
 from refta_profiler.measure import load, loop_start, window
-from refta_profiler.measure.clock import Clock
+from refta_profiler.measure.clock import Clock, watch
 from refta_profiler.measure.loop_shapes import Shape
 from refta_profiler.workload import tensors_in
 
@@ -48,7 +47,7 @@ class Instruments:
         self.found.shapes = []
         if kind == "time":
             self._before = load.now()
-            self._clock = Clock(self._now)
+            self._clock = Clock(watch(self.device))
         elif kind == "memory":
             self._open_window(inputs)
         elif kind == "flops":
@@ -139,8 +138,3 @@ class Instruments:
     def _leave_counter(self) -> None:
         if self._counter and _get_current_dispatch_mode() is self._counter:
             self._counter.__exit__(None, None, None)
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
