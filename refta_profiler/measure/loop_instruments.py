@@ -105,7 +105,8 @@ class Instruments:
             self._counter.phase = "backward"
         if self._clock and self._clock.backward():
             engine: Any = torch.autograd.Variable._execution_engine  # how torch's own FSDP hears of a backward's end
-            engine.queue_callback(self._clock.backward_ends)
+            ends = self._clock.backward_ends
+            engine.queue_callback(lambda: engine.queue_callback(ends))  # after what was queued meanwhile: DDP's wait for its reductions
 
     def end(self, kind: str | None) -> None:
         """The step is done: whatever measured it gives its numbers."""

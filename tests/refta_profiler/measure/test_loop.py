@@ -5,6 +5,7 @@ import gc
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Mapping
 from itertools import pairwise
@@ -659,6 +660,16 @@ def test_a_forward_before_the_training_does_not_say_what_training_is(training):
         loop.model.train(training)
         loop.run()
     assert known(p) == {"ok"} and p.rows[0].batch == 64 and "forwards" not in p.rows[0].model
+
+
+def test_what_a_backward_waits_for_at_its_end_is_the_backwards():
+    """DDP waits for its reductions in a callback that it queues within the backward, after ours."""
+    loop, engine = Loop(), torch.autograd.Variable._execution_engine
+    loop.model[0].weight.register_post_accumulate_grad_hook(lambda _: engine.queue_callback(lambda: time.sleep(0.1)))
+    with refta_profiler.profile(loop.model, loop.optimizer, label="mine", warmup=1, steps=1) as p:
+        loop.run(4)
+    found = values(p)
+    assert found["backward_seconds"] > 0.1 > found["optimizer_seconds"]
 
 
 class Graphs:
