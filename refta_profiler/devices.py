@@ -57,12 +57,12 @@ def get(name: str) -> Device:
 
 
 def device_key(device: str) -> str:
-    """The name in devices.yaml of the device that measures; a GPU that is not there goes by its own name."""
+    """The name in devices.yaml of the device that measures ('cpu', 'cuda', 'cuda:1'); a GPU that is not there goes by its own name."""
     if device == "cpu":
         return "cpu"
     import torch
 
-    return named_device(torch.cuda.get_device_name())
+    return named_device(torch.cuda.get_device_name(device))
 
 
 def named_device(name: str) -> str:

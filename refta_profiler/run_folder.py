@@ -11,13 +11,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from refta_profiler.errors import ScenarioError, StorageError
 from refta_profiler.results import SOURCES, Row, from_csv, to_csv
 from refta_profiler.whole_files import made, read_json, write_whole, writing
 
 VERSION = 1
+LOOK_S = 0.1  # between two looks at a lock that another process has
 LEFT_S = 60.0  # after which a temporary file counts as left by a process that was killed: writing one takes moments
 
 
@@ -51,8 +52,8 @@ class RunFolder:
         return cls(path)
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Held by one process at a time; a second one gets a ScenarioError. Freed by the system however the process ends.
+    def lock(self, *, patience_s: float = 0.0) -> Iterator[None]:
+        """Held by one process at a time; a second one waits that long, then gets a ScenarioError. Freed by the system at a process's end.
 
         A StorageError where the folder cannot be written, or its file system takes no locks. What killed processes left half written goes.
         """
@@ -60,7 +61,7 @@ class RunFolder:
             with writing(self.path / ".lock"):
                 file = stack.enter_context(open(self.path / ".lock", "w"))
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock(file, patience_s)
             except BlockingIOError as fault:
                 raise ScenarioError(
                     f"{self.path}: another process is running in this folder; wait for it, or start a new run without --resume"
@@ -241,6 +242,18 @@ class RunFolder:
         place = {point: index for index, point in enumerate(self.planned())}
         files = sorted((self.path / "steps").glob("*.json"), key=lambda path: (place.get(path.stem, len(place)), path.name))
         return [entry for path in files for entry in read_json(path)]
+
+
+def _lock(file: IO[str], patience_s: float) -> None:
+    """Lock the file; a BlockingIOError where another process still has it after that time."""
+    ends = time.monotonic() + patience_s
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= ends:
+                raise
+        time.sleep(LOOK_S)
 
 
 def new_folder(out: Path, stamp: str) -> Path:

@@ -33,7 +33,7 @@ PROGRAM = "__main__.py"
 
 
 def describe(device: str) -> dict[str, Any]:
-    """The environment as a mapping; `device` is 'cpu' or 'cuda'."""
+    """The environment as a mapping; `device` is 'cpu', 'cuda' or one of several, 'cuda:1'."""
     import torch
 
     return {
@@ -51,7 +51,7 @@ def describe(device: str) -> dict[str, Any]:
             "torch_interop_threads": torch.get_num_interop_threads(),
         },
         "torch_settings": torch_settings(),
-        "gpu": _gpu() if device == "cuda" else None,
+        "gpu": _gpu(device) if device.startswith("cuda") else None,
         "variables": variables(),
     }
 
@@ -85,10 +85,10 @@ def libraries() -> dict[str, str]:
 
 def device_name(device: str) -> str:
     """`cpu: MODEL` or `cuda: MODEL`."""
-    if device == "cuda":
+    if device.startswith("cuda"):
         import torch
 
-        return f"cuda: {torch.cuda.get_device_name()}"
+        return f"cuda: {torch.cuda.get_device_name(device)}"
     return f"cpu: {processor.model()}"
 
 
@@ -131,10 +131,11 @@ def torch_settings() -> dict[str, Any]:
     }
 
 
-def _gpu() -> dict[str, Any]:
+def _gpu(device: str) -> dict[str, Any]:
     import torch
 
-    properties = torch.cuda.get_device_properties(0)
+    number = torch.device(device).index or 0
+    properties = torch.cuda.get_device_properties(number)
     return {
         "name": properties.name,
         "memory_bytes": properties.total_memory,
@@ -143,5 +144,5 @@ def _gpu() -> dict[str, Any]:
         "tf32": torch.backends.cuda.matmul.allow_tf32,
         "cudnn_tf32": torch.backends.cudnn.allow_tf32,
         "driver": gpu.driver() or gpu.ABSENT,
-        "conditions": gpu.conditions(),
+        "conditions": gpu.conditions(number),
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import time
 from collections.abc import Sequence
@@ -25,7 +27,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Moment:
-    """Counters at one time, in seconds: of all cores together, busy and stolen, and of this process."""
+    """Counters at one time, in seconds: of all cores together, busy and stolen, and of this process and its children."""
 
     clock: float
     busy: float | None
@@ -34,9 +36,24 @@ class Moment:
 
 
 def now() -> Moment:
-    """The counters as they stand (about 50 µs)."""
+    """The counters as they stand (about 50 µs, and 20 µs a child)."""
     busy, stolen = counters()
-    return Moment(time.monotonic(), busy, stolen, sum(os.times()[:2]))
+    children = of_children()  # those that have ended are in this process's own times from here on
+    return Moment(time.monotonic(), busy, stolen, sum(os.times()[:4]) + children)
+
+
+def of_children() -> float:
+    """Seconds of processor time that the live children of multiprocessing took, such as a DataLoader's workers; 0.0 where none are known.
+
+    Nothing that goes wrong here may end the loop that is measured.
+    """
+    spent = 0
+    with contextlib.suppress(Exception):
+        for one in multiprocessing.active_children():
+            with contextlib.suppress(OSError, ValueError):  # it has just ended, or the system has no /proc
+                told = Path(f"/proc/{one.pid}/stat").read_text(encoding="utf-8", errors="replace")
+                spent += sum(map(int, told.rpartition(")")[2].split()[11:15]))  # proc(5): utime, stime, cutime, cstime
+    return spent / os.sysconf("SC_CLK_TCK") if spent else 0.0
 
 
 def counters() -> tuple[float | None, float | None]:

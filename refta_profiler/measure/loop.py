@@ -16,7 +16,7 @@ from torch import nn
 
 from refta_profiler import results
 from refta_profiler.errors import ScenarioError
-from refta_profiler.measure import loop_rows, subject
+from refta_profiler.measure import loop_folder, loop_rows, loop_start, subject
 from refta_profiler.measure.loop_instruments import Found, Instruments
 from refta_profiler.results import Row
 
@@ -68,6 +68,7 @@ class profile(Asked):
         print(p)  # and then, in a shell: python -m refta_profiler report reports/mine
 
     On the CPU the peak is exact for what Python can see when the step begins; on CUDA it is the caching allocator's.
+    Of several ranks each has rows of its own, and rank 0 alone writes the folder.
     """
 
     model: nn.Module = field(repr=False)
@@ -79,13 +80,13 @@ class profile(Asked):
         super().__post_init__()
         while isinstance(inner := getattr(self.optimizer, "optimizer", None), torch.optim.Optimizer):
             self.optimizer = inner  # accelerate's wrapper, whose step calls the inner one's
-        self.instruments = Instruments(self.model, self.optimizer)
+        self.ranks = (0, 1)  # this process's, of how many
         self.autocast: torch.dtype | None = None
         self.done = 0  # optimizer steps of the model that were seen
         self._handles: list[Any] = []
         self._first: Any = None  # the hook of the first step
         self._open = self._within_step = False
-        self._mode: bool | None = None  # whether the model was in training mode in its first forward with gradients
+        self._mode: bool | None = None  # whether the model was in training mode in the last forward with gradients of the first step
 
     def __enter__(self) -> profile:
         global _active
@@ -95,17 +96,36 @@ class profile(Asked):
                 f"profile(label={self.label!r}): '{other.label}' is being profiled; one at a time: "
                 "leave its `with` block first, or call its stop() where its loop broke off"
             )
-        if not hasattr(self, "instruments"):
-            raise ScenarioError(f"profile(label={self.label!r}): it has ended and holds its rows; make a new one for another loop")
-        loop_rows.check_folder(self.folder)
+        place = f"profile(label={self.label!r})"
+        if not hasattr(self, "model"):
+            raise ScenarioError(f"{place}: it has ended and holds its rows; make a new one for another loop")
+        loop_start.check_optimizer(self.optimizer, place)
+        device = loop_start.device_of(self.model, place)
+        self.ranks = loop_start.ranks()
+        if self._writes:
+            loop_folder.check(self.folder)
+        self.instruments = Instruments(self.model, self.optimizer, device)
+        self._attach()
         _active = weakref.ref(self)
-        self._handles = [
-            self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-            self.model.register_forward_hook(self._after_forward),
-            self.optimizer.register_step_pre_hook(self._before_step),
-            self.optimizer.register_step_post_hook(self._after_step),
-        ]
         return self
+
+    @property
+    def _writes(self) -> bool:
+        """Whether this process is the one of its job that writes the folder."""
+        return self.ranks[0] == 0
+
+    def _attach(self) -> None:
+        """All hooks on, or none where one cannot be. Where the loop is compiled they run as they are, outside of what is compiled."""
+        model, optimizer = self.model, self.optimizer
+        apart: Any = torch.compiler.disable
+        try:
+            self._handles.append(model.register_forward_pre_hook(apart(self._before_forward), with_kwargs=True))
+            self._handles.append(model.register_forward_hook(apart(self._after_forward)))
+            self._handles.append(optimizer.register_step_pre_hook(apart(self._before_step)))
+            self._handles.append(optimizer.register_step_post_hook(apart(self._after_step)))
+        except BaseException:
+            self._detach()
+            raise
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         self.stop(error)
@@ -116,19 +136,18 @@ class profile(Asked):
             return  # it was stopped before
         self._detach()
         self.found = self.instruments.found
-        self.rows = loop_rows.make(self, error)
-        self._write(error)
-        del self.model, self.optimizer, self.instruments  # a profile that is kept must not keep them alive while the next is measured
-
-    def _write(self, error: BaseException | None) -> None:
-        if self.folder is None or not self.rows:
-            return
+        now = loop_start.ranks()
+        self.ranks = now if now[1] > 1 else self.ranks  # the loop may have begun or left its process group meanwhile
         try:
-            loop_rows.write(self, Path(self.folder))
+            self.rows = loop_rows.make(self, error)
+            if self.folder is not None and self.rows and self._writes:
+                loop_folder.write(self, Path(self.folder))
         except Exception as fault:
             if error is None:
                 raise
             error.add_note(f"refta_profiler: what was measured before could not be written either: {fault}")
+        finally:
+            del self.model, self.optimizer, self.instruments  # a profile that is kept must not keep them alive while the next is measured
 
     def to_pandas(self) -> pandas.DataFrame:
         """The rows as a data frame, as a run's are."""
@@ -157,7 +176,7 @@ class profile(Asked):
     def _before_forward(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         if self.finished or not torch.is_grad_enabled():
             return
-        self._mode = model.training if self._mode is None else self._mode
+        self._mode = model.training if not self.done else self._mode
         if model.training != self._mode:
             return  # an evaluation between two steps
         examples, tokens = subject.sizes(args, kwargs)
@@ -169,7 +188,10 @@ class profile(Asked):
         self.instruments.forward(shape, self._within_step)
 
     def _look_for_autocast(self) -> None:
-        """In the first step, note autocast's dtype where it is active around the forward or within it (there by accelerate)."""
+        """In the first step, note autocast's dtype where it is active around the forward or within it (there by accelerate).
+
+        Where something is compiled, other code's autocast within the forward is not seen.
+        """
         if self.done:
             return
         device = self.instruments.device.type
@@ -179,8 +201,10 @@ class profile(Asked):
                 self.autocast = torch.get_autocast_dtype(device)
 
         look()
-        self._first = nn.modules.module.register_module_forward_pre_hook(look)
-        self._handles.append(self._first)
+        self.autocast = self.autocast or subject.autocast_within(self.model)
+        if self.autocast is None and not loop_start.compiles():
+            self._first = nn.modules.module.register_module_forward_pre_hook(look)
+            self._handles.append(self._first)
 
     def _after_forward(self, _: nn.Module, __: Any, outputs: Any) -> None:
         self.instruments.outputs(outputs)
@@ -193,9 +217,11 @@ class profile(Asked):
         if not self._open:
             return  # no forward of the model led to it
         self._open = False
-        self._first.remove()
+        if self._first is not None:
+            self._first.remove()
         self.instruments.end(self.kind)
         self.done += 1
+        self.instruments.step_is_next(self.kind)
         if self.finished:
             _let_go(self)
 

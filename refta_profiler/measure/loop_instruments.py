@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import contextlib
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,11 +11,10 @@ from torch import nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from refta_profiler.flops import FlopCounter
-from refta_profiler.measure import load, window
-from refta_profiler.measure.clock import Clock
+from refta_profiler.measure import load, loop_start, window
+from refta_profiler.measure.clock import Clock, watch
+from refta_profiler.measure.loop_shapes import Shape
 from refta_profiler.workload import tensors_in
-
-Shape = tuple[int, int | None]  # examples of a forward, tokens of one
 
 
 @dataclass
@@ -28,19 +27,19 @@ class Found:
     faults: dict[str, str] = field(default_factory=dict)  # why a kind of step gave nothing
     other_bytes: int = 0  # live when the memory's step began, and neither the model's nor the optimizer's nor the batch
     shapes: list[Shape] = field(default_factory=list)  # of each forward of the step at hand
-    shapes_of: dict[str | None, list[Shape]] = field(default_factory=dict)  # of the last step of each kind
+    steps_of: dict[str | None, list[list[Shape]]] = field(default_factory=dict)  # those of every step, by its kind
 
 
 class Instruments:
     """What measures one step of `kind` 'time', 'memory' or 'flops' between `begin` and `end`; nothing for another kind."""
 
-    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        self.model, self.optimizer = model, optimizer
-        self.device = next(model.parameters()).device
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        self.model, self.optimizer, self.device = model, optimizer, device
         self.found = Found()
         self._clock: Clock | None = None
         self._window: window.CpuWindow | window.CudaWindow | None = None
         self._counter: FlopCounter | None = None
+        self._eagerly = contextlib.ExitStack()
         self._before = load.now()
 
     def begin(self, kind: str | None, inputs: Any) -> None:
@@ -48,7 +47,7 @@ class Instruments:
         self.found.shapes = []
         if kind == "time":
             self._before = load.now()
-            self._clock = Clock(self._now)
+            self._clock = Clock(watch(self.device))
         elif kind == "memory":
             self._open_window(inputs)
         elif kind == "flops":
@@ -77,6 +76,14 @@ class Instruments:
         self._counter = FlopCounter()
         self._counter.__enter__()
 
+    def step_is_next(self, kind: str | None) -> None:
+        """The step that comes is of that kind. Where operations are to be counted, what is compiled runs as it is written from here on.
+
+        Once its forward has begun that is too late: torch.compile gives code up for good that it meets under a dispatch mode.
+        """
+        if kind == "flops" and loop_start.compiles():
+            self._eagerly.enter_context(torch.compiler.set_stance("force_eager"))
+
     def forward(self, shape: Shape, within_step: Any) -> None:
         """A forward of that shape begins; within_step: by a closure that the optimizer calls, between work of its own."""
         self.found.shapes.append(shape)
@@ -98,7 +105,8 @@ class Instruments:
             self._counter.phase = "backward"
         if self._clock and self._clock.backward():
             engine: Any = torch.autograd.Variable._execution_engine  # how torch's own FSDP hears of a backward's end
-            engine.queue_callback(self._clock.backward_ends)
+            ends = self._clock.backward_ends
+            engine.queue_callback(lambda: engine.queue_callback(ends))  # after what was queued meanwhile: DDP's wait for its reductions
 
     def end(self, kind: str | None) -> None:
         """The step is done: whatever measured it gives its numbers."""
@@ -111,7 +119,8 @@ class Instruments:
             self._leave_counter()
             self._count(self._counter)
         self._clock = self._window = self._counter = None
-        self.found.shapes_of[kind] = self.found.shapes
+        self._eagerly.close()
+        self.found.steps_of.setdefault(kind, []).append(self.found.shapes)
 
     def _count(self, counter: FlopCounter) -> None:
         """Take the counter's numbers; the forward's alone where a backward was seen to begin."""
@@ -125,12 +134,8 @@ class Instruments:
             self._window.abandon()
         self._leave_counter()
         self._clock = self._window = self._counter = None
+        self._eagerly.close()
 
     def _leave_counter(self) -> None:
         if self._counter and _get_current_dispatch_mode() is self._counter:
             self._counter.__exit__(None, None, None)
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()

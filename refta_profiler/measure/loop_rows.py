@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refta_profiler.devices import device_key
-from refta_profiler.errors import ScenarioError
-from refta_profiler.measure import environment, subject, timing
+from refta_profiler.measure import loop_shapes, subject, timing
 from refta_profiler.measure.load import Load, complaint
+from refta_profiler.measure.loop_shapes import Shape
 from refta_profiler.measure.rows import average, counted, interval_notes
 from refta_profiler.measure.subject import Subject
 from refta_profiler.measure.worker import describe_failure
 from refta_profiler.results import Row
-from refta_profiler.run_folder import RunFolder
-from refta_profiler.scenario_yaml import write as write_yaml
 from refta_profiler.units import format_bytes, format_count, format_flops, format_seconds
-from refta_profiler.whole_files import write_whole
 from refta_profiler.workload import PHASES
 
 if TYPE_CHECKING:
@@ -36,14 +32,13 @@ NO_NOISE = "a loop is timed in one process, which gives no noise floor: differen
 LOADING = "from the forward to the optimizer's step; loading data and evaluating are not in it"
 OTHERS = 0.01  # of the live bytes: from here on it is said how much is neither the model's nor the optimizer's nor the batch
 FORMATS = {"B": format_bytes, "FLOP": format_flops, "s": format_seconds, "count": format_count}
-HEAD = "# Measured within a training loop by refta_profiler.profile: that loop, not this file, is what can be run again.\n"
 
 
 def make(one: profile, error: BaseException | None) -> list[Row]:
     """The rows of a loop that ended, perhaps by an error; none where it ended before its model ran once."""
     if not one.found.shapes:
         return []
-    what, key = describe(one), device_key(one.instruments.device.type)
+    what, key = describe(one), device_key(str(one.instruments.device))
     values = numbers(one, what)
     found = [
         Row.of(what, key, "measured", metric, values[metric], note=note_of(one, metric, what))
@@ -61,21 +56,38 @@ def wanted(values: dict[str, Any]) -> list[str]:
 
 
 def describe(one: profile) -> Subject:
-    """What the loop trains; batch and sequence of the step that memory is measured in, or of the last that there was."""
-    found = one.found
-    shapes = found.shapes_of.get("memory") or found.shapes
+    """What the loop trains; batch and sequence of the largest forward of all measured steps.
+
+    Of accumulated steps the model's name says how many forwards make one: they are another setting than steps of one.
+    """
+    steps = steps_of(one, None)
+    forwards, (batch, seq) = loop_shapes.usual_forwards(steps), loop_shapes.largest(steps)
     method, order, rank = subject.method_of(one.model)
     return Subject(
-        model=subject.model_name(one.model),
+        model=subject.model_name(one.model) + (f", {forwards} forwards a step" if forwards > 1 else ""),
         label=one.label,
         method=one.method or method,
         order=one.order or order,
         rank=one.rank if one.rank is not None else rank,
-        batch=max(batch for batch, _ in shapes),
-        seq=max((seq for _, seq in shapes if seq is not None), default=None),
+        batch=batch,
+        seq=seq,
         precision=subject.precision_of(one.model, one.autocast),
         checkpointing=subject.checkpointing_of(one.model),
     )
+
+
+def steps_of(one: profile, kind: str | None) -> list[list[Shape]]:
+    """The forwards of every step of that kind; of all measured steps for None, and where none was measured of what there was."""
+    found = one.found.steps_of
+    if kind is not None:
+        return found.get(kind, [])
+    return [step for kind in METRICS for step in found.get(kind, [])] or found.get(None) or [one.found.shapes]
+
+
+def kind_of(metric: str) -> str | None:
+    """What a step is for that gives the metric: 'time', 'memory' or 'flops'; None for what no step gives."""
+    endings = {"_flops": "flops", "_bytes": "memory"}
+    return "time" if "_seconds" in metric else next((kind for ending, kind in endings.items() if metric.endswith(ending)), None)
 
 
 def numbers(one: profile, what: Subject) -> dict[str, Any]:
@@ -104,16 +116,25 @@ def note_of(one: profile, metric: str, what: Subject) -> str:
         parts += [words for words in [complaint(average([Load(**one) for one in found.loads]))] if words]
     if metric in ("static_bytes", "peak_allocated_bytes") and found.other_bytes > OTHERS * found.values["static_bytes"]:
         parts.append(f"{format_bytes(found.other_bytes)} of it are other tensors of the process that were alive when the step began")
-    kind = next((kind for kind, metrics in METRICS.items() if metric in metrics), None)
-    shapes = found.shapes_of.get(kind, []) if kind else []
-    if len(set(shapes)) > 1 or (shapes and shapes[0] != (what.batch, what.seq)):
-        parts.append(f"its forwards were of (examples, tokens) {', '.join(str(shape) for shape in dict.fromkeys(shapes))}")
+    parts += feeding_words(one, metric, what)
+    rank, world = one.ranks
+    if world > 1 and metric != "trainable_parameters":
+        parts.append(f"it is rank {rank}'s alone, of {world}")
     return "; ".join(parts)
+
+
+def feeding_words(one: profile, metric: str, what: Subject) -> list[str]:
+    """How many forwards the metric's steps had, and of which sizes, where that is not one of the row's."""
+    kind = kind_of(metric)
+    if kind is None and metric != "tokens":
+        return []
+    steps = steps_of(one, kind)
+    return [words for words in (loop_shapes.forwards_words(steps), loop_shapes.sizes_words(steps, (what.batch, what.seq))) if words]
 
 
 def missing(one: profile, metric: str, error: BaseException | None) -> dict[str, str]:
     """Status and note of a number that there is not."""
-    kind = next(kind for kind, metrics in METRICS.items() if metric in metrics)
+    kind = kind_of(metric) or ""
     if kind in one.found.faults:
         return {"status": "unsupported", "note": one.found.faults[kind]}
     if (kind == "time" and one.found.samples) or (kind == "flops" and "step_flops" in one.found.values):
@@ -126,37 +147,6 @@ def missing(one: profile, metric: str, error: BaseException | None) -> dict[str,
     if one.done == 0:
         short = "no optimizer.step() followed a forward of the model: is it this model and this optimizer that the loop trains?"
     return {"status": "skipped", "note": f"{short}; run at least {needed} steps, or ask for fewer (warmup=1, steps=1 takes 4)"}
-
-
-def check_folder(folder: str | Path | None) -> None:
-    """Nothing; a ScenarioError where the folder holds something else than earlier profiles."""
-    if folder is None or not Path(folder).exists() or (Path(folder).is_dir() and not any(Path(folder).iterdir())):
-        return
-    scenario = Path(folder) / "scenario.yaml"
-    if not scenario.is_file() or not scenario.read_text(encoding="utf-8").startswith(HEAD):
-        raise ScenarioError(f"profile: folder={folder}: holds something else than earlier profiles; give a new folder, or theirs")
-
-
-def write(one: profile, path: Path) -> RunFolder:
-    """The run folder with these rows in it beside those of other labels; the same loop profiled again replaces its own."""
-    check_folder(path)
-    point, key = one.rows[0].point, one.rows[0].target
-    found = environment.describe(one.instruments.device.type)
-    try:
-        (path / "points").mkdir(parents=True, exist_ok=True)
-    except OSError as fault:
-        raise ScenarioError(f"profile: folder={path}: cannot be made ({fault.strerror}); give one that can be written to") from fault
-    folder = RunFolder(path)
-    with folder.lock():
-        if not (path / "scenario.yaml").exists():
-            write_whole(path / "scenario.yaml", HEAD + write_yaml({"name": path.resolve().name, "target": key}))
-        folder.order(list(dict.fromkeys([*folder.planned(), point])))
-        folder.write_environment(found)
-        details = {"samples": one.found.samples, "loads": one.found.loads, "environment": found}
-        folder.write_details(point, details)
-        folder.write_point(point, "measured", one.rows)
-        folder.write_table()
-    return folder
 
 
 def summary(rows: Sequence[Row]) -> str:

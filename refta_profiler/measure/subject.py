@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -38,8 +39,8 @@ class Subject:
 
 
 def base_of(model: nn.Module) -> nn.Module:
-    """The model inside what wraps it: a parallel wrapper's `module`, a peft model's base."""
-    inner = getattr(model, "module", None)
+    """The model inside what wraps it: torch.compile's `_orig_mod`, a parallel wrapper's `module`, a peft model's base."""
+    inner = getattr(model, "_orig_mod", getattr(model, "module", None))
     if isinstance(inner, nn.Module):
         return base_of(inner)
     unwrap = getattr(model, "get_base_model", None)
@@ -75,6 +76,18 @@ def precision_of(model: nn.Module, autocast: torch.dtype | None) -> str:
         counts[one.dtype] = counts.get(one.dtype, 0) + one.numel()
     most = max(counts, key=lambda dtype: counts[dtype])
     return PRECISIONS.get(most, str(most).removeprefix("torch."))
+
+
+def autocast_within(model: nn.Module) -> torch.dtype | None:
+    """The dtype of an autocast that decorates the model's forward, as accelerate puts it there; None where none does."""
+    forward = getattr(base_of(model), "forward", None)
+    while forward is not None:
+        for cell in getattr(forward, "__closure__", None) or ():
+            with contextlib.suppress(ValueError):  # a cell that is empty
+                if isinstance(cell.cell_contents, torch.autocast) and cell.cell_contents._enabled:
+                    return cell.cell_contents.fast_dtype
+        forward = getattr(forward, "__wrapped__", None)
+    return None
 
 
 def checkpointing_of(model: nn.Module) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
 import transformers
 
+from refta_profiler.errors import ScenarioError
+from refta_profiler.measure import loop_start
 from refta_profiler.measure.loop import Asked, profile
 from refta_profiler.results import Row
 
@@ -30,12 +33,17 @@ class TrainerCallback(Asked, transformers.TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Hooks on the Trainer's model and optimizer."""
         self.stop()
+        if args.n_gpu > 1:
+            loop_start.refuse_data_parallel(args.n_gpu, f"TrainerCallback(label={self.label!r})")
         asked = {name: getattr(self, name) for name in Asked.__dataclass_fields__}
         self.profiled = profile(given["model"], given["optimizer"], **asked).__enter__()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-        """Hooks off; the rows are there, and the folder."""
-        self.stop()
+        """Hooks off; the rows are there, and the folder. One that cannot be written is a warning: the model is not saved yet."""
+        try:
+            self.stop()
+        except ScenarioError as fault:
+            warnings.warn(f"TrainerCallback(label={self.label!r}): {fault}; its `rows` hold what was measured", stacklevel=2)
 
     def stop(self, error: BaseException | None = None) -> None:
         """End the measurement that is under way, if one is; `error` is what broke the training off."""

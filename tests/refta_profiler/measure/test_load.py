@@ -1,5 +1,6 @@
 """How busy the machine was, from counters written by hand and from its own."""
 
+import multiprocessing
 import os
 import time
 
@@ -42,3 +43,33 @@ def test_this_process_is_not_another():
     found = load.between(before, load.now())
     assert 0 <= found.others_fraction <= 1
     assert found.load_average >= 0
+
+
+def spin(seconds):
+    deadline = time.process_time() + seconds
+    while time.process_time() < deadline:
+        pass
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="Linux tells what its processes do")
+def test_children_are_not_others_while_they_live_and_when_they_have_ended():
+    """As a DataLoader's workers: what one takes is this process's own, once, before and after it is waited for."""
+    context = multiprocessing.get_context("fork")
+    before, begun = load.now(), context.Event()
+    child = context.Process(target=lambda: (spin(0.3), begun.set(), time.sleep(60)))
+    child.start()
+    begun.wait(30)
+    living = load.now()
+    child.terminate()
+    child.join()
+    ended = load.now()
+    assert 0.29 <= living.own - before.own < 1.0
+    assert -0.05 < ended.own - living.own < 0.2  # the kernel counts in hundredths
+
+
+def test_children_that_cannot_be_asked_fail_nothing(monkeypatch):
+    monkeypatch.setattr(load.multiprocessing, "active_children", lambda: 1 / 0)
+    assert load.of_children() == 0.0
+    monkeypatch.setattr(load.multiprocessing, "active_children", lambda: [multiprocessing.current_process()])
+    monkeypatch.setattr(load.Path, "read_text", lambda *_, **__: "7 (a name) with) R too short")
+    assert load.of_children() == 0.0

@@ -1,11 +1,15 @@
 """A training loop that is not ours: its peak to the byte however it drops gradients, its numbers unchanged, its end whatever it is."""
 
+import contextlib
 import gc
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Mapping
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,9 +20,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import refta
 import refta_profiler
-from refta_profiler import models, workload
+from refta_profiler import devices, evidence, models, workload
 from refta_profiler.errors import ScenarioError
-from refta_profiler.measure import window
+from refta_profiler.flops import FlopCounter
+from refta_profiler.measure import environment, loop_folder, loop_rows, loop_shapes, loop_start, subject, timing, window
 from refta_profiler.report import write as write_report
 from refta_profiler.results import from_csv, to_pandas
 from refta_profiler.run_folder import RunFolder
@@ -370,8 +375,75 @@ def test_steps_of_several_shapes_are_said():
             loop.model(torch.randn(size, 40)).sum().backward()
             loop.optimizer.step()
     rows = {row.metric: row for row in p.rows}
-    assert rows["peak_allocated_bytes"].batch == 6
-    assert "(examples, tokens) (7, None)" in rows["step_flops"].note
+    assert {row.batch for row in p.rows} == {7}
+    assert "its forwards had 6 examples, and the row names the largest of all measured steps" in rows["peak_allocated_bytes"].note
+    assert "its forwards" not in rows["step_flops"].note
+
+
+class Padded(torch.nn.Module):
+    """Tokens in, a number each out; a step may call it several times."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = torch.nn.Embedding(100, 4)
+
+    def forward(self, input_ids):
+        return self.table(input_ids).sum()
+
+
+def padded(lengths, *, forwards=1, folder=None, label="mine", **asked):
+    """The profile of a loop whose steps have these lengths, each so many times."""
+    model = Padded()
+    optimizer = torch.optim.SGD(model.parameters())
+    with refta_profiler.profile(model, optimizer, label=label, folder=folder, **asked) as p:
+        for length in lengths:
+            for _ in range(forwards):
+                model(torch.zeros(2, length, dtype=torch.long)).backward()
+            optimizer.step()
+    return p
+
+
+def test_lengths_that_differ_between_timed_steps_are_said():
+    p = padded([128, 128, 12, 96, 50, 70, 31, 40, 31])
+    rows = {row.metric: row for row in p.rows}
+    assert {(row.batch, row.seq) for row in p.rows} == {(2, 96)} and rows["tokens"].value == 192  # those that warm up are not measured
+    for metric in ("step_seconds", "forward_seconds", "tokens"):
+        assert "its forwards had 2 examples, 12 to 96 tokens, and the row names the largest of all measured steps" in rows[metric].note
+    assert "2 examples, 40 tokens" in rows["peak_allocated_bytes"].note and "2 examples, 31 tokens" in rows["step_flops"].note
+    assert p.found.steps_of["time"] == [[(2, length)] for length in (12, 96, 50, 70, 31)]
+    assert "its forwards" not in str(padded([8] * STEPS))
+
+
+def test_accumulated_steps_are_another_setting_than_steps_of_one_forward(tmp_path):
+    found = {}
+    for label, forwards in {"one": 1, "four": 4}.items():
+        p = padded([8] * 4, forwards=forwards, folder=tmp_path / "mine", label=label, warmup=1, steps=1)
+        found[label] = {row.metric: row for row in p.rows}
+    assert "forwards in a step" not in found["one"]["step_seconds"].note
+    for metric in ("step_seconds", "peak_allocated_bytes", "step_flops", "tokens"):
+        assert "4 forwards in a step" in found["four"][metric].note
+    assert {row.model for row in found["four"].values()} == {"Padded, 4 forwards a step"}
+    candidates = evidence.candidates(RunFolder.open(tmp_path / "mine").rows(), "cpu")
+    assert len({one.setting for one in candidates}) == len(candidates) == 2
+
+
+@pytest.mark.parametrize(
+    ("counts", "usual", "words"),
+    [
+        ([1, 1, 1], 1, ""),
+        ([4, 4, 5], 4, "4 to 5 forwards in a step"),
+        ([1, 3], 3, "1 to 3 forwards in a step"),
+        ([2], 2, "2 forwards in a step"),
+    ],
+)
+def test_forwards_of_steps_by_hand(counts, usual, words):
+    steps = [[(8, None)] * count for count in counts]
+    assert (loop_shapes.usual_forwards(steps), loop_shapes.forwards_words(steps)) == (usual, words)
+
+
+def test_the_largest_forward_is_one_that_there_was():
+    assert loop_shapes.largest([[(8, 12)], [(2, 96), (8, 24)]]) == (8, 24)
+    assert loop_shapes.largest([[(3, None)], [(5, None)]]) == (5, None)
 
 
 def test_autocast_and_checkpointing_are_seen():
@@ -437,6 +509,242 @@ def test_a_folder_of_something_else_is_refused(tmp_path, content):
     assert_clean(loop)
 
 
+def test_a_folder_that_a_killed_process_left_is_taken(tmp_path, monkeypatch):
+    """The scenario comes first, within the lock: what a kill before it leaves is no other's folder."""
+    write_whole = loop_folder.write_whole
+    monkeypatch.setattr(loop_folder, "write_whole", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        padded([8] * 4, folder=tmp_path / "mine", warmup=1, steps=1)
+    assert [one.name for one in (tmp_path / "mine").iterdir()] == [".lock"]
+    (tmp_path / "mine" / ".scenario.yaml.7.tmp").write_text("# half")
+    monkeypatch.setattr(loop_folder, "write_whole", write_whole)
+    p = padded([8] * 4, folder=tmp_path / "mine", warmup=1, steps=1)
+    assert RunFolder.open(tmp_path / "mine").rows() == p.rows
+
+
+def test_a_folder_that_another_loop_writes_is_waited_for(tmp_path, monkeypatch):
+    folder = tmp_path / "mine"
+    padded([8] * 4, folder=folder, label="first", warmup=1, steps=1)
+    held = RunFolder(folder).lock()
+    held.__enter__()
+    threading.Timer(0.5, lambda: held.__exit__(None, None, None)).start()
+    padded([8] * 4, folder=folder, label="second", warmup=1, steps=1)
+    assert {row.label for row in RunFolder.open(folder).rows()} == {"first", "second"}
+    monkeypatch.setattr(loop_folder, "PATIENCE_S", 0.2)
+    with RunFolder(folder).lock(), pytest.raises(ScenarioError, match="another process is running in this folder"):
+        padded([8] * 4, folder=folder, label="third", warmup=1, steps=1)
+
+
+def test_rank_0_alone_writes_the_folder(tmp_path, monkeypatch):
+    for rank in (1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        p = padded([8] * 4, folder=tmp_path / "mine", warmup=1, steps=1)
+        assert f"it is rank {rank}'s alone, of 2" in next(row.note for row in p.rows if row.metric == "step_seconds")
+        assert (tmp_path / "mine").exists() == (rank == 0)
+    assert RunFolder.open(tmp_path / "mine").rows() == p.rows
+
+
+def test_a_process_of_its_own_is_rank_0_of_1(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert loop_start.ranks() == (0, 1)
+    monkeypatch.setenv("RANK", "first")
+    assert loop_start.ranks() == (0, 1)
+
+
+def test_a_process_group_knows_better_than_the_launcher(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    for name, answer in {"is_initialized": True, "get_rank": 3, "get_world_size": 4}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda answer=answer: answer)
+    assert loop_start.ranks() == (3, 4)
+
+
+def refused(model, optimizer, words):
+    """The loop is refused in these words before there is a hook, and another can be profiled at once."""
+    with pytest.raises(ScenarioError, match=words):
+        with refta_profiler.profile(model, optimizer, label="mine"):
+            raise AssertionError("not reached")
+    hooks = (model._forward_pre_hooks, model._forward_hooks)
+    assert not any(hooks)
+    padded([8] * 4, warmup=1, steps=1)
+
+
+def test_a_device_that_is_not_known_is_refused():
+    model = torch.nn.Linear(2, 2, device="meta")
+    optimizer = torch.optim.SGD(model.parameters())
+    refused(model, optimizer, r"profile\(label='mine'\): the model's parameters are on meta; a loop is measured on cpu or cuda alone")
+
+
+class Placed(torch.nn.Linear):
+    """Parameters that say they are on these devices."""
+
+    def __init__(self, *places):
+        super().__init__(2, 2)
+        self.places = [SimpleNamespace(device=torch.device(place)) for place in places]
+
+    def parameters(self, recurse=True):
+        return iter(self.places)
+
+
+def test_several_devices_are_refused():
+    optimizer = torch.optim.SGD(torch.nn.Linear(2, 2).parameters())
+    refused(
+        Placed("cuda:1", "cuda:0", "cuda:1"), optimizer, r"are on cuda:0, cuda:1; a loop is measured on one device: put the whole model"
+    )
+    refused(Placed(), optimizer, "the model has no parameters")
+    assert loop_start.device_of(Placed("cuda:1", "cuda:1"), "here") == torch.device("cuda:1")
+
+
+def test_data_parallel_is_refused():
+    wrapped = torch.nn.DataParallel(torch.nn.Linear(2, 2))
+    optimizer = torch.optim.SGD(wrapped.parameters())
+    wrapped.device_ids = [0, 1]
+    refused(wrapped, optimizer, "DataParallel runs the model on 2 GPUs in one process, which cannot be measured; start it with torchrun")
+    wrapped.device_ids = []
+    assert loop_start.device_of(wrapped, "here") == torch.device("cpu")
+
+
+def test_the_device_of_the_model_is_named_and_not_the_current_one(monkeypatch):
+    names = {"cuda": "NVIDIA A100-SXM4-80GB", "cuda:1": "NVIDIA H100 80GB HBM3"}
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device=None: names[str(device or "cuda")])
+    asked = []
+    properties = SimpleNamespace(name="", total_memory=1, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: asked.append(number) or properties)
+    monkeypatch.setattr(environment.gpu, "conditions", lambda number=0: asked.append(number))
+    assert [devices.device_key(device) for device in ("cuda", "cuda:1")] == ["a100-80", "h100"]
+    assert environment.describe("cuda:1")["device"] == "cuda: NVIDIA H100 80GB HBM3"
+    assert asked == [1, 1]
+
+
+def test_an_optimizer_that_is_not_torchs_is_refused():
+    model = torch.nn.Linear(2, 2)
+    refused(
+        model,
+        SimpleNamespace(step=None),
+        r"the optimizer is a types\.SimpleNamespace; it must be a torch\.optim\.Optimizer, or hold one as its `optimizer`",
+    )
+
+
+def test_a_hook_that_cannot_be_put_on_leaves_none():
+    class Strange(torch.optim.SGD):
+        def register_step_post_hook(self, hook):
+            raise TypeError("mine")
+
+    loop = Loop()
+    loop.optimizer = Strange(loop.model.parameters())
+    with pytest.raises(TypeError, match="mine"):
+        with refta_profiler.profile(loop.model, loop.optimizer, label="mine"):
+            raise AssertionError("not reached")
+    assert_clean(loop)
+    padded([8] * 4, warmup=1, steps=1)
+
+
+def test_rows_that_cannot_be_made_do_not_replace_the_loops_own_exception(monkeypatch):
+    monkeypatch.setattr(loop_rows, "device_key", lambda _: {}["no such device"])
+    loop = Loop()
+    with pytest.raises(ZeroDivisionError) as caught:
+        with refta_profiler.profile(loop.model, loop.optimizer, label="mine"):
+            loop.run(1)
+            _ = 1 / 0
+    assert "no such device" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_forward_before_the_training_does_not_say_what_training_is(training):
+    """A look at the model's outputs with gradients, in the other mode, is no step's first forward for good."""
+    loop = Loop()
+    with refta_profiler.profile(loop.model, loop.optimizer, label="mine") as p:
+        loop.model.train(not training)(torch.randn(3, 40))
+        loop.model.train(training)
+        loop.run()
+    assert known(p) == {"ok"} and p.rows[0].batch == 64 and "forwards" not in p.rows[0].model
+
+
+def test_what_a_backward_waits_for_at_its_end_is_the_backwards():
+    """DDP waits for its reductions in a callback that it queues within the backward, after ours."""
+    loop, engine = Loop(), torch.autograd.Variable._execution_engine
+    loop.model[0].weight.register_post_accumulate_grad_hook(lambda _: engine.queue_callback(lambda: time.sleep(0.1)))
+    with refta_profiler.profile(loop.model, loop.optimizer, label="mine", warmup=1, steps=1) as p:
+        loop.run(4)
+    found = values(p)
+    assert found["backward_seconds"] > 0.1 > found["optimizer_seconds"]
+
+
+class Graphs:
+    """A backend that compiles nothing, and counts what it is given."""
+
+    def __init__(self):
+        self.count = 0
+
+    def __call__(self, graph, inputs):
+        self.count += 1
+        return graph.forward
+
+
+class Compiled(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.GELU(), torch.nn.Linear(16, 4))
+
+    def forward(self, rows):
+        return self.layers(rows).sum()
+
+
+@pytest.mark.parametrize("way", ["method", "wrapped", "within"])
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize("fullgraph", [False, True])
+def test_a_compiled_loop_is_compiled_as_it_would_be(way, before, fullgraph):
+    torch.compiler.reset()
+    graphs, model = Graphs(), Compiled()
+    called = model if way == "method" else torch.compile(model, backend=graphs, fullgraph=fullgraph)
+    if way == "method":
+        model.compile(backend=graphs, fullgraph=fullgraph)
+    optimizer = torch.optim.AdamW(model.parameters())
+
+    def step():
+        called(torch.ones(3, 8)).backward()
+        optimizer.step()
+
+    step() if before else None
+    with refta_profiler.profile(called if way == "wrapped" else model, optimizer, label="mine", warmup=1, steps=1) as p:
+        for _ in range(4):
+            step()
+    assert p.finished and known(p) == {"ok"} and p.rows[0].model == "Compiled"
+    step()
+    assert graphs.count == 1
+    called(torch.ones(3, 8).requires_grad_()).backward()  # other guards: it is compiled anew, and so still compiled at all
+    assert graphs.count == 2
+    assert values(p)["forward_flops"] == 2 * 3 * (8 * 16 + 16 * 4)
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("steps", [3, 4])
+def test_what_is_compiled_is_not_left_running_eagerly(steps):
+    """Neither where the loop ends before operations are counted, nor where another mode forbids to count them."""
+    torch.compiler.reset()
+    graphs, model = Graphs(), Compiled()
+    compiled = torch.compile(model, backend=graphs)
+    optimizer = torch.optim.SGD(model.parameters())
+    with refta_profiler.profile(compiled, optimizer, label="mine", warmup=1, steps=1) as p:
+        for step in range(steps):
+            with FlopCounter() if step == 3 else contextlib.nullcontext():
+                compiled(torch.ones(3, 8)).backward()
+                optimizer.step()
+    assert next(row for row in p.rows if row.metric == "step_flops").value is None
+    compiled(torch.ones(3, 8).requires_grad_())
+    assert graphs.count == 2
+    torch.compiler.reset()
+
+
+def test_autocast_that_accelerate_puts_around_a_forward_is_seen_without_a_hook():
+    loop = Loop()
+    assert subject.autocast_within(loop.model) is None
+    loop.model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(loop.model.forward)
+    assert subject.autocast_within(loop.model) == torch.bfloat16
+
+
 @pytest.mark.parametrize("name", ["warmup", "steps"])
 def test_a_schedule_needs_a_step_of_each(name):
     loop = Loop()
@@ -458,19 +766,6 @@ def test_the_docstrings_example(tmp_path, monkeypatch, capsys):
     exec("\n".join(line[8:] for line in lines[starts : ends + 1]))  # the text is this repository's own
     assert "peak_allocated_bytes" in capsys.readouterr().out
     assert (tmp_path / "reports" / "mine" / "results.csv").exists()
-
-
-def test_the_clocks_phases_add_up():
-    from refta_profiler.measure.clock import Clock
-
-    ticks = iter([0, 3, 10, 20, 21, 25, 28, 30])
-    clock = Clock(lambda: next(ticks))
-    assert clock.backward() and not clock.backward()  # 3: forward took 3
-    clock.backward_ends()  # 10: 7 of backward
-    clock.forward()  # 20: ten seconds between, which count for nothing
-    assert clock.backward()  # 21
-    clock.backward_ends()  # 25
-    assert clock.step_ends() == {"forward": 4, "backward": 11, "optimizer": 3}
 
 
 def test_marks_and_known_frees_of_an_event_tree():
@@ -508,3 +803,4 @@ def test_a_loop_on_a_gpu():
     found = values(p)
     assert 0 < found["static_bytes"] < found["peak_allocated_bytes"] <= found["peak_reserved_bytes"]
     assert found["backward_seconds"] > 0
+    assert all(-1e-4 < one[timing.REST] < sum(one.values()) for one in p.found.samples)  # the two clocks may differ by some microseconds

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from fake_cuda import FakeCuda
 from real_steps import tiny
 
 from refta_profiler import workload
@@ -39,40 +40,6 @@ def test_warm_up_is_dropped_and_every_phase_timed(monkeypatch):
     assert (len(found.samples), len(found.loads), len(found.bare)) == (3, 3, 2)
     assert set(found.load) == set(found.loads[0])
     assert all(set(one) == set(workload.PHASES) and min(one.values()) > 0 for one in found.samples)
-
-
-class FakeCuda:
-    """A GPU that the host runs ahead of: its work is done when it is waited for, and events stand where it passed them."""
-
-    def __init__(self, monkeypatch):
-        self.host = self.queue = 0.0  # seconds
-        self.waits, self.log = 0, []
-        monkeypatch.setattr(torch.cuda, "synchronize", self.synchronize)
-        monkeypatch.setattr(torch.cuda, "Event", lambda enable_timing: FakeEvent(self, enable_timing))
-        monkeypatch.setattr(timing.time, "perf_counter", lambda: self.host)
-
-    def launch(self, seconds):
-        """The host takes a millisecond to hand over what the GPU takes so long for."""
-        self.host += 1e-3
-        self.queue = max(self.queue, self.host) + seconds
-
-    def synchronize(self):
-        self.log.append("wait")
-        self.host = max(self.host, self.queue) + 1e-3
-
-
-class FakeEvent:
-    def __init__(self, device, enable_timing):
-        assert enable_timing
-        self.device = device
-
-    def record(self):
-        self.device.log.append("mark")
-        self.passed = max(self.device.queue, self.device.host)
-
-    def elapsed_time(self, other):
-        assert self.device.log[-1] == "wait"  # torch raises where the events may not have come yet
-        return (other.passed - self.passed) * 1e3
 
 
 def a_step(device):

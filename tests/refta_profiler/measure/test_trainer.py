@@ -2,6 +2,7 @@
 
 import gc
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -161,3 +162,44 @@ def test_a_training_that_breaks_off_is_ended_by_hand(tmp_path):
     callback.stop(caught.value)
     assert "the loop ended in step 1: ZeroDivisionError" in next(row.note for row in callback.rows if row.metric == "step_flops")
     assert window.live_storages(torch.device("cpu")) and not torch.autograd._profiler_enabled()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "amp-bf16"])
+def test_a_compiled_training_is_compiled_once(tmp_path, precision):
+    """What the callback is given lies within what torch.compile made of it."""
+    settings, counts = {"torch_compile": True, "torch_compile_backend": "eager", "bf16": precision == "amp-bf16"}, []
+    for callbacks in ([], [refta_profiler.TrainerCallback(label="mine", warmup=1, steps=1)]):
+        torch.compiler.reset()
+        torch._dynamo.utils.counters.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of dynamo's own
+            train(tmp_path, *callbacks, steps=6, **settings)
+        counts.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    torch.compiler.reset()
+    assert counts[0] == counts[1] > 0
+    assert {row.status for row in callbacks[0].rows if row.metric != "noise_fraction"} == {"ok"}
+    assert (callbacks[0].rows[0].model, callbacks[0].rows[0].precision) == ("RobertaForSequenceClassification", precision)
+
+
+def test_several_gpus_in_one_process_are_refused():
+    """The Trainer wraps the model in DataParallel itself, out of its callbacks' sight."""
+    callback = refta_profiler.TrainerCallback(label="mine")
+    with pytest.raises(ScenarioError, match=r"TrainerCallback\(label='mine'\): DataParallel runs the model on 2 GPUs in one process"):
+        callback.on_train_begin(SimpleNamespace(n_gpu=2), None, None, model=None, optimizer=None)
+
+
+def test_a_folder_that_cannot_be_written_does_not_end_the_training(tmp_path):
+    """The Trainer's end is before whatever saves the model."""
+    callback = refta_profiler.TrainerCallback(label="mine", folder=tmp_path / "mine", warmup=1, steps=1)
+
+    model = torch.nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters())
+    callback.on_train_begin(SimpleNamespace(n_gpu=1), None, None, model=model, optimizer=optimizer)
+    model(torch.ones(3, 4)).sum().backward()
+    optimizer.step()
+    (tmp_path / "mine").write_text("a file by now")
+    with pytest.warns(
+        UserWarning, match=r"TrainerCallback\(label='mine'\): .* holds something else than earlier profiles.*its `rows` hold"
+    ):
+        callback.on_train_end(None, None, None)
+    assert callback.rows[0].value
