@@ -44,6 +44,11 @@ def names() -> list[str]:
     return list(_devices())
 
 
+def spellings() -> list[str]:
+    """The devices by every name that `get` takes in lower case: their own names, then their aliases."""
+    return [*_devices(), *(alias for device in _devices().values() for alias in device.aliases)]
+
+
 def get(name: str) -> Device:
     """The device of that name or alias (upper or lower case); ScenarioError with the closest name where there is none."""
     known = _devices()

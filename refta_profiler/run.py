@@ -149,11 +149,14 @@ def take_up(folder: RunFolder, points: Sequence[Point], scenario_text: str) -> N
 
 
 def aimed_elsewhere(points: Sequence[Point], planned: set[str]) -> dict[str, str]:
-    """By a point's id the planned one's that differs from it in its target alone, where there is one."""
+    """By a point's id the planned one's that differs from it in its target alone, where there is one.
+
+    Runs of before scenarios had a device's own name for any of its aliases count: their target is another in the same way.
+    """
     found: dict[str, str] = {}
     architecture = models.fingerprint(points[0].model)  # which all points share
     for point in points if planned else []:
-        others = (plan.aimed_at(point, target, architecture).id for target in devices.names() if target != point.target)
+        others = (plan.aimed_at(point, target, architecture).id for target in devices.spellings() if target != point.target)
         if other := next((one for one in others if one in planned), ""):
             found[point.id] = other
     return found

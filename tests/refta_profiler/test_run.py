@@ -191,6 +191,13 @@ def test_another_target_alone_measures_nothing_anew(tmp_path, scenario, folder, 
     assert (len(quick), back) == (3, first)
 
 
+def test_a_run_whose_target_was_an_alias_is_gone_on_with(scenario, folder, quick, unpredicted):
+    """As runs were before scenarios had a device's own name for it."""
+    go(scenario.model_copy(update={"target": "h100-sxm"}), folder)
+    go(scenario, RunFolder.open(folder.path))
+    assert len(quick) == 3
+
+
 def test_what_a_stopped_taking_over_left_is_taken_over_again(scenario, folder, quick, unpredicted, tmp_path, monkeypatch):
     go(repeated(scenario, 2), folder)
     aimed = scenarios.load(tmp_path / "tiny.yaml", ["target=l4", "measure.on_cpu.repeats=2"])

@@ -151,6 +151,12 @@ def test_every_name_of_an_order_is_one_that_is_judged(order, model, subject, for
     assert found.subjects == {subject: form} and check_answer.decisive(found, subject)
 
 
+def test_check_answers_for_a_device_by_its_own_name(ask):
+    runs = ask(target="A100")
+    assert {row.target for row in runs.rows} == {runs.question.target} == {"a100-80"}
+    assert all(one.memory_difference_fraction is not None for one in check_runs.verdicts_of(runs, "refta/shared", None) if one.against)
+
+
 def test_an_automatic_order_that_is_not_one_order_says_what_it_takes(ask):
     with pytest.raises(ReftaError, match="--order auto_time: it takes fused_fold for query, fused for down at 985 tokens"):
         ask(order="auto_time", targets=["query", "down"], batch=5)
