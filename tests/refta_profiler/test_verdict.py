@@ -2,6 +2,7 @@
 
 import pytest
 
+from refta_profiler import method_entries
 from refta_profiler.errors import ScenarioError
 from refta_profiler.evidence import difference_errors, stem
 from refta_profiler.results import METRICS, Row
@@ -355,6 +356,27 @@ TIMES = (
     ("refta/shared", 0.5, "dryrun"),
     ("refta/reconstruct", 1.0, "dryrun"),
 )
+
+
+@pytest.mark.parametrize(
+    ("entries", "compared"),
+    [
+        ([("dct", "shared"), ("lsm", "reconstruct")], []),
+        ([("dct", "shared"), ("lsm", "shared"), ("dct", "reconstruct")], [("shared transform=dct", "reconstruct transform=dct")]),
+        ([("dct", "shared"), ("dct", "reconstruct")], [("shared", "reconstruct")]),
+    ],
+)
+def test_orders_are_compared_where_nothing_else_differs(entries, compared):
+    methods = [{"name": "refta", "rank": 15, "transform": transform, "order": order} for transform, order in entries]
+    variants, faults = method_entries.expand(methods)
+    found = verdicts([row(one.label, 1000, method=one.method, order=one.order) for one in variants])
+    assert not faults
+    assert [(one.subject, one.against) for one in of_kind("order", found)] == [(f"refta/{a}", f"refta/{b}") for a, b in compared]
+
+
+def test_labels_of_ones_own_that_do_not_name_their_order_are_not_taken_for_one_function():
+    rows = [row("A", 1000, method="refta", order="shared"), row("B", 900, method="refta", order="reconstruct")]
+    assert of_kind("order", verdicts(rows)) == []
 
 
 def test_one_order_twice_is_two_functions_and_no_comparison_of_orders():
