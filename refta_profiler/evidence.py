@@ -134,7 +134,7 @@ def families(found: Iterable[Candidate]) -> list[Family]:
 
 
 def functions(group: list[Candidate]) -> list[list[Candidate]]:
-    """The group itself; each by itself where an order comes twice, as 'mine shared' and 'mine/shared': then it is not known which is which."""
+    """The group itself; each by itself where an order comes twice, as `mine shared` and `mine/shared`: which is which is not known."""
     orders = [candidate.order for candidate in group]
     return [group] if len(set(orders)) == len(orders) else [[candidate] for candidate in group]
 
@@ -184,7 +184,7 @@ class LargestBatch:
 
 
 def largest_batch(rows: Iterable[Row], memory_bytes: int, *, target: str | None = None) -> list[LargestBatch]:
-    """For every label the largest batch whose peak fits into `memory_bytes` (a CUDA context already taken off).
+    """For every label the largest batch whose peak fits into `memory_bytes` (a CUDA context already taken off where its size is known).
 
     Between two tried batches the peak is taken as the straight line: a peak is a maximum of lines in the batch, so the line lies above it
     and what is said to fit, fits. Beyond the last tried batch the last line is drawn on, which is a guess.

@@ -259,7 +259,7 @@ def _limit(task: Task, found: int, shares: dict[str, float], failed: Mapping[int
 def text(question: Question, budget: Budget, rows: Sequence[Fit]) -> str:
     """The table with a sentence at its head."""
     context = f", of them {format_bytes(budget.context_bytes)} for the CUDA context" if budget.context_bytes else ""
-    context = ", a CUDA context not counted since its size there is not known" if budget.context_bytes is None else context
+    context = f", {devices.UNCOUNTED}" if budget.context_bytes is None else context
     where = f"{format_bytes(budget.memory_bytes)}{context}, kernels of {budget.target}"
     fixed = {
         "batch": f"sequence {question.seq}" if question.seq else "",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from refta_profiler.devices import UNCOUNTED
 from refta_profiler.evidence import Candidate, LargestBatch, largest_batch
 from refta_profiler.report.material import Material
 from refta_profiler.report.palette import CATEGORIES
@@ -257,8 +258,10 @@ def fits_section(material: Material) -> Section | None:
     places = list(dict.fromkeys(place for found in fits.values() for place in found))
     columns = [Column("method"), *(Column(place, "", f"largest batch, {place}", True) for place in places)]
     rows = [[text_cell(label), *(fit_cell(found.get(place)) for place in places)] for label, found in fits.items()]
-    size = format_bytes(material.memory_bytes)
-    caption = f"The largest batch whose peak fits into the {size} that {material.target} has beside its CUDA context. {SIGNS}"
+    beside = f"; {UNCOUNTED}" if material.context_bytes is None else " beside its CUDA context"
+    caption = (
+        f"The largest batch whose peak fits into the {format_bytes(material.memory_bytes)} that {material.target} has{beside}. {SIGNS}"
+    )
     note = Text(reserved_words({fit.quantity for found in fits.values() for fit in found.values()}))
     return Section("fits", "The largest batch that fits", [note, Table("fits", caption, columns, rows)]) if rows else None
 

@@ -77,7 +77,11 @@ REFTA = {"name": "refta", "rank": 2}
             ["refta/shared transform=dct", "refta/reconstruct transform=lsm"],
         ),
         (
-            [{**REFTA, "order": ["shared", "reconstruct"]}, {**REFTA, "order": "shared", "rank": 4}, {**REFTA, "order": "slices", "label": "x"}],
+            [
+                {**REFTA, "order": ["shared", "reconstruct"]},
+                {**REFTA, "order": "shared", "rank": 4},
+                {**REFTA, "order": "slices", "label": "x"},
+            ],
             ["refta/shared r=2", "refta/reconstruct r=2", "refta/shared r=4", "x"],
         ),
     ],

@@ -63,6 +63,19 @@ def test_all_that_the_issue_names_is_there(document):
     assert wanted <= {section.key for section in document.sections}
 
 
+@pytest.mark.parametrize(
+    ("context", "words"),
+    [
+        (520 * 2**20, "78.5 GiB that h100 has beside its CUDA context."),
+        (None, "79 GiB that h100 has; a CUDA context not counted since its size there is not known."),
+    ],
+)
+def test_what_fits_says_whether_a_cuda_context_is_taken_off(run, context, words):
+    made = Material.of(run)
+    card = made.environment["target_device"] | {"context_bytes": context}
+    assert words in table(document_of(replace(made, environment=made.environment | {"target_device": card})), "fits").caption
+
+
 def test_peak_memory_has_a_panel_a_setting_and_device(document):
     panels = figure(document, "peaks").panels
     places = [f"{target}: fp32, {words} checkpointing" for target in ("h100", "cpu") for words in ("without", "with")]
