@@ -98,6 +98,7 @@ def run(
     from refta_profiler import own_code
     from refta_profiler import run as running
     from refta_profiler import scenario as scenarios
+    from refta_profiler.report.material import Material
     from refta_profiler.run_folder import RunFolder
 
     _one_of("--only", only, (None, "predict", "measure"))
@@ -126,7 +127,7 @@ def run(
             if fault.errno not in STORAGE:
                 raise
             raise StorageError(f"{_storage(fault)}; {again}") from fault
-    _say_verdict(rows, loaded)
+    _say(Material.of(folder).verdicts)
     print(f"report: {folder.path / 'report.html'}")
     return int(any(row.status == "error" for row in rows))
 
@@ -158,10 +159,10 @@ def _again(folder: Path, flags: list[str], given: dict[str, Any], slurm: dict[st
     return " ".join([*parts, *(f"--slurm {shlex.quote(f'{key}={value}')}" for key, value in slurm.items())])
 
 
-def _say_verdict(rows: list, loaded: Any) -> None:
-    from refta_profiler import verdict
+def _say(verdicts: list) -> None:
+    from refta_profiler import headline
 
-    for line in verdict.headline(verdict.verdicts(rows, baseline=loaded.baseline, target=loaded.target)):
+    for line in headline.headline(verdicts):
         print(line)
 
 
@@ -189,7 +190,7 @@ def predict(
     address: options.AddressOption = None,
 ) -> int:
     """The predictions alone."""
-    from refta_profiler import own_code, plan
+    from refta_profiler import devices, own_code, plan, verdict
     from refta_profiler import run as running
     from refta_profiler import scenario as scenarios
 
@@ -209,7 +210,8 @@ def predict(
         print(results.to_json(rows))
     else:
         _print_predictions(points, rows)
-        _say_verdict(rows, loaded)
+        memory = devices.get(loaded.target).tensor_bytes  # as a report of the same has it
+        _say(verdict.verdicts(rows, baseline=loaded.baseline, target=loaded.target, memory_bytes=memory))
     return int(any(row.status == "error" for row in rows))
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from refta_profiler import cli as command_line
-from refta_profiler import run
+from refta_profiler import plan, run
 from refta_profiler.errors import StorageError
+from refta_profiler.results import Row
 
 ROOT = Path(__file__).parents[2]
 GOOD = """
@@ -225,6 +226,39 @@ def test_predictions_as_a_table(good):
     assert found.returncode == 0, found.stderr
     assert "refta/shared" in found.stdout
     assert "KiB" in found.stdout
+
+
+LARGE = {"refta/shared": 2**30, "refta/reconstruct": 2**40}  # peaks, of which a T4 has room for one
+
+
+def peak_of(point, target="t4"):
+    return Row.of(point, target, "dryrun", "peak_allocated_bytes", LARGE[point.label])
+
+
+@pytest.fixture
+def large(monkeypatch, good):
+    """Options of a scenario whose peaks are LARGE; nothing is predicted."""
+
+    def run_it(scenario, folder, options, progress):
+        folder.order([point.id for point in plan.points(scenario)])
+        for point in plan.points(scenario):
+            folder.write_point(point.id, "dryrun", [peak_of(point)])
+        folder.write_environment({"target_device": {"key": "t4", "memory_bytes": 15 * 2**30, "context_bytes": None}})
+        return folder.rows()
+
+    monkeypatch.setattr(run, "run", run_it)
+    monkeypatch.setattr(run, "spread", lambda jobs, _: ((job, ([], [peak_of(job[0])])) for job in jobs))
+    monkeypatch.setattr(command_line, "_print_predictions", lambda *_: None)
+    return [str(good), "--set", "target=t4", "--set", "methods=[{name: refta, rank: 5, order: [shared, reconstruct]}]"]
+
+
+@pytest.mark.parametrize("verb", ["run", "predict"])
+def test_what_is_said_is_what_the_report_says(monkeypatch, capsys, tmp_path, large, verb):
+    """What does not fit the card does not run, in the terminal as on the page."""
+    options = ["--out", str(tmp_path / "out"), "--device", "cpu"] if verb == "run" else []
+    monkeypatch.setattr(sys, "argv", ["refta_profiler", verb, *large, *options])
+    assert command_line.main() == 0
+    assert "`shared` runs where rebuilding a layer at a time does not fit." in capsys.readouterr().out
 
 
 def test_a_run_from_end_to_end(tmp_path, good):
