@@ -116,7 +116,7 @@ def run(
         again = f"finished points are kept. Go on with: {_again(folder.path, flags, given, asked)}"
         try:
             with _progress() as progress:
-                rows = running.run(loaded, folder, running.Options(only, device, chosen, retry_errors, chosen_executor), progress)
+                done = running.run(loaded, folder, running.Options(only, device, chosen, retry_errors, chosen_executor), progress)
         except KeyboardInterrupt:
             return _complain(f"interrupted; {again}", 130)
         except HardwareError as error:  # a cluster that went away, a GPU that others use
@@ -128,8 +128,9 @@ def run(
                 raise
             raise StorageError(f"{_storage(fault)}; {again}") from fault
     _say(Material.of(folder).verdicts)
-    print(f"report: {folder.path / 'report.html'}")
-    return int(any(row.status == "error" for row in rows))
+    for path in done.reports:
+        print(f"report: {path}")
+    return int(any(row.status == "error" for row in done.rows))
 
 
 @contextlib.contextmanager

@@ -244,7 +244,7 @@ def large(monkeypatch, good):
         for point in plan.points(scenario):
             folder.write_point(point.id, "dryrun", [peak_of(point)])
         folder.write_environment({"target_device": {"key": "t4", "memory_bytes": 15 * 2**30, "context_bytes": None}})
-        return folder.rows()
+        return run.Finished(folder.rows(), [])
 
     monkeypatch.setattr(run, "run", run_it)
     monkeypatch.setattr(run, "spread", lambda jobs, _: ((job, ([], [peak_of(job[0])])) for job in jobs))
@@ -265,7 +265,7 @@ def test_a_run_from_end_to_end(tmp_path, good):
     found = cli("run", good, "--out", tmp_path / "out", "--format", "html,csv")
     assert found.returncode == 0, found.stderr
     (folder,) = (tmp_path / "out").iterdir()
-    assert found.stdout.splitlines()[-1] == f"report: {folder / 'report.html'}"
+    assert found.stdout.splitlines()[-2:] == [f"report: {folder / 'report.html'}", f"report: {folder / 'results.csv'}"]
     rows = (folder / "results.csv").read_text().splitlines()
     predicted = {line.split(",")[0]: line for line in rows if ",dryrun,peak_allocated_bytes," in line}
     measured = {line.split(",")[0]: line for line in rows if ",measured,peak_allocated_bytes," in line}

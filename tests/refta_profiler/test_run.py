@@ -62,8 +62,7 @@ def quick(monkeypatch):
 
 def go(scenario, folder, **options):
     told = Told()
-    rows = run.run(scenario, folder, run.Options(**{"device": "cpu", **options}), told)
-    return rows, told
+    return run.run(scenario, folder, run.Options(**{"device": "cpu", **options}), told).rows, told
 
 
 def test_a_run_leaves_rows_of_every_source_a_table_and_a_report(scenario, folder):
@@ -146,6 +145,15 @@ def test_a_published_copy_without_point_files_keeps_what_its_table_holds(scenari
     assert (again, told.stages) == (first, [("measure", 0)])
     more, _ = go(repeated(scenario, 2), RunFolder.open(folder.path), only="measure")
     assert [row for row in more if row.source != "measured"] == [row for row in first if row.source != "measured"]
+
+
+@pytest.mark.parametrize(
+    ("formats", "names"), [(("md",), ["report.md"]), (("html", "csv", "latex"), ["report.html", "results.csv", "paper/example.tex"])]
+)
+def test_the_reports_that_are_named_are_those_that_were_written(scenario, folder, unpredicted, formats, names):
+    done = run.run(scenario, folder, run.Options(device="cpu", formats=formats), Told())
+    assert done.reports == [folder.path / name for name in names]
+    assert all(path.is_file() for path in done.reports)
 
 
 def test_what_is_missing_is_done_on_resuming(scenario, folder, quick):
