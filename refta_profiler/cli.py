@@ -105,6 +105,8 @@ def run(
     _one_of("--device", device, ("auto", "cpu", "cuda"))
     if retry_errors and not resume:
         raise ScenarioError("--retry-errors: tries again what failed in a run's folder; name that with --resume")
+    if resume and out:
+        raise ScenarioError(f"--out {out}: is for a new run's folder, and --resume {resume} goes on in that one; leave one of them out")
     loaded = scenarios.load(scenario, overrides or [], code=own_code.permission(allow_code))
     chosen = _formats(formats)
     asked = options.slurm_settings(partition, time, account, slurm)
@@ -154,7 +156,8 @@ def _executor(name: str, loaded: Any, address: str | None, slurm: dict[str, str]
 
 def _again(folder: Path, flags: list[str], given: dict[str, Any], slurm: dict[str, str]) -> str:
     """The command line that goes on with a run; flags: those it was given; given: what it was told by its other options, by name."""
-    parts = [f"python -m refta_profiler run {folder / 'scenario.yaml'} --resume {folder}", *flags]
+    scenario, run_folder = (shlex.quote(str(path)) for path in (folder / "scenario.yaml", folder))
+    parts = [f"python -m refta_profiler run {scenario} --resume {run_folder}", *flags]
     default = {"executor": "local", "device": "auto", "format": "html"}
     parts += [f"--{name} {shlex.quote(str(one))}" for name, one in given.items() if one not in (None, default.get(name))]
     return " ".join([*parts, *(f"--slurm {shlex.quote(f'{key}={value}')}" for key, value in slurm.items())])

@@ -20,6 +20,7 @@ from refta_profiler.units import format_bytes, format_percent, parse_bytes
 
 SOLVED = ("batch", "seq", "rank")
 METHODS = ("head", "lora", "refta")
+BATCH = 8  # examples of a step where another number is solved for and none is said
 KERNELS = "h100"  # whose kernels are predicted where no device is named
 LAST = {"batch": 65536, "seq": 1 << 20}
 START = {"batch": 16, "seq": 128, "rank": 16}
@@ -105,6 +106,13 @@ def solve_all(question: Question) -> tuple[Budget, list[Fit]]:
     budget = budget_of(question)
     tasks = [_task(question, budget, point) for point in points_of(question)]
     return budget, _in_processes(tasks)
+
+
+def refuse_solved(solve: str, given: Mapping[str, int | None]) -> None:
+    """Nothing; a ScenarioError where the number that is solved for is given as well: it would be as if it had not been."""
+    if (number := given.get(solve)) is not None:
+        others = " or ".join(f"--solve {name}" for name in SOLVED if name != solve)
+        raise ScenarioError(f"--{solve} {number}: {solve} is what is solved for; leave it out, or give {others}")
 
 
 def points_of(question: Question) -> list[Point]:

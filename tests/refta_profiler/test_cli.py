@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -94,6 +95,9 @@ def test_a_missing_scenario_is_named(tmp_path, good):
         (["run"], "Missing argument 'SCENARIO'"),
         (["run", "good.yaml", "--only", "predct"], "--only: 'predct'; it must be one of predict, measure"),
         (["run", "good.yaml", "--retry-errors"], "--retry-errors: tries again what failed in a run's folder; name that with --resume"),
+        (["run", "good.yaml", "--resume", "a", "--out", "b"], "--out b: is for a new run's folder, and --resume a goes on in that one"),
+        (["validate", "a", "--less", "588MiB"], "--less: is of use with --published FILE and --scenario S alone"),
+        (["validate", "a", "--allow-code"], "--allow-code: is of use with --published FILE and --scenario S alone"),
         (["run", "good.yaml", "--device", "gpu"], "it must be one of auto, cpu, cuda"),
         (["run", "good.yaml", "--format", "docx"], "it must be one of csv, html, json, latex, md, pdf, png, svg"),
         (["run", "good.yaml", "--set", "bach=[1]"], "did you mean 'batch'?"),
@@ -135,6 +139,12 @@ def test_a_run_that_its_disk_stops_says_how_to_go_on(monkeypatch, capsys, tmp_pa
     )
     again = f"finished points are kept. Go on with: python -m refta_profiler run {folder}/scenario.yaml --resume {folder} --device cpu"
     assert told.strip().endswith(again)
+
+
+def test_the_command_that_goes_on_takes_folders_with_spaces(tmp_path):
+    folder = tmp_path / "my runs" / "it's"
+    words = shlex.split(command_line._again(folder, ["--retry-errors"], {"device": "cpu"}, {}))
+    assert words[3:] == ["run", f"{folder}/scenario.yaml", "--resume", str(folder), "--retry-errors", "--device", "cpu"]
 
 
 def test_a_file_that_the_system_refuses_is_named_by_every_verb(monkeypatch, capsys):

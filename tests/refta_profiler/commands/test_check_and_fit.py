@@ -292,6 +292,9 @@ def test_an_architecture_that_is_not_data_has_its_ranks_and_positions(distilbert
         ({"memory": "lots"}, "24GiB"),
         ({"memory": "1GiB", "methods": ["lorra"]}, "did you mean 'lora'"),
         ({"memory": "1GiB", "solve": "seq", "model": "vit-tiny"}, "images of 197 tokens"),
+        ({"memory": "1GiB", "solve": "seq", "seq": 64}, "--seq 64: seq is what is solved for; leave it out, or give --solve batch or"),
+        ({"memory": "1GiB", "solve": "rank", "rank": 4}, "--rank 4: rank is what is solved for"),
+        ({"memory": "1GiB", "batch": 4}, "--batch 4: batch is what is solved for; leave it out, or give --solve seq or --solve rank"),
     ],
 )
 def test_a_fit_that_cannot_be_asked(options, words):
