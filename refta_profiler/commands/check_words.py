@@ -62,7 +62,7 @@ def _subject(found: CheckAnswer, label: str, form: str) -> str:
 def _conclusion(decisive: list[Verdict]) -> str:
     if not decisive:
         return "there is nothing to compare it with"
-    return listing([f"{CONCLUSIONS[one.outcome]} against `{one.against}`{_named(one)}" for one in decisive])
+    return listing([f"{CONCLUSIONS[one.conclusion]} against `{one.against}`{_named(one)}" for one in decisive])
 
 
 def _named(one: Verdict) -> str:

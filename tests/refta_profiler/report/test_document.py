@@ -40,6 +40,14 @@ def test_the_three_verdicts_are_kept_apart(document):
     assert "Accuracy was not measured" in task.lines[0][0]
 
 
+def test_the_rules_say_what_a_shorter_step_is(document):
+    rules = section(document, "rules").blocks[0].items
+    assert rules[1].endswith(
+        "The same: under 1%, or less than twice the error of predicted differences; a step more than 2% shorter, and by more than its "
+        "noise, is then named with it."
+    )
+
+
 def test_what_another_device_measured_stands_apart_with_its_times(document):
     lines = document.cards[0].elsewhere["cpu"]
     assert any("Its step takes" in detail for _, detail in lines)
