@@ -84,6 +84,26 @@ def test_what_fits_says_whether_a_cuda_context_is_taken_off(run, context, words)
     assert words in table(document_of(replace(made, environment=made.environment | {"target_device": card})), "fits").caption
 
 
+@pytest.mark.parametrize(
+    ("baseline", "caption", "marked"),
+    [
+        ("best", "Against its best other order `refta/shared` saves ", "; the best other order stands out."),
+        (
+            "refta/reconstruct",
+            "Against the baseline of the scenario (`refta/reconstruct`) `refta/shared` saves ",
+            "; the baseline of the scenario stands out.",
+        ),
+    ],
+)
+def test_savings_name_the_order_that_decides(run, baseline, caption, marked):
+    made = Material.of(run)
+    text = f"{made.scenario_text}\nbaseline: {baseline}\n"
+    figure, *tables = section(document_of(replace(made, scenario_text=text)), "savings").blocks
+    assert figure.caption.startswith(caption)
+    assert "of the peak; against the other orders " in figure.caption
+    assert tables and all(table.caption.endswith(marked) for table in tables)
+
+
 def test_peak_memory_has_a_panel_a_setting_and_device(document):
     panels = figure(document, "peaks").panels
     places = [f"{target}: fp32, {words} checkpointing" for target in ("h100", "cpu") for words in ("without", "with")]
