@@ -73,7 +73,7 @@ def savings_caption(material: Material, found: Sequence[Verdict]) -> str:
 
 
 def opponent(verdict: Verdict) -> str:
-    """Whom a verdict is against: 'its best other order', 'the baseline of the scenario (`…`)', or 'the other orders', which do not decide."""
+    """Whom a verdict is against: `its best other order`, the baseline with its label, or `the other orders`, which do not decide."""
     if not verdict.decisive:
         return "the other orders"
     return f"{BY_LABEL} (`{verdict.against}`)" if verdict.comparison == BY_LABEL else f"its {verdict.comparison}"
