@@ -98,12 +98,15 @@ def run(
     from refta_profiler import own_code
     from refta_profiler import run as running
     from refta_profiler import scenario as scenarios
+    from refta_profiler.report.material import Material
     from refta_profiler.run_folder import RunFolder
 
     _one_of("--only", only, (None, "predict", "measure"))
     _one_of("--device", device, ("auto", "cpu", "cuda"))
     if retry_errors and not resume:
         raise ScenarioError("--retry-errors: tries again what failed in a run's folder; name that with --resume")
+    if resume and out:
+        raise ScenarioError(f"--out {out}: is for a new run's folder, and --resume {resume} goes on in that one; leave one of them out")
     loaded = scenarios.load(scenario, overrides or [], code=own_code.permission(allow_code))
     chosen = _formats(formats)
     asked = options.slurm_settings(partition, time, account, slurm)
@@ -115,7 +118,7 @@ def run(
         again = f"finished points are kept. Go on with: {_again(folder.path, flags, given, asked)}"
         try:
             with _progress() as progress:
-                rows = running.run(loaded, folder, running.Options(only, device, chosen, retry_errors, chosen_executor), progress)
+                done = running.run(loaded, folder, running.Options(only, device, chosen, retry_errors, chosen_executor), progress)
         except KeyboardInterrupt:
             return _complain(f"interrupted; {again}", 130)
         except HardwareError as error:  # a cluster that went away, a GPU that others use
@@ -126,9 +129,10 @@ def run(
             if fault.errno not in STORAGE:
                 raise
             raise StorageError(f"{_storage(fault)}; {again}") from fault
-    _say_verdict(rows, loaded)
-    print(f"report: {folder.path / 'report.html'}")
-    return int(any(row.status == "error" for row in rows))
+    _say(Material.of(folder).verdicts)
+    for path in done.reports:
+        print(f"report: {path}")
+    return int(any(row.status == "error" for row in done.rows))
 
 
 @contextlib.contextmanager
@@ -152,16 +156,17 @@ def _executor(name: str, loaded: Any, address: str | None, slurm: dict[str, str]
 
 def _again(folder: Path, flags: list[str], given: dict[str, Any], slurm: dict[str, str]) -> str:
     """The command line that goes on with a run; flags: those it was given; given: what it was told by its other options, by name."""
-    parts = [f"python -m refta_profiler run {folder / 'scenario.yaml'} --resume {folder}", *flags]
+    scenario, run_folder = (shlex.quote(str(path)) for path in (folder / "scenario.yaml", folder))
+    parts = [f"python -m refta_profiler run {scenario} --resume {run_folder}", *flags]
     default = {"executor": "local", "device": "auto", "format": "html"}
     parts += [f"--{name} {shlex.quote(str(one))}" for name, one in given.items() if one not in (None, default.get(name))]
     return " ".join([*parts, *(f"--slurm {shlex.quote(f'{key}={value}')}" for key, value in slurm.items())])
 
 
-def _say_verdict(rows: list, loaded: Any) -> None:
-    from refta_profiler import verdict
+def _say(verdicts: list) -> None:
+    from refta_profiler import headline
 
-    for line in verdict.headline(verdict.verdicts(rows, baseline=loaded.baseline, target=loaded.target)):
+    for line in headline.headline(verdicts):
         print(line)
 
 
@@ -189,7 +194,7 @@ def predict(
     address: options.AddressOption = None,
 ) -> int:
     """The predictions alone."""
-    from refta_profiler import own_code, plan
+    from refta_profiler import devices, own_code, plan, verdict
     from refta_profiler import run as running
     from refta_profiler import scenario as scenarios
 
@@ -209,7 +214,8 @@ def predict(
         print(results.to_json(rows))
     else:
         _print_predictions(points, rows)
-        _say_verdict(rows, loaded)
+        memory = devices.get(loaded.target).tensor_bytes  # as a report of the same has it
+        _say(verdict.verdicts(rows, baseline=loaded.baseline, target=loaded.target, memory_bytes=memory))
     return int(any(row.status == "error" for row in rows))
 
 

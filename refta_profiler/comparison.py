@@ -44,6 +44,13 @@ class Verdict:
     parallel: str = ""  # the ranks that the step is spread over, each of which needs these bytes
     fits: str = ""  # 'subject' or 'against' where that one alone fits the device, 'neither', or '' where nothing speaks against both
 
+    @property
+    def conclusion(self) -> str:
+        """The outcome as words have it: 'shorter' where memory is the same and the step told apart as more than 2% shorter."""
+        time = self.time_difference_fraction
+        shorter = time is not None and time < -max(SLOWER, self.time_noise_fraction)
+        return "shorter" if self.outcome == "same" and shorter else self.outcome
+
 
 @dataclass(frozen=True)
 class Inputs:

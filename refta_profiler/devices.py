@@ -16,6 +16,8 @@ DATA = Path(__file__).with_name("devices.yaml")
 # Words by which a name tells another card, or a part of one, from the card whose number it bears; no entry of devices.yaml has them
 OTHER_CARDS = {"laptop", "mobile", "max", "ti", "super", "d", "nvl", "mig"}
 
+UNCOUNTED = "a CUDA context not counted since its size there is not known"  # what is said of a memory that is less than it seems
+
 
 @dataclass(frozen=True)
 class Device:
@@ -35,13 +37,18 @@ class Device:
 
     @property
     def tensor_bytes(self) -> int | None:
-        """What is left for tensors: its memory less the CUDA context; None where its memory is not known."""
+        """What is left for tensors: its memory less the CUDA context where that is known; None where its memory is not known."""
         return None if self.memory_bytes is None else self.memory_bytes - (self.context_bytes or 0)
 
 
 def names() -> list[str]:
     """The devices by their own names, in the order of devices.yaml (aliases are left out)."""
     return list(_devices())
+
+
+def spellings() -> list[str]:
+    """The devices by every name that `get` takes in lower case: their own names, then their aliases."""
+    return [*_devices(), *(alias for device in _devices().values() for alias in device.aliases)]
 
 
 def get(name: str) -> Device:

@@ -122,16 +122,19 @@ def comparable(members: Sequence[Candidate]) -> Family:
 
 
 def families(found: Iterable[Candidate]) -> list[Family]:
-    """The candidates grouped into functions: the same setting, method, rank and stem, each order once. One without orders is alone."""
+    """The candidates grouped into functions: the same setting, method, rank and stem, each order once.
+
+    One without orders is alone, and so is one whose label does not name its order: what else it differs in is not known.
+    """
     groups: dict[tuple[Setting, str, int | None, str], list[Candidate]] = {}
     for candidate in found:
-        name = stem(candidate.label, candidate.order) if candidate.order else candidate.label
+        name = stem(candidate.label, candidate.order) or candidate.label
         groups.setdefault((candidate.setting, candidate.method, candidate.rank, name), []).append(candidate)
     return [comparable(members) for group in groups.values() for members in functions(group)]
 
 
 def functions(group: list[Candidate]) -> list[list[Candidate]]:
-    """The group itself; each by itself where an order comes twice: labels of one's own, which differ in another setting (a transform)."""
+    """The group itself; each by itself where an order comes twice, as `mine shared` and `mine/shared`: which is which is not known."""
     orders = [candidate.order for candidate in group]
     return [group] if len(set(orders)) == len(orders) else [[candidate] for candidate in group]
 
@@ -181,7 +184,7 @@ class LargestBatch:
 
 
 def largest_batch(rows: Iterable[Row], memory_bytes: int, *, target: str | None = None) -> list[LargestBatch]:
-    """For every label the largest batch whose peak fits into `memory_bytes` (a CUDA context already taken off).
+    """For every label the largest batch whose peak fits into `memory_bytes` (a CUDA context already taken off where its size is known).
 
     Between two tried batches the peak is taken as the straight line: a peak is a maximum of lines in the batch, so the line lies above it
     and what is said to fit, fits. Beyond the last tried batch the last line is drawn on, which is a guess.

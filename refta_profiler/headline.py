@@ -19,7 +19,15 @@ IN_WORDS = {
     "slices": "going slice by slice",
 }
 KINDS = {"order": "Order", "method": "Method", "task": "Task"}
-OUTCOMES = {"pays": "it pays off", "small": "a small gain", "same": "the same", "costs": "it does not pay off", "unknown": "no verdict"}
+LARGE = 0.25  # a step that is this much shorter or longer is named, whoever it is against
+OUTCOMES = {
+    "pays": "it pays off",
+    "small": "a small gain",
+    "same": "the same",
+    "shorter": "the same memory in a shorter step",
+    "costs": "it does not pay off",
+    "unknown": "no verdict",
+}
 NOTHING = {
     "order": "No method of this run has two orders that can be compared.",
     "method": "No method of this run can be compared with LoRA or PiSSA.",
@@ -160,8 +168,8 @@ def words_of(comparison: str) -> str:
 
 def outcomes_by_batch(decisive: Sequence["Verdict"]) -> str:
     """'it pays off at batch 1 to 8, a small gain at batch 16 to 64, the same at batch 128'."""
-    runs = [(outcome, [verdict.batch for verdict in group]) for outcome, group in groupby(decisive, key=lambda verdict: verdict.outcome)]
-    return ", ".join(f"{OUTCOMES[outcome]} at batch {span(batches)}" for outcome, batches in runs)
+    runs = [(name, [verdict.batch for verdict in group]) for name, group in groupby(decisive, key=lambda verdict: verdict.conclusion)]
+    return ", ".join(f"{OUTCOMES[name]} at batch {span(batches)}" for name, batches in runs)
 
 
 def span(batches: Sequence[int]) -> str:
@@ -176,8 +184,10 @@ def name_of(verdict: "Verdict") -> str:
 
 
 def standing(verdict: "Verdict") -> str:
-    """How the subject's peak stands to the other's: 'less', 'more', 'same'; 'other fails', 'fails', 'unknown' where one has none."""
+    """How the subject's peak stands to the other's: 'less', 'more', 'same'; 'other fails', 'fails', 'neither fits'; 'unknown'."""
     fraction = verdict.memory_difference_fraction
+    if verdict.fits == "neither":
+        return "neither fits"
     if verdict.fits or fraction is None:
         known = {"pays": "other fails", "costs": "fails"} if verdict.fits in ("subject", "against") else {}
         return known.get(verdict.outcome, "unknown")
@@ -227,6 +237,14 @@ def fails_part(verdicts: Sequence["Verdict"], first: bool) -> str:
     return f"{'' if first else 'it '}does not fit where {listing([name_of(verdict) for verdict in verdicts])} does"
 
 
+def neither_part(verdicts: Sequence["Verdict"], first: bool) -> str:
+    """'does not fit, nor does …', or after another part 'neither it nor … fits'."""
+    names = [name_of(verdict) for verdict in verdicts]
+    if first:
+        return f"does not fit, nor {'do' if len(names) > 1 else 'does'} {listing(names)}"
+    return f"neither it nor {' nor '.join(names)} fits"
+
+
 def unknown_part(verdicts: Sequence["Verdict"], first: bool) -> str:
     """'cannot be compared with …'."""
     names = listing([name_of(verdict) for verdict in verdicts])
@@ -239,16 +257,18 @@ WORDS = {
     "same": same_part,
     "other fails": other_fails_part,
     "fails": fails_part,
+    "neither fits": neither_part,
     "unknown": unknown_part,
 }
 
 
 def times(verdicts: Sequence["Verdict"]) -> list[str]:
-    """'Its step takes 8% less time than rebuilding with recomputation.' for the decisive comparisons whose times are known.
+    """'Its step takes 8% less time than rebuilding with recomputation.' for the decisive comparisons, and for others where that is LARGE.
 
     Measured times and predicted ones have a sentence each.
     """
-    known = [(verdict, time) for verdict in verdicts if verdict.decisive and (time := verdict.time_difference_fraction) is not None]
+    known = [(verdict, time) for verdict in verdicts if (time := verdict.time_difference_fraction) is not None]
+    known = [(verdict, time) for verdict, time in known if verdict.decisive or abs(time) >= LARGE]
     several = len({verdict.batch for verdict in verdicts}) > 1
     told = [(verdict, time) for verdict, time in known if abs(time) >= verdict.time_noise_fraction]
     sentences = []

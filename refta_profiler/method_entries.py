@@ -167,13 +167,17 @@ def _described(variant: Variant) -> str:
 
 
 def _with_own_labels(variants: list[Variant], entries: Sequence[dict[str, Any]]) -> tuple[list[Variant], list[Fault]]:
-    """The variants with labels that differ: the order is added where an entry has several or no label, then the settings that differ."""
+    """The variants with labels that differ: the order is added where an entry has several or no label, then the settings that differ.
+
+    Settings are told apart over all orders, so that labels that differ in their order alone are one function: evidence.stem.
+    """
     found = _same_labels(entries)
-    named = [replace(variant, label=_with_order(variant, variants, entries)) for variant in variants]
+    ordered = [_with_order(variant, variants, entries) for variant in variants]
     labelled = []
-    for variant in named:
-        alike = [other for other in named if other.label == variant.label]
-        labelled.append(replace(variant, label=" ".join([variant.label, *_differing(variant, alike)])))
+    for variant, label in zip(variants, ordered, strict=True):
+        pairs = zip(variants, ordered, strict=True)
+        alike = [other for other, its in pairs if its == label or (other.method, other.label) == (variant.method, variant.label)]
+        labelled.append(replace(variant, label=" ".join([label, *_differing(variant, alike)])))
     return labelled, found or _alike(labelled)
 
 

@@ -140,7 +140,8 @@ def markdown() -> str:
     heading = ["# Every setting of a scenario", "", "Made by `make docs` from the settings themselves; do not edit.", ""]
     lines = [*heading, *_rows(scenario()), "", "# Every setting of a method", ""]
     lines += [
-        f"An entry of `methods` also takes `order`, `label`, and lists, which multiply out. `{own_code.NAME}` runs your own code.",
+        f"An entry of `methods` also takes `order`, `label`, and lists, which multiply out. Orders are compared where labels differ in "
+        f"the order's name alone: `ours/shared` and `ours/slices`. `{own_code.NAME}` runs your own code.",
         "",
     ]
     lines += ["`dropout` is of what the adapter reads, where nothing else is said.", ""]

@@ -199,14 +199,25 @@ class Row:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Row":
-        """The row of such a mapping; also of one read from CSV, where every value is a string and an empty one stands for None."""
+        """The row of such a mapping; also of one read from CSV, where every value is a string and an empty one stands for None.
+
+        A ValueError names a value that is none of its field.
+        """
         missing = [name for name in FIELDS if name not in values and name not in ("status", "note", "parallel")]
         if missing:
             raise ProfilerError(f"a row has no {', '.join(missing)}; its fields are {', '.join(FIELDS)}")
-        return cls(**{name: READERS.get(name, read_name)(values[name]) for name in FIELDS if name in values})
+        return cls(**{name: read(name, values[name]) for name in FIELDS if name in values})
 
 
 FIELDS = tuple(field.name for field in fields(Row))
+
+
+def read(name: str, value: Any) -> Any:
+    """The value of the field of that name; a ValueError that says which it is where it cannot be one."""
+    try:
+        return READERS.get(name, read_name)(value)
+    except (TypeError, ValueError) as fault:
+        raise ValueError(f"{name} {value!r} cannot be read") from fault
 
 
 def read_name(value: Any) -> str:
@@ -265,8 +276,15 @@ def to_csv(rows: Iterable[Row]) -> str:
 
 
 def from_csv(text: str) -> list[Row]:
-    """The rows of such a CSV."""
-    return [Row.from_dict(values) for values in csv.DictReader(io.StringIO(text))]
+    """The rows of such a CSV; a ValueError names the line of one that is none."""
+    table = csv.DictReader(io.StringIO(text))
+    rows = []
+    try:
+        for values in table:
+            rows.append(Row.from_dict(values))
+    except (ValueError, ProfilerError, csv.Error) as fault:
+        raise ValueError(f"line {table.line_num}: {fault}") from fault
+    return rows
 
 
 def to_json(rows: Iterable[Row]) -> str:

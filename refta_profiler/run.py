@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from refta_profiler import devices, models, own_code, plan, processes, published_copy, report, same_measurements, sessions, weight_identity
@@ -57,8 +58,16 @@ class Options:
     executor: Executor | None = None  # what runs the measuring processes, closed by who made it; this machine where none is given
 
 
-def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progress) -> list[Row]:
-    """Predict, measure, report; what is finished in the folder is not done again. The rows of the run."""
+@dataclass(frozen=True)
+class Finished:
+    """What a run comes to: its rows, and the main file of every format that its report was written in."""
+
+    rows: list[Row]
+    reports: list[Path]
+
+
+def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progress) -> Finished:
+    """Predict, measure, report; what is finished in the folder is not done again."""
     from refta_profiler.measure import stage
     from refta_profiler.measure.executors.local import Local
     from refta_profiler.task import residuals, store
@@ -99,8 +108,8 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
         found[sessions.KEY] = sessions.ended(found[sessions.KEY], did(folder, trainings))
         folder.write_environment({**found, **(ended(found[sessions.KEY][-1]) if new else {}), **devices_met})
         folder.write_table()
-        report.write(folder, tuple(options.formats))
-    return folder.rows()
+        reports = [paths[0] for paths in report.by_format(folder, tuple(options.formats)).values() if paths]
+    return Finished(folder.rows(), reports)
 
 
 def elsewhere(folder: RunFolder, device: str, training: str) -> str:
@@ -149,11 +158,14 @@ def take_up(folder: RunFolder, points: Sequence[Point], scenario_text: str) -> N
 
 
 def aimed_elsewhere(points: Sequence[Point], planned: set[str]) -> dict[str, str]:
-    """By a point's id the planned one's that differs from it in its target alone, where there is one."""
+    """By a point's id the planned one's that differs from it in its target alone, where there is one.
+
+    Runs of before scenarios had a device's own name for any of its aliases count: their target is another in the same way.
+    """
     found: dict[str, str] = {}
     architecture = models.fingerprint(points[0].model)  # which all points share
     for point in points if planned else []:
-        others = (plan.aimed_at(point, target, architecture).id for target in devices.names() if target != point.target)
+        others = (plan.aimed_at(point, target, architecture).id for target in devices.spellings() if target != point.target)
         if other := next((one for one in others if one in planned), ""):
             found[point.id] = other
     return found

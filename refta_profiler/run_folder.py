@@ -177,7 +177,7 @@ class RunFolder:
         files = sorted((self.path / "points").glob("*.json"))
         table = self.path / "results.csv"
         if not files and table.exists():
-            return from_csv(table.read_text(encoding="utf-8"))
+            return read_table(table)
         place = {point: index for index, point in enumerate(self.planned())}
         contents = [content for content in map(read_point, files) if not place or content["point"] in place]
         contents.sort(key=lambda content: (place.get(content["point"], len(place)), content["point"], source_place(content["source"])))
@@ -273,6 +273,21 @@ def new_folder(out: Path, stamp: str) -> Path:
 def source_place(source: str) -> tuple[int, str]:
     """Where a source stands in the table: as in SOURCES, a plain one before one with a suffix."""
     return SOURCES.index(source.split("-")[0]), source
+
+
+def read_table(path: Path) -> list[Row]:
+    """The rows of a results.csv; a StorageError names the file and the line of one that was edited into something else."""
+    try:
+        content = path.read_bytes()
+        return from_csv(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as fault:
+        line = fault.object.count(b"\n", 0, fault.start) + 1
+        why = f"line {line}: byte {fault.object[fault.start]:#04x} is not UTF-8; save the table as UTF-8"
+    except ValueError as fault:
+        why = str(fault)
+    except OSError as fault:
+        why = f"cannot be read: {fault.strerror}"
+    raise StorageError(f"{path}: {why}, or bring back the file that the run wrote")
 
 
 def read_point(path: Path) -> dict[str, Any]:

@@ -65,7 +65,8 @@ def _alone(draft: "Scenario", findings: Findings) -> None:
     """The values that need no model: the name, the device, values there twice, what is measured on the CPU."""
     if not re.fullmatch(r"\w[\w.+ -]*", draft.name):
         findings.faults.append(Fault(("name",), f"{shown(draft.name)} cannot name a folder; use letters, digits, '.', '-' and '_'"))
-    findings.attempt(("target",), lambda: devices.get(draft.target))
+    if device := findings.attempt(("target",), lambda: devices.get(draft.target)):
+        findings.filled["target"] = device.name  # as measurements call it, whatever alias or case it was written in
     for key in ("batch", "seq", "precision", "checkpointing", "targets"):
         values = getattr(draft, key) or []
         twice = dict.fromkeys(value for value in values if values.count(value) > 1)

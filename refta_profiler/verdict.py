@@ -38,7 +38,8 @@ BY_LABEL = "the baseline of the scenario"
 def verdicts(rows: Iterable[Row], *, baseline: str = "best", target: str | None = None, memory_bytes: int | None = None) -> list[Verdict]:
     """Every verdict for one target (by default the one that is predicted for): order, then method, then task.
 
-    `baseline` is 'best' or a label. With `memory_bytes` (of the target, beside its CUDA context) a label that does not fit does not run.
+    `baseline` is 'best' or a label. With `memory_bytes` (of the target, less its CUDA context where
+    that is known) a label that does not fit does not run.
     """
     rows = list(rows)
     check_baseline(rows, baseline)

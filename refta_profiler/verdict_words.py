@@ -14,6 +14,7 @@ CONCLUSIONS = {
     "pays": "it pays off",
     "small": "a small gain",
     "same": "no difference that counts",
+    "shorter": "the same memory in a shorter step",
     "costs": "it does not pay off",
     "unknown": "no verdict",
 }
@@ -42,7 +43,7 @@ def ranks_of(setting: Any) -> list[str]:
 def sentence(verdict: "Verdict") -> str:
     """The whole comparison in one sentence that can stand alone, with the amounts behind the fraction and what is missing."""
     comparison = f", at {verdict.comparison}" if verdict.comparison.startswith("equal") else ""
-    return f"At {setting_words(verdict)}{comparison}: {memory_words(verdict)}; {time_words(verdict)}: {CONCLUSIONS[verdict.outcome]}."
+    return f"At {setting_words(verdict)}{comparison}: {memory_words(verdict)}; {time_words(verdict)}: {CONCLUSIONS[verdict.conclusion]}."
 
 
 def memory_words(verdict: "Verdict") -> str:

@@ -99,6 +99,7 @@ def ask(question: Question) -> Runs:
     others = [*references, *_against(question, orders, references)]
     bound = [] if question.method == "head" else [{"name": "head"}]
     loaded = scenario.from_values(_values(question, [*bound, *_own(question, orders), *others]), "check")
+    question = replace(question, target=loaded.target)
     points = _once(plan.points(loaded))
     order, baseline = named_orders.meanings(question, names, points, stacks)
     rows: dict[str, list[Row]] = {}

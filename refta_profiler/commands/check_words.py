@@ -62,7 +62,7 @@ def _subject(found: CheckAnswer, label: str, form: str) -> str:
 def _conclusion(decisive: list[Verdict]) -> str:
     if not decisive:
         return "there is nothing to compare it with"
-    return listing([f"{CONCLUSIONS[one.outcome]} against `{one.against}`{_named(one)}" for one in decisive])
+    return listing([f"{CONCLUSIONS[one.conclusion]} against `{one.against}`{_named(one)}" for one in decisive])
 
 
 def _named(one: Verdict) -> str:
@@ -124,5 +124,7 @@ def _peaks(found: CheckAnswer) -> str:
         amounts = ((format_bytes, peak), (format_flops, flops), (format_count, count))
         shown = ["–" if value is None else form(value) for form, value in amounts]
         rows.append([point.label, *shown, fits, up_to])
-    memory = f" ({format_bytes(found.memory_bytes)} for tensors)" if found.memory_bytes else ""
+    context = devices.get(found.runs.question.target).context_bytes
+    beside = f", {devices.UNCOUNTED}" if context is None else " for tensors"
+    memory = f" ({format_bytes(found.memory_bytes)}{beside})" if found.memory_bytes else ""
     return f"Dry runs for {found.runs.question.target}{memory}:\n{table(rows, indent='  ')}"

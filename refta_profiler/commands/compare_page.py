@@ -122,10 +122,9 @@ def scatter(key: str, first: str, one: Compared) -> list[Figure]:
                 marks.setdefault(f"{found.source}, {found.target}", []).append((found.first / unit, found.second / unit))
         series = [Series(name, sorted(points), joined=False) for name, points in marks.items()]
         panels += [Panel(words, "first run", "this run", series, x_scale="linear", diagonal=True)] if series else []
-    worst = max((abs(found.fraction) for found in one.changed), default=0.0)
-    caption = (
-        f"Every peak and step time of {one.path.name} against {first}: at most {format_percent(worst)} apart, of what can be told apart."
-    )
+    worst = max((abs(found.fraction) for found in one.changed if found.metric in DRAWN), default=0.0)
+    apart = f"at most {format_percent(worst)} apart, of what can be told apart"
+    caption = f"Every allocated peak and step time of {one.path.name} against {first}: {apart}."
     return [Figure(f"{key}-scatter", caption, caption, panels)] if panels else []
 
 

@@ -32,7 +32,7 @@ def command(
     target: Annotated[str | None, typer.Option(help="a device (list devices)")] = None,
     methods: Annotated[list[str] | None, typer.Option("--method", help="a method, several times for several (head, lora, refta)")] = None,
     rank: RankOption = None,
-    batch: Annotated[int, typer.Option(help="examples of a step, where another is solved for")] = 8,
+    batch: Annotated[int | None, typer.Option(help="examples of a step, where another is solved for (default 8)")] = None,
     seq: SeqOption = None,
     targets: TargetsOption = None,
     precision: PrecisionOption = "fp32",
@@ -45,9 +45,11 @@ def command(
     from refta_profiler.commands import fit_measured, fit_solve, options
 
     chosen = options.method_settings(rank, settings)
+    fit_solve.refuse_solved(solve, {"batch": batch, "seq": seq, "rank": chosen.get("rank")})
     roles = options.roles(model, targets)
     named = tuple(methods or fit_solve.METHODS)
     said = options.step_settings(step)
+    batch = fit_solve.BATCH if batch is None else batch
     question = fit_solve.Question(model, solve, memory, target, named, chosen, batch, seq, roles, precision, said)
     if measured:
         fit_measured.check(question)

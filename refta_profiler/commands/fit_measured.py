@@ -51,7 +51,7 @@ def check(question: Question) -> None:
     _, key = at_hand()
     if question.solve != "batch":
         raise ScenarioError(f"fit --measure: real steps look for the largest batch, not for {question.solve}; leave one of the two out")
-    if question.target != key:
+    if question.target is None or devices.get(question.target).name != key:
         asked = f"not on {question.target}; " if question.target else ""
         raise ScenarioError(
             f"fit --measure: this machine measures on {key}, {asked}give --target {key}, and --memory where it is not the card's"

@@ -20,6 +20,7 @@ from refta_profiler.units import format_bytes, format_percent, parse_bytes
 
 SOLVED = ("batch", "seq", "rank")
 METHODS = ("head", "lora", "refta")
+BATCH = 8  # examples of a step where another number is solved for and none is said
 KERNELS = "h100"  # whose kernels are predicted where no device is named
 LAST = {"batch": 65536, "seq": 1 << 20}
 START = {"batch": 16, "seq": 128, "rank": 16}
@@ -105,6 +106,13 @@ def solve_all(question: Question) -> tuple[Budget, list[Fit]]:
     budget = budget_of(question)
     tasks = [_task(question, budget, point) for point in points_of(question)]
     return budget, _in_processes(tasks)
+
+
+def refuse_solved(solve: str, given: Mapping[str, int | None]) -> None:
+    """Nothing; a ScenarioError where the number that is solved for is given as well: it would be as if it had not been."""
+    if (number := given.get(solve)) is not None:
+        others = " or ".join(f"--solve {name}" for name in SOLVED if name != solve)
+        raise ScenarioError(f"--{solve} {number}: {solve} is what is solved for; leave it out, or give {others}")
 
 
 def points_of(question: Question) -> list[Point]:
@@ -259,7 +267,7 @@ def _limit(task: Task, found: int, shares: dict[str, float], failed: Mapping[int
 def text(question: Question, budget: Budget, rows: Sequence[Fit]) -> str:
     """The table with a sentence at its head."""
     context = f", of them {format_bytes(budget.context_bytes)} for the CUDA context" if budget.context_bytes else ""
-    context = ", a CUDA context not counted since its size there is not known" if budget.context_bytes is None else context
+    context = f", {devices.UNCOUNTED}" if budget.context_bytes is None else context
     where = f"{format_bytes(budget.memory_bytes)}{context}, kernels of {budget.target}"
     fixed = {
         "batch": f"sequence {question.seq}" if question.seq else "",

@@ -30,7 +30,7 @@ def command(
     published: Annotated[Path | None, typer.Option(help="a CSV of published peaks, with --scenario")] = None,
     scenario_: Annotated[Path | None, typer.Option("--scenario", help="the setting of the published peaks")] = None,
     allow_code: Annotated[bool, typer.Option("--allow-code", help="run the code of your own that methods named python call")] = False,
-    less: Annotated[str, typer.Option(help="bytes to take off every published peak, e.g. 588MiB")] = "0",
+    less: Annotated[str | None, typer.Option(help="bytes to take off every published peak, e.g. 588MiB")] = None,
     max_error: Annotated[
         str | None,
         typer.Option(
@@ -43,8 +43,9 @@ def command(
     limit = None if max_error is None else share(max_error)
     if published is not None and scenario_ is not None and run is None:
         rows = predicted(scenario_, own_code.permission(allow_code))
-        found = [validation.from_published(rows, published, less=parse_bytes(less))]
+        found = [validation.from_published(rows, published, less=parse_bytes(less or "0"))]
     elif run is not None and published is None and scenario_ is None:
+        _of_published_alone({"--less": less is not None, "--allow-code": allow_code})
         found = validation.from_rows(RunFolder.open(run).rows())
     else:
         raise ScenarioError("validate takes a RUN, or --published FILE with --scenario S")
@@ -52,6 +53,12 @@ def command(
         how = f"run its scenario with --resume {run}, without --only and without `measure: {{when: never}}`, where it can be measured"
         raise ScenarioError(f"{run}: nothing was both predicted and measured on one device; {how}")
     return Answer([as_data(one) for one in found], "\n\n".join(as_text(one) for one in found), failed(found, limit))
+
+
+def _of_published_alone(given: dict[str, bool]) -> None:
+    """Nothing; a ScenarioError for an option that says something of published peaks where a run is asked about."""
+    for option in (name for name, there in given.items() if there):
+        raise ScenarioError(f"{option}: is of use with --published FILE and --scenario S alone, not of a RUN; leave it out")
 
 
 def share(text: str, option: str = "--max-error") -> float:

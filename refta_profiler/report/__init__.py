@@ -21,6 +21,11 @@ def formats() -> list[str]:
 
 def write(run: RunFolder, chosen: Sequence[str] = ("html",), *, style: Sequence[Path] = ()) -> list[Path]:
     """The files written into the run's folder, for each format its main file first; `style` are style files (report/look.py)."""
+    return [path for paths in by_format(run, chosen, style=style).values() for path in paths]
+
+
+def by_format(run: RunFolder, chosen: Sequence[str], *, style: Sequence[Path] = ()) -> dict[str, list[Path]]:
+    """The same by format."""
     from refta_profiler.report import look
     from refta_profiler.report.document import build
 
@@ -35,7 +40,7 @@ def write_joint(runs: Sequence[RunFolder], out: Path, *, chosen: Sequence[str] =
     check(chosen)
     named = joint.named(runs)
     document = joint.document(named, look.read(style))
-    return set_in_type(joint.folder(named, out), document, chosen)
+    return [path for paths in set_in_type(joint.folder(named, out), document, chosen).values() for path in paths]
 
 
 def check(chosen: Sequence[str]) -> None:
@@ -45,6 +50,6 @@ def check(chosen: Sequence[str]) -> None:
         raise ScenarioError(f"--format: {', '.join(unknown)} is none of the formats {', '.join(formats())}")
 
 
-def set_in_type(run: RunFolder, document: "Document", chosen: Sequence[str]) -> list[Path]:
-    """The document written in every chosen format."""
-    return [path for name in chosen for path in import_module(f"refta_profiler.report.writers.{name}").write(run, document)]
+def set_in_type(run: RunFolder, document: "Document", chosen: Sequence[str]) -> dict[str, list[Path]]:
+    """The document written in every chosen format: by format its files, the main one first."""
+    return {name: import_module(f"refta_profiler.report.writers.{name}").write(run, document) for name in chosen}

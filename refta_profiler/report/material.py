@@ -73,10 +73,15 @@ class Material:
 
     @cached_property
     def memory_bytes(self) -> int | None:
-        """What the target has for tensors: its memory less the CUDA context; None where it is not known."""
+        """What the target has for tensors: its memory less the CUDA context where that is known; None where its memory is not known."""
         device = self.environment.get("target_device") or {}
         known = device.get("key", self.target) == self.target and device.get("memory_bytes")
         return int(device["memory_bytes"]) - int(device.get("context_bytes") or 0) if known else None
+
+    @property
+    def context_bytes(self) -> int | None:
+        """What the CUDA context takes of the target's memory; None where that is not known."""
+        return (self.environment.get("target_device") or {}).get("context_bytes")
 
     @cached_property
     def labels(self) -> list[str]:

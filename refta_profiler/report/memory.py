@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from refta_profiler.devices import UNCOUNTED
 from refta_profiler.evidence import Candidate, LargestBatch, largest_batch
 from refta_profiler.report.material import Material
 from refta_profiler.report.palette import CATEGORIES
@@ -9,7 +10,8 @@ from refta_profiler.report.parts import Bars, Cell, Column, Figure, Panel, Secti
 from refta_profiler.report.tables import ABSENT, bytes_cell, difference_cell, text_cell
 from refta_profiler.report.trust import error_of
 from refta_profiler.units import format_bytes, format_count, format_percent
-from refta_profiler.verdict import PAYS, SMALL, Verdict
+from refta_profiler.verdict import BY_LABEL, PAYS, SMALL, Verdict
+from refta_profiler.verdict_words import listing
 
 GIB = 2**30
 BANDS = [(-100 * SMALL, 100 * SMALL, "the same"), (100 * PAYS, 100.0, "pays off")]
@@ -60,13 +62,21 @@ def savings_panel(title: str, verdicts: Sequence[Verdict]) -> Panel:
 
 
 def savings_caption(material: Material, found: Sequence[Verdict]) -> str:
-    """The finding: between what and what the saving lies, against the best other order and against the weakest."""
-    best = [-(verdict.memory_difference_fraction or 0.0) for verdict in found if verdict.decisive]
-    rest = [-(verdict.memory_difference_fraction or 0.0) for verdict in found if not verdict.decisive]
-    subject, against = found[0].subject, next((verdict.comparison for verdict in found if verdict.decisive), "another order")
-    text = f"Against its {against} `{subject}` saves {range_words(best)} of the peak" if best else f"`{subject}` against the other orders"
-    text += f"; against the others {range_words(rest)}" if rest else ""
+    """The finding: between what and what the saving lies, against the order that decides and against the others."""
+    groups: dict[str, list[float]] = {}
+    for verdict in sorted(found, key=lambda verdict: not verdict.decisive):
+        groups.setdefault(opponent(verdict), []).append(-(verdict.memory_difference_fraction or 0.0))
+    (first, savings), *others = groups.items()
+    text = f"Against {first} `{found[0].subject}` saves {range_words(savings)} of the peak"
+    text += "".join(f"; against {other} {range_words(savings)}" for other, savings in others)
     return f"{text} ({'; '.join(evidence(material.target, found))} of a whole training step)."
+
+
+def opponent(verdict: Verdict) -> str:
+    """Whom a verdict is against: `its best other order`, the baseline with its label, or `the other orders`, which do not decide."""
+    if not verdict.decisive:
+        return "the other orders"
+    return f"{BY_LABEL} (`{verdict.against}`)" if verdict.comparison == BY_LABEL else f"its {verdict.comparison}"
 
 
 def evidence(target: str, found: Sequence[Verdict]) -> list[str]:
@@ -92,8 +102,9 @@ def savings_table(key: str, title: str, verdicts: Sequence[Verdict]) -> Table:
     for against in dict.fromkeys(verdict.against for verdict in verdicts):
         cells = {verdict.batch: saving_cell(verdict) for verdict in verdicts if verdict.against == against}
         rows.append([text_cell(against), *(cells.get(batch, Cell("–")) for batch in batches)])
-    subject = verdicts[0].subject
-    caption = f"Peak memory of {subject} against each other order ({title}): negative where it needs less; the best other order stands out."
+    decides = dict.fromkeys(verdict.comparison.removeprefix("the ") for verdict in verdicts if verdict.decisive)
+    marked = f"; the {listing(list(decides))} stands out" if decides else ""
+    caption = f"Peak memory of {verdicts[0].subject} against each other order ({title}): negative where it needs less{marked}."
     return Table(key, caption, columns, rows)
 
 
@@ -257,8 +268,10 @@ def fits_section(material: Material) -> Section | None:
     places = list(dict.fromkeys(place for found in fits.values() for place in found))
     columns = [Column("method"), *(Column(place, "", f"largest batch, {place}", True) for place in places)]
     rows = [[text_cell(label), *(fit_cell(found.get(place)) for place in places)] for label, found in fits.items()]
-    size = format_bytes(material.memory_bytes)
-    caption = f"The largest batch whose peak fits into the {size} that {material.target} has beside its CUDA context. {SIGNS}"
+    beside = f"; {UNCOUNTED}" if material.context_bytes is None else " beside its CUDA context"
+    caption = (
+        f"The largest batch whose peak fits into the {format_bytes(material.memory_bytes)} that {material.target} has{beside}. {SIGNS}"
+    )
     note = Text(reserved_words({fit.quantity for found in fits.values() for fit in found.values()}))
     return Section("fits", "The largest batch that fits", [note, Table("fits", caption, columns, rows)]) if rows else None
 

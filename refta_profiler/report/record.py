@@ -31,7 +31,7 @@ def rules_section(material: Material) -> Section:
         ),
         (
             f"A small gain: {percent(SMALL)} to {percent(PAYS)} lower. The same: under {percent(SMALL)}, or less than twice the error of "
-            "predicted differences, or a time within the noise."
+            f"predicted differences; a step more than {percent(SLOWER)} shorter, and by more than its noise, is then named with it."
         ),
         "Order: one function with the same parameters, in the order that the scenario lists first, against its best other order that runs.",
         (

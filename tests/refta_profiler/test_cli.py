@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from refta_profiler import cli as command_line
-from refta_profiler import run
+from refta_profiler import plan, run
 from refta_profiler.errors import StorageError
+from refta_profiler.results import Row
 
 ROOT = Path(__file__).parents[2]
 GOOD = """
@@ -93,6 +95,9 @@ def test_a_missing_scenario_is_named(tmp_path, good):
         (["run"], "Missing argument 'SCENARIO'"),
         (["run", "good.yaml", "--only", "predct"], "--only: 'predct'; it must be one of predict, measure"),
         (["run", "good.yaml", "--retry-errors"], "--retry-errors: tries again what failed in a run's folder; name that with --resume"),
+        (["run", "good.yaml", "--resume", "a", "--out", "b"], "--out b: is for a new run's folder, and --resume a goes on in that one"),
+        (["validate", "a", "--less", "588MiB"], "--less: is of use with --published FILE and --scenario S alone"),
+        (["validate", "a", "--allow-code"], "--allow-code: is of use with --published FILE and --scenario S alone"),
         (["run", "good.yaml", "--device", "gpu"], "it must be one of auto, cpu, cuda"),
         (["run", "good.yaml", "--format", "docx"], "it must be one of csv, html, json, latex, md, pdf, png, svg"),
         (["run", "good.yaml", "--set", "bach=[1]"], "did you mean 'batch'?"),
@@ -134,6 +139,12 @@ def test_a_run_that_its_disk_stops_says_how_to_go_on(monkeypatch, capsys, tmp_pa
     )
     again = f"finished points are kept. Go on with: python -m refta_profiler run {folder}/scenario.yaml --resume {folder} --device cpu"
     assert told.strip().endswith(again)
+
+
+def test_the_command_that_goes_on_takes_folders_with_spaces(tmp_path):
+    folder = tmp_path / "my runs" / "it's"
+    words = shlex.split(command_line._again(folder, ["--retry-errors"], {"device": "cpu"}, {}))
+    assert words[3:] == ["run", f"{folder}/scenario.yaml", "--resume", str(folder), "--retry-errors", "--device", "cpu"]
 
 
 def test_a_file_that_the_system_refuses_is_named_by_every_verb(monkeypatch, capsys):
@@ -227,11 +238,44 @@ def test_predictions_as_a_table(good):
     assert "KiB" in found.stdout
 
 
+LARGE = {"refta/shared": 2**30, "refta/reconstruct": 2**40}  # peaks, of which a T4 has room for one
+
+
+def peak_of(point, target="t4"):
+    return Row.of(point, target, "dryrun", "peak_allocated_bytes", LARGE[point.label])
+
+
+@pytest.fixture
+def large(monkeypatch, good):
+    """Options of a scenario whose peaks are LARGE; nothing is predicted."""
+
+    def run_it(scenario, folder, options, progress):
+        folder.order([point.id for point in plan.points(scenario)])
+        for point in plan.points(scenario):
+            folder.write_point(point.id, "dryrun", [peak_of(point)])
+        folder.write_environment({"target_device": {"key": "t4", "memory_bytes": 15 * 2**30, "context_bytes": None}})
+        return run.Finished(folder.rows(), [])
+
+    monkeypatch.setattr(run, "run", run_it)
+    monkeypatch.setattr(run, "spread", lambda jobs, _: ((job, ([], [peak_of(job[0])])) for job in jobs))
+    monkeypatch.setattr(command_line, "_print_predictions", lambda *_: None)
+    return [str(good), "--set", "target=t4", "--set", "methods=[{name: refta, rank: 5, order: [shared, reconstruct]}]"]
+
+
+@pytest.mark.parametrize("verb", ["run", "predict"])
+def test_what_is_said_is_what_the_report_says(monkeypatch, capsys, tmp_path, large, verb):
+    """What does not fit the card does not run, in the terminal as on the page."""
+    options = ["--out", str(tmp_path / "out"), "--device", "cpu"] if verb == "run" else []
+    monkeypatch.setattr(sys, "argv", ["refta_profiler", verb, *large, *options])
+    assert command_line.main() == 0
+    assert "`shared` runs where rebuilding a layer at a time does not fit." in capsys.readouterr().out
+
+
 def test_a_run_from_end_to_end(tmp_path, good):
     found = cli("run", good, "--out", tmp_path / "out", "--format", "html,csv")
     assert found.returncode == 0, found.stderr
     (folder,) = (tmp_path / "out").iterdir()
-    assert found.stdout.splitlines()[-1] == f"report: {folder / 'report.html'}"
+    assert found.stdout.splitlines()[-2:] == [f"report: {folder / 'report.html'}", f"report: {folder / 'results.csv'}"]
     rows = (folder / "results.csv").read_text().splitlines()
     predicted = {line.split(",")[0]: line for line in rows if ",dryrun,peak_allocated_bytes," in line}
     measured = {line.split(",")[0]: line for line in rows if ",measured,peak_allocated_bytes," in line}

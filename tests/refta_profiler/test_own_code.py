@@ -164,12 +164,12 @@ def test_a_resumed_run_does_what_the_changed_code_changes_and_no_more(here, monk
     class Silent:
         start = done = staticmethod(lambda *_: None)
 
-    first = run.run(loaded, folder, run.Options(device="cpu"), Silent())
+    first = run.run(loaded, folder, run.Options(device="cpu"), Silent()).rows
     assert asked == ["head", "python/lora"]
     run.run(loaded, folder, run.Options(device="cpu"), Silent())
     assert asked == ["head", "python/lora"]
     (here / "mine.py").write_text(BODY + "# changed\n")
-    again = run.run(loaded, folder, run.Options(device="cpu"), Silent())
+    again = run.run(loaded, folder, run.Options(device="cpu"), Silent()).rows
     assert asked == ["head", "python/lora", "python/lora"]
     assert [(row.label, row.source, row.metric) for row in again] == [(row.label, row.source, row.metric) for row in first]
     assert {row.point for row in again if row.label == "head"} == {row.point for row in first if row.label == "head"}
@@ -184,9 +184,9 @@ def test_a_run_of_own_code_alone_goes_on_after_the_code_was_changed(here, monkey
     silent = type("Silent", (), {"start": staticmethod(lambda *_: None), "done": staticmethod(lambda *_: None)})()
     loaded = load("  - {name: python, call: 'mine:lora'}\n")
     folder = RunFolder.create(here / "out", loaded.text)
-    first = run.run(loaded, folder, run.Options(device="cpu"), silent)
+    first = run.run(loaded, folder, run.Options(device="cpu"), silent).rows
     (here / "mine.py").write_text(BODY + "# changed\n")
-    again = run.run(loaded, folder, run.Options(device="cpu"), silent)
+    again = run.run(loaded, folder, run.Options(device="cpu"), silent).rows
     assert {row.point for row in first}.isdisjoint(row.point for row in again)
 
 

@@ -72,6 +72,18 @@ REFTA = {"name": "refta", "rank": 2}
             [{**REFTA, "order": "shared"}, {**REFTA, "order": "shared", "transform": "lsm"}],
             ["refta/shared transform=dct", "refta/shared transform=lsm"],
         ),
+        (
+            [{**REFTA, "order": "shared"}, {**REFTA, "order": "reconstruct", "transform": "lsm"}],
+            ["refta/shared transform=dct", "refta/reconstruct transform=lsm"],
+        ),
+        (
+            [
+                {**REFTA, "order": ["shared", "reconstruct"]},
+                {**REFTA, "order": "shared", "rank": 4},
+                {**REFTA, "order": "slices", "label": "x"},
+            ],
+            ["refta/shared r=2", "refta/reconstruct r=2", "refta/shared r=4", "x"],
+        ),
     ],
 )
 def test_labels_differ_and_say_what_differs(entries, expected):

@@ -2,11 +2,12 @@
 
 import json
 import multiprocessing
+import re
 from dataclasses import replace
 
 import pytest
 
-from refta_profiler.errors import ProfilerError, ScenarioError
+from refta_profiler.errors import ProfilerError, ScenarioError, StorageError
 from refta_profiler.results import FIELDS, METRICS, SOURCES, Row, from_csv, to_csv, to_json
 from refta_profiler.run_folder import RunFolder
 
@@ -104,6 +105,30 @@ def test_a_copy_with_the_table_alone_still_has_its_rows(run):
     run.write_point("vit-1", "dryrun", [ROW])
     run.write_table()
     run.point_path("vit-1", "dryrun").unlink()
+    assert run.rows() == [ROW]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (b"fp32", "pr\xe4zise".encode("cp1252"), "line 2: byte 0xe4 is not UTF-8"),
+        (b",8,197,", b",,197,", "line 2: batch '' cannot be read"),
+        (b",5000,ok,", b",,ok,", "line 2: row vit-1, peak_allocated_bytes: value None does not go with status 'ok'"),
+        (b",5000,ok,", b",much,ok,", "line 2: value 'much' cannot be read"),
+        (b"point,model", b"pint,model", "line 2: a row has no point"),
+        (b",5000,ok,", b"", "line 2: "),
+    ],
+)
+def test_a_table_that_was_edited_is_named_with_its_line(run, before, after, words):
+    content = to_csv([replace(ROW, value=5000)]).encode()
+    assert before in content
+    (run.path / "results.csv").write_bytes(content.replace(before, after))
+    with pytest.raises(StorageError, match=re.escape(f"results.csv: {words}")):
+        run.rows()
+
+
+def test_a_table_that_a_spreadsheet_saved_is_read(run):
+    (run.path / "results.csv").write_bytes(b"\xef\xbb\xbf" + to_csv([ROW]).replace("\n", "\r\n").encode())
     assert run.rows() == [ROW]
 
 

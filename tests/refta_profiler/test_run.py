@@ -62,8 +62,7 @@ def quick(monkeypatch):
 
 def go(scenario, folder, **options):
     told = Told()
-    rows = run.run(scenario, folder, run.Options(**{"device": "cpu", **options}), told)
-    return rows, told
+    return run.run(scenario, folder, run.Options(**{"device": "cpu", **options}), told).rows, told
 
 
 def test_a_run_leaves_rows_of_every_source_a_table_and_a_report(scenario, folder):
@@ -148,6 +147,15 @@ def test_a_published_copy_without_point_files_keeps_what_its_table_holds(scenari
     assert [row for row in more if row.source != "measured"] == [row for row in first if row.source != "measured"]
 
 
+@pytest.mark.parametrize(
+    ("formats", "names"), [(("md",), ["report.md"]), (("html", "csv", "latex"), ["report.html", "results.csv", "paper/example.tex"])]
+)
+def test_the_reports_that_are_named_are_those_that_were_written(scenario, folder, unpredicted, formats, names):
+    done = run.run(scenario, folder, run.Options(device="cpu", formats=formats), Told())
+    assert done.reports == [folder.path / name for name in names]
+    assert all(path.is_file() for path in done.reports)
+
+
 def test_what_is_missing_is_done_on_resuming(scenario, folder, quick):
     first, _ = go(scenario, folder)
     points = plan.points(scenario)
@@ -189,6 +197,13 @@ def test_another_target_alone_measures_nothing_anew(tmp_path, scenario, folder, 
     assert folder.details(rows[0].point) == folder.details(first[0].point) != {}
     back, told = go(scenario, RunFolder.open(folder.path))
     assert (len(quick), back) == (3, first)
+
+
+def test_a_run_whose_target_was_an_alias_is_gone_on_with(scenario, folder, quick, unpredicted):
+    """As runs were before scenarios had a device's own name for it."""
+    go(scenario.model_copy(update={"target": "h100-sxm"}), folder)
+    go(scenario, RunFolder.open(folder.path))
+    assert len(quick) == 3
 
 
 def test_what_a_stopped_taking_over_left_is_taken_over_again(scenario, folder, quick, unpredicted, tmp_path, monkeypatch):

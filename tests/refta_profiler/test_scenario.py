@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from refta_profiler import model_source, models, scenario
+from refta_profiler import model_source, models, plan, scenario
 from refta_profiler.errors import ScenarioError
 
 GOOD = """\
@@ -304,6 +304,15 @@ def test_overrides(load):
     assert (made.batch, made.measure.on_cpu.steps, made.measure.when, made.methods[2]["rank"]) == ([4, 8], 2, "never", 5)
     assert (made.target, made.clip) == ("l4", 0.1)
     assert "target: l4" in made.text
+
+
+@pytest.mark.parametrize(("written", "name"), [("a100", "a100-80"), ("H100", "h100"), ("CPU", "cpu"), ("l4", "l4")])
+def test_a_device_has_its_own_name_however_it_is_written(load, written, name):
+    """As measurements call it: a run with two names for one device would judge without what was measured."""
+    made = load(GOOD, f"target={written}")
+    assert made.target == load(f"target: {written}\n" + GOOD).target == name
+    assert f"target: {name}\n" in made.text
+    assert {point.target for point in plan.points(made)} == {name}
 
 
 def test_an_override_of_the_batch_needs_no_other_change(load):

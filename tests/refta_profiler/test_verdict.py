@@ -2,6 +2,7 @@
 
 import pytest
 
+from refta_profiler import method_entries
 from refta_profiler.errors import ScenarioError
 from refta_profiler.evidence import difference_errors, stem
 from refta_profiler.results import METRICS, Row
@@ -339,6 +340,48 @@ def test_a_measured_time_goes_before_a_predicted_one():
     assert (found.time_source, found.outcome) == ("measured", "costs") and "its step takes 5% more time" in found.sentence
 
 
+@pytest.mark.parametrize(
+    ("ours", "noise", "conclusion", "words"),
+    [
+        (0.27, 0.01, "shorter", "its step takes 73% less time: the same memory in a shorter step."),
+        (0.97, 0.05, "same", "its step takes the same time within the noise (4.8%): no difference that counts."),
+        (0.99, 0.001, "same", "its step takes 1% less time: no difference that counts."),
+        (1.05, 0.01, "costs", "its step takes 5% more time: it does not pay off."),
+    ],
+)
+def test_a_step_that_is_told_apart_as_shorter_is_a_difference(ours, noise, conclusion, words):
+    peaks = [row("refta/shared", 1000), row("refta/reconstruct", 1000)]
+    times = [row("refta/shared", ours, "step_seconds", source="measured"), row("refta/reconstruct", 1.0, "step_seconds", source="measured")]
+    noises = [row(label, noise, "noise_fraction", source="measured") for label in ("refta/shared", "refta/reconstruct")]
+    found = decisive([*peaks, *times, *noises])
+    assert found.outcome == ("costs" if conclusion == "costs" else "same")
+    assert found.conclusion == conclusion
+    assert found.sentence.endswith(words)
+    assert ("the same memory in a shorter step at batch 8" in headline([found])[0]) == (conclusion == "shorter")
+
+
+def test_a_large_difference_of_times_is_named_whoever_it_is_against():
+    sizes = {"shared": (1000, 1.0), "slices": (1200, 4.0), "reconstruct": (1001, 1.05), "reconstruct_stack": (1300, 1.1)}
+    rows = [row(f"refta/{order}", peak) for order, (peak, _) in sizes.items()]
+    rows += [row(f"refta/{order}", time, "step_seconds", source="measured") for order, (_, time) in sizes.items()]
+    line = headline(verdicts(rows))[0]
+    assert line.endswith("Its step takes 75% less time than going slice by slice and 4.8% less time than rebuilding a layer at a time.")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ((1100, 1200, 1300), "At batch 8 `shared` does not fit, nor do rebuilding with recomputation and rebuilding a layer at a time."),
+        ((1100, 1200, 900), "does not fit where rebuilding with recomputation does; neither it nor rebuilding a layer at a time fits."),
+    ],
+)
+def test_what_does_not_fit_ran_all_the_same(sizes, words):
+    rows = [row(f"refta/{order}", size) for order, size in zip(("shared", "reconstruct", "reconstruct_recompute"), sizes, strict=True)]
+    line = headline(verdicts(rows, memory_bytes=1000))[0]
+    assert words in line
+    assert "not both ran" not in line
+
+
 def test_measured_and_predicted_times_have_a_sentence_each():
     rows = [row(label, peak, batch=batch) for batch in (8, 16) for label, peak in (("refta/shared", 900), ("lora", 1000))]
     rows += [row(label, seconds, "step_seconds", source="measured") for label, seconds in (("refta/shared", 1.05), ("lora", 1.0))]
@@ -355,6 +398,27 @@ TIMES = (
     ("refta/shared", 0.5, "dryrun"),
     ("refta/reconstruct", 1.0, "dryrun"),
 )
+
+
+@pytest.mark.parametrize(
+    ("entries", "compared"),
+    [
+        ([("dct", "shared"), ("lsm", "reconstruct")], []),
+        ([("dct", "shared"), ("lsm", "shared"), ("dct", "reconstruct")], [("shared transform=dct", "reconstruct transform=dct")]),
+        ([("dct", "shared"), ("dct", "reconstruct")], [("shared", "reconstruct")]),
+    ],
+)
+def test_orders_are_compared_where_nothing_else_differs(entries, compared):
+    methods = [{"name": "refta", "rank": 15, "transform": transform, "order": order} for transform, order in entries]
+    variants, faults = method_entries.expand(methods)
+    found = verdicts([row(one.label, 1000, method=one.method, order=one.order) for one in variants])
+    assert not faults
+    assert [(one.subject, one.against) for one in of_kind("order", found)] == [(f"refta/{a}", f"refta/{b}") for a, b in compared]
+
+
+def test_labels_of_ones_own_that_do_not_name_their_order_are_not_taken_for_one_function():
+    rows = [row("A", 1000, method="refta", order="shared"), row("B", 900, method="refta", order="reconstruct")]
+    assert of_kind("order", verdicts(rows)) == []
 
 
 def test_one_order_twice_is_two_functions_and_no_comparison_of_orders():

@@ -119,7 +119,7 @@
   function sentence(one, comparison) {
     const line = make("p", { "data-subject": one.subject.label, "data-against": one.against.label, "data-outcome": one.outcome });
     line.append(code(one.subject.label), " against ", code(one.against.label), ` (${comparison}): `);
-    line.append(`${memoryWords(one)}${timeWords(one)}: `, make("span", { class: `badge ${one.outcome}` }, data.conclusions[one.outcome]));
+    line.append(`${memoryWords(one)}${timeWords(one)}: `, make("span", { class: `badge ${one.outcome}` }, data.conclusions[one.conclusion]));
     return line;
   }
 
@@ -155,7 +155,7 @@
         make("td", { class: "number", "data-value": one.seconds ?? "" }, one.seconds === null ? "–" : units.seconds(one.seconds)),
         make("td", { class: "number", "data-value": one.step_flops }, units.whole(one.step_flops / 1e9)),
         make("td", {}, data.memory_bytes === null ? "not known" : rule.tooBig(one) ? "no" : "yes"),
-        make("td", verdict ? { class: verdict.outcome, "data-against": verdict.against.label } : {}, verdict ? data.conclusions[verdict.outcome] : "–"),
+        make("td", verdict ? { class: verdict.outcome, "data-against": verdict.against.label } : {}, verdict ? data.conclusions[verdict.conclusion] : "–"),
       ];
     };
     table.querySelector("tbody").replaceChildren(

@@ -71,7 +71,8 @@ const verdicts = (rules, memory) => {
     const fits = ours && theirs ? "neither" : theirs ? "subject" : ours ? "against" : "";
     const memoryDifference = subject.peak / against.peak - 1;
     const result = { subject: "pays", against: "costs", neither: "unknown" }[fits] ?? outcome(memoryDifference, time, noise);
-    return { subject, against, fits, memory: memoryDifference, time, noise, outcome: result };
+    const shorter = result === "same" && time !== null && time < -Math.max(rules.slower, noise);
+    return { subject, against, fits, memory: memoryDifference, time, noise, outcome: result, conclusion: shorter ? "shorter" : result };
   }
 
   // Of the others the one with the least peak that runs, ties by the FLOPs of a step; the first where none runs.

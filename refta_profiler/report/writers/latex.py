@@ -11,7 +11,7 @@ from refta_profiler.run_folder import RunFolder
 from refta_profiler.verdict_words import listing
 from refta_profiler.whole_files import file_name, write_whole
 
-PREAMBLE = r"""% All tables and figures of one run; compile it in this folder: pdflatex example.tex (twice, for references).
+PREAMBLE = r"""% All tables and figures of one report; compile it in this folder: pdflatex example.tex (twice, for references).
 %
 % In a paper of your own: \usepackage{booktabs,graphicx}, and longtable for tables of more than a page, then
 %   \newcommand{\paperfolder}{path/to/this/folder}

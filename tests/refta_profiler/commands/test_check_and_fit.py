@@ -9,7 +9,18 @@ from model_points import point
 from real_steps import ORDERS, tiny
 
 from refta.errors import ReftaError
-from refta_profiler.commands import check, check_answer, check_closed, check_runs, fit, fit_solve, largest_rank, options, peak_lines
+from refta_profiler.commands import (
+    check,
+    check_answer,
+    check_closed,
+    check_runs,
+    check_words,
+    fit,
+    fit_solve,
+    largest_rank,
+    options,
+    peak_lines,
+)
 from refta_profiler.evidence import PEAKS
 from refta_profiler.predict import closed_form, dryrun, rows
 
@@ -151,6 +162,18 @@ def test_every_name_of_an_order_is_one_that_is_judged(order, model, subject, for
     assert found.subjects == {subject: form} and check_answer.decisive(found, subject)
 
 
+def test_check_answers_for_a_device_by_its_own_name(ask):
+    runs = ask(target="A100")
+    assert {row.target for row in runs.rows} == {runs.question.target} == {"a100-80"}
+    assert all(one.memory_difference_fraction is not None for one in check_runs.verdicts_of(runs, "refta/shared", None) if one.against)
+
+
+def test_what_fits_says_that_a_cuda_context_is_not_counted(ask):
+    found = check_answer.of(ask(), with_largest=False)
+    assert isinstance(found, check_answer.CheckAnswer)
+    assert "Dry runs for h100 (79.1 GiB, a CUDA context not counted since its size there is not known):" in check_words.text(found)
+
+
 def test_an_automatic_order_that_is_not_one_order_says_what_it_takes(ask):
     with pytest.raises(ReftaError, match="--order auto_time: it takes fused_fold for query, fused for down at 985 tokens"):
         ask(order="auto_time", targets=["query", "down"], batch=5)
@@ -269,6 +292,9 @@ def test_an_architecture_that_is_not_data_has_its_ranks_and_positions(distilbert
         ({"memory": "lots"}, "24GiB"),
         ({"memory": "1GiB", "methods": ["lorra"]}, "did you mean 'lora'"),
         ({"memory": "1GiB", "solve": "seq", "model": "vit-tiny"}, "images of 197 tokens"),
+        ({"memory": "1GiB", "solve": "seq", "seq": 64}, "--seq 64: seq is what is solved for; leave it out, or give --solve batch or"),
+        ({"memory": "1GiB", "solve": "rank", "rank": 4}, "--rank 4: rank is what is solved for"),
+        ({"memory": "1GiB", "batch": 4}, "--batch 4: batch is what is solved for; leave it out, or give --solve seq or --solve rank"),
     ],
 )
 def test_a_fit_that_cannot_be_asked(options, words):

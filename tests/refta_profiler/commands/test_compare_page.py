@@ -53,6 +53,14 @@ def test_no_difference_is_said(make, tmp_path):
     assert "no difference" in text and "at most 0% apart" in text
 
 
+def test_the_figures_caption_is_of_what_is_drawn(make, tmp_path):
+    kept = [replace(rows(1, 1.0)[0], metric="peak_reserved_bytes", value=value) for value in (1000, 1500)]
+    text, _ = page(tmp_path, [make([*rows(1000, 1.0), kept[0]]), make([*rows(1030, 1.0), kept[1]])])
+    assert "at most 3% apart" in text
+    assert "+50%" in text
+    assert "of one run" not in text
+
+
 def test_numbers_that_are_gone_have_a_table_and_stand_on_the_card(make, tmp_path):
     failed = [replace(one, value=None, status="oom", note="out of memory") for one in rows(1000, 1.0)[:2]]
     text, answer = page(tmp_path, [make(rows(1000, 1.0)), make(failed)], tolerance="1%")

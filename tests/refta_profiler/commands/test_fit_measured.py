@@ -4,7 +4,7 @@ import pytest
 from real_steps import tiny
 from worker_answers import answer, failure
 
-from refta_profiler.commands import fit, fit_measured
+from refta_profiler.commands import fit, fit_measured, fit_solve
 from refta_profiler.commands.fit_solve import Budget, Fit
 from refta_profiler.errors import ScenarioError
 from refta_profiler.measure import gpu, isolate
@@ -88,3 +88,9 @@ def test_what_cannot_be_measured_here_is_said_first(monkeypatch, change, words):
     monkeypatch.setattr(fit_measured, "at_hand", lambda: ("cpu", "cpu"))
     with pytest.raises(ScenarioError, match=words):
         fit.command(**{"model": "roberta-tiny", "memory": "1GiB", "target": "cpu", "measured": True, **change})
+
+
+@pytest.mark.parametrize(("key", "written"), [("cpu", "CPU"), ("a100-80", "a100"), ("h100", "H100")])
+def test_the_device_at_hand_may_be_written_by_any_of_its_names(monkeypatch, key, written):
+    monkeypatch.setattr(fit_measured, "at_hand", lambda: ("cuda", key))
+    fit_measured.check(fit_solve.Question("vit-tiny", "batch", "1GiB", written, ("head",), {}, 1, None, ["query"], "fp32"))

@@ -40,6 +40,14 @@ def test_the_three_verdicts_are_kept_apart(document):
     assert "Accuracy was not measured" in task.lines[0][0]
 
 
+def test_the_rules_say_what_a_shorter_step_is(document):
+    rules = section(document, "rules").blocks[0].items
+    assert rules[1].endswith(
+        "The same: under 1%, or less than twice the error of predicted differences; a step more than 2% shorter, and by more than its "
+        "noise, is then named with it."
+    )
+
+
 def test_what_another_device_measured_stands_apart_with_its_times(document):
     lines = document.cards[0].elsewhere["cpu"]
     assert any("Its step takes" in detail for _, detail in lines)
@@ -61,6 +69,39 @@ def test_all_that_the_issue_names_is_there(document):
         "reproduce",
     }
     assert wanted <= {section.key for section in document.sections}
+
+
+@pytest.mark.parametrize(
+    ("context", "words"),
+    [
+        (520 * 2**20, "78.5 GiB that h100 has beside its CUDA context."),
+        (None, "79 GiB that h100 has; a CUDA context not counted since its size there is not known."),
+    ],
+)
+def test_what_fits_says_whether_a_cuda_context_is_taken_off(run, context, words):
+    made = Material.of(run)
+    card = made.environment["target_device"] | {"context_bytes": context}
+    assert words in table(document_of(replace(made, environment=made.environment | {"target_device": card})), "fits").caption
+
+
+@pytest.mark.parametrize(
+    ("baseline", "caption", "marked"),
+    [
+        ("best", "Against its best other order `refta/shared` saves ", "; the best other order stands out."),
+        (
+            "refta/reconstruct",
+            "Against the baseline of the scenario (`refta/reconstruct`) `refta/shared` saves ",
+            "; the baseline of the scenario stands out.",
+        ),
+    ],
+)
+def test_savings_name_the_order_that_decides(run, baseline, caption, marked):
+    made = Material.of(run)
+    text = f"{made.scenario_text}\nbaseline: {baseline}\n"
+    figure, *tables = section(document_of(replace(made, scenario_text=text)), "savings").blocks
+    assert figure.caption.startswith(caption)
+    assert "of the peak; against the other orders " in figure.caption
+    assert tables and all(table.caption.endswith(marked) for table in tables)
 
 
 def test_peak_memory_has_a_panel_a_setting_and_device(document):
