@@ -124,11 +124,12 @@ def comparable(members: Sequence[Candidate]) -> Family:
 def families(found: Iterable[Candidate]) -> list[Family]:
     """The candidates grouped into functions: the same setting, method, rank and stem, each order once.
 
-    One without orders is alone, and so is one whose label does not name its order: what else it differs in is not known.
+    One without orders is alone, and so is one whose label does not name its order: what else it differs in is not known. A label that is
+    the order's name, and nothing else, names it.
     """
     groups: dict[tuple[Setting, str, int | None, str], list[Candidate]] = {}
     for candidate in found:
-        name = stem(candidate.label, candidate.order) or candidate.label
+        name = stem(candidate.label, candidate.order) or (candidate.label if candidate.label != candidate.order else "")
         groups.setdefault((candidate.setting, candidate.method, candidate.rank, name), []).append(candidate)
     return [comparable(members) for group in groups.values() for members in functions(group)]
 

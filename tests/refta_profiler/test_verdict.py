@@ -421,6 +421,11 @@ def test_labels_of_ones_own_that_do_not_name_their_order_are_not_taken_for_one_f
     assert of_kind("order", verdicts(rows)) == []
 
 
+def test_labels_that_are_their_orders_name_them():
+    rows = [row(order, peak, method="refta", order=order) for order, peak in (("shared", 1000), ("reconstruct", 900))]
+    assert {one.against for one in of_kind("order", verdicts(rows))} == {"reconstruct"}
+
+
 def test_one_order_twice_is_two_functions_and_no_comparison_of_orders():
     rows = [row(label, peak, method="refta", order="shared") for label, peak in (("refta dct", 1000), ("refta lsm", 900))]
     rows.append(row("lora", 1100, method="lora", order=None))
