@@ -37,6 +37,8 @@ _RULES = tuple(
     )
 )
 _CROSS_ATTENTION = re.compile(r"encoder_attn|EncDecAttention|crossattention|cross_attn")
+_LAYER = re.compile(r"(?:^|(?<=\.))\d+(?=\.)")  # a layer's number as a whole part of a path
+_LAYER_SUFFIX = re.compile(r"(?<=_)\d+(?=\.)")  # at the end of one, as torchvision has it: encoder_layer_3
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,13 @@ class Site:
 
     @property
     def template(self) -> str:
-        """The path with layer numbers replaced by `*`: sites of one template stand at the same place of different layers."""
-        return re.sub(r"(?<=\.)\d+(?=\.)", "*", self.path)
+        """The path with layer numbers replaced by `*`: sites of one template stand at the same place of different layers.
+
+        A number at the end of a name is a layer's only where no part is a whole number, and only the first one: `layers.0.attention_2.query`
+        is the second attention of layer 0, and stands in another place than the first.
+        """
+        starred = _LAYER.sub("*", self.path)
+        return starred if starred != self.path else _LAYER_SUFFIX.sub("*", self.path, count=1)
 
 
 @dataclass
@@ -195,8 +202,8 @@ def _place(site: Site) -> tuple[str, int, tuple[int, int]]:
 
     Self-attention comes first, then cross-attention, then the MLP.
     """
-    match = re.search(r"^(.*?)\.?(\d+)\.", site.path)
-    tower, layer = (match.group(1), int(match.group(2))) if match else ("", 0)
+    match = _LAYER.search(site.path) or _LAYER_SUFFIX.search(site.path)
+    tower, layer = (site.path[: match.start()].rstrip("._"), int(match.group())) if match else ("", 0)
     place = INPUT_PLACES.get(site.role, 0)
     block = 2 if place >= INPUT_PLACES["up"] else int(bool(_CROSS_ATTENTION.search(site.path)))
     return tower, layer, (block, place)
