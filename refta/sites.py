@@ -19,7 +19,7 @@ ROLES = ("query", "key", "value", "qkv", "output", "gate", "up", "down")  # in t
 # Last parts of a module's path, by role; the first rule that fits wins. Names as in transformers 5 (and 4): ViT, DeiT, DINOv2, BEiT,
 # Swin, BERT, RoBERTa, DeBERTa, ELECTRA, ALBERT, DistilBERT, T5, BART, OPT, GPT-2, GPT-J, GPT-NeoX, Falcon, BLOOM, MPT, Llama, Mistral,
 # Qwen, Gemma, Phi, ModernBERT, CLIP, SigLIP, Wav2Vec2.
-_ATTENTION = r"(attention|attn|self_attn|self_attention|encoder_attn|SelfAttention|EncDecAttention|mixer)"
+_ATTENTION = r"(attention|attn|self_attn|self_attention|encoder_attn|cross_?attention|cross_attn|SelfAttention|EncDecAttention|mixer)"
 _RULES = tuple(
     (role, re.compile(rf"(^|\.){pattern}$"))
     for role, pattern in (
@@ -27,7 +27,7 @@ _RULES = tuple(
         ("key", r"(k_proj|key|key_proj|k_lin|to_k|wk|SelfAttention\.k|EncDecAttention\.k)"),
         ("value", r"(v_proj|value|value_proj|v_lin|to_v|wv|SelfAttention\.v|EncDecAttention\.v)"),
         ("qkv", r"(c_attn|qkv|qkv_proj|query_key_value|Wqkv|in_proj)"),
-        ("output", r"(o_proj|out_proj|out_lin|attention\.output\.dense|SelfAttention\.o|EncDecAttention\.o|attn\.Wo)"),
+        ("output", r"(o_proj|out_proj|out_lin|(cross_?)?attention\.output\.dense|SelfAttention\.o|EncDecAttention\.o|attn\.Wo)"),
         ("output", rf"{_ATTENTION}\.(dense|c_proj|proj|wo)"),
         ("gate", r"(gate_proj|wi_0|w1)"),
         ("down", r"(down_proj|fc2|fc_out|lin2|mlp\.c_proj|mlp\.Wo|dense_4h_to_h|DenseReluDense\.wo)"),
@@ -36,7 +36,7 @@ _RULES = tuple(
         ("up", r"(intermediate\.dense|intermediate_dense|ffn|w3)"),
     )
 )
-_CROSS_ATTENTION = re.compile(r"encoder_attn|EncDecAttention|crossattention|cross_attn")
+_CROSS_ATTENTION = re.compile(r"encoder_attn|EncDecAttention|cross_?attention|cross_attn")
 _LAYER = re.compile(r"(?:^|(?<=\.))\d+(?=\.)")  # a layer's number as a whole part of a path
 _LAYER_SUFFIX = re.compile(r"(?<=_)\d+(?=\.)")  # at the end of one, as torchvision has it: encoder_layer_3
 

@@ -25,6 +25,12 @@ FAMILIES = {
     "deit": ("DeiTConfig", "DeiTModel", SIZES, SEPARATE),
     "dinov2": ("Dinov2Config", "Dinov2Model", SIZES, SEPARATE),
     "bert": ("BertConfig", "BertModel", TEXT, SEPARATE),
+    "bert-decoder": (
+        "BertConfig",
+        "BertModel",
+        {**TEXT, "is_decoder": True, "add_cross_attention": True},
+        {"query": 4, "key": 4, "value": 4, "output": 4, "up": 2, "down": 2},  # every layer attends twice
+    ),
     "roberta": ("RobertaConfig", "RobertaModel", TEXT, SEPARATE),
     "electra": ("ElectraConfig", "ElectraModel", {**TEXT, "embedding_size": 32}, SEPARATE),
     "deberta-v2": ("DebertaV2Config", "DebertaV2Model", TEXT, SEPARATE),
@@ -220,6 +226,14 @@ def test_encoder_and_decoder_both_start_at_frozen_embeddings(family):
     assert not any("encoder_attn" in path or "EncDecAttention" in path for _, path in free)
     only_up = find_stacks(on_meta(family), ["up"])
     assert {stack.sites[0].path.split(".")[0]: stack.inputs_without_gradient for stack in only_up} == {"encoder": 1, "decoder": 0}
+
+
+def test_the_output_of_cross_attention_is_no_part_of_the_mlp():
+    outputs, downs = (find_stacks(on_meta("bert-decoder"), [role]) for role in ("output", "down"))
+    assert [[site.path for site in stack.sites] for stack in outputs] == [
+        [f"encoder.layer.{layer}.{attention}.output.dense" for layer in range(2)] for attention in ("attention", "crossattention")
+    ]
+    assert [[site.path for site in stack.sites] for stack in downs] == [[f"encoder.layer.{layer}.output.dense" for layer in range(2)]]
 
 
 @pytest.mark.parametrize(("family", "read"), [("vit", 2), ("bart", 2 + 2 + 2 + 1), ("t5", 2 + 2 + 2 + 1), ("swin", 4)])
