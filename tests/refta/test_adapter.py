@@ -236,6 +236,17 @@ def test_the_replaced_layers_are_let_go():
     assert adapted.stacks[0].sites[0].module is model.get_submodule(adapted.sites[0])
 
 
+@pytest.mark.parametrize(("method", "settings"), [("refta", {"rank": 4}), ("lotr", {}), ("lora", {"rank": 2})])
+def test_a_merge_lets_the_adapted_layers_go(method, settings):
+    model = vit()
+    adapted = refta.adapt(model, method, targets=["query"], **settings)
+    replaced = weakref.ref(model.get_submodule(adapted.sites[0]))
+    refta.merge(adapted)
+    gc.collect()
+    assert replaced() is None
+    assert adapted.stacks[0].sites[0].module is model.get_submodule(adapted.sites[0])
+
+
 @pytest.mark.parametrize(
     ("dtype", "factors"), [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.float64, torch.float64)]
 )
