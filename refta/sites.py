@@ -37,6 +37,7 @@ _RULES = tuple(
     )
 )
 _CROSS_ATTENTION = re.compile(r"encoder_attn|EncDecAttention|cross_?attention|cross_attn")
+_NAMES_TAKEN = {*dir(nn.ModuleDict()), "head"}  # what holds the stacks at the model's root has these of its own; files have a head
 _LAYER = re.compile(r"(?:^|(?<=\.))\d+(?=\.)")  # a layer's number as a whole part of a path
 _LAYER_SUFFIX = re.compile(r"(?<=_)\d+(?=\.)")  # at the end of one, as torchvision has it: encoder_layer_3
 
@@ -56,8 +57,8 @@ class Site:
     def template(self) -> str:
         """The path with layer numbers replaced by `*`: sites of one template stand at the same place of different layers.
 
-        A number at the end of a name is a layer's only where no part is a whole number, and only the first one: `layers.0.attention_2.query`
-        is the second attention of layer 0, and stands in another place than the first.
+        A number at the end of a name is a layer's only where no part is a whole number, and only the first one:
+        `layers.0.attention_2.query` is the second attention of layer 0, and stands in another place than the first.
         """
         starred = _LAYER.sub("*", self.path)
         return starred if starred != self.path else _LAYER_SUFFIX.sub("*", self.path, count=1)
@@ -132,6 +133,7 @@ def find_stacks(model: nn.Module, targets: Sequence[str]) -> list[Stack]:
         stacks += _stacks_of(target, _matching(target, sites, model))
     _refuse_double(stacks)
     _refuse_bypassed(model, stacks)
+    _rename_alike(stacks)
     order = {site.path: place for place, site in enumerate(sites)}
     stacks.sort(key=lambda stack: (_forward_place(stack.role), order.get(stack.sites[0].path, 0)))
     _mark_first_inputs(stacks)
@@ -162,6 +164,7 @@ def _stacks_of(target: str, sites: list[Site]) -> list[Stack]:
     for site in sites:
         groups.setdefault((site.template, site.rows, site.columns, site.bias, site.module.weight.dtype), []).append(site)
     name = target.replace(".", "_")
+    name = f"{name}_" if name in _NAMES_TAKEN else name
     many = len(groups) > 1
     return [Stack(f"{name}_{i}" if many else name, group[0].role or target, group) for i, group in enumerate(groups.values())]
 
@@ -173,6 +176,15 @@ def _refuse_double(stacks: list[Stack]) -> None:
             if site.path in seen:
                 raise SettingError(f"targets: '{stack.name}' and '{seen[site.path]}' both name {site.path}; a linear is adapted once")
             seen[site.path] = stack.name
+
+
+def _rename_alike(stacks: list[Stack]) -> None:
+    """Names that differ: targets such as `a.b` and `a_b` give the same."""
+    taken: set[str] = set()
+    for stack in stacks:
+        while stack.name in taken:
+            stack.name += "_"
+        taken.add(stack.name)
 
 
 def _refuse_bypassed(model: nn.Module, stacks: list[Stack]) -> None:

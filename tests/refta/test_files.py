@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -154,6 +155,20 @@ def test_what_else_was_thawed_is_in_the_file_and_comes_back_thawed_alone(tmp_pat
     assert trained[0] == trained[1]
     refta.save(loaded, second)
     assert load_file(first).keys() == load_file(second).keys()
+
+
+@pytest.mark.parametrize("name", ["values", "head", "buffers_", "running"])
+def test_a_file_of_linears_named_like_parts_of_a_container_or_of_a_file(tmp_path, name):
+    path, x = tmp_path / "adapter.safetensors", torch.randn(3, 6)
+
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(*(nn.Sequential(OrderedDict({name: nn.Linear(6, 6)})) for _ in range(2)))
+
+    adapted = refta.adapt(build(), "refta", targets=[name], rank=3, train_head=False)
+    moved(adapted.model)
+    refta.save(adapted, path)
+    assert relative_error(refta.load(build(), path).model(x).detach(), adapted.model(x).detach()) < 1e-6
 
 
 class Normed(Parallel):
