@@ -182,8 +182,9 @@ class ReftaStack(BuiltPerStep):
     def _choose(self) -> None:
         """Work out the choice ahead, so that a compiled forward only compares token counts."""
         if self.order_name in AUTOMATIC and self.order_name not in self._choices:
-            given = {"inputs_without_gradient": self.inputs_without_gradient, "itemsize": self.A.element_size()}
-            self._choices[self.order_name] = cost.best_orders(self.network, self.layers, aim=AUTOMATIC[self.order_name], **given)
+            sizes = {"itemsize": self.A.element_size(), "base_itemsize": self._members[0].weight.element_size()}
+            given = {"aim": AUTOMATIC[self.order_name], "inputs_without_gradient": self.inputs_without_gradient, **sizes}
+            self._choices[self.order_name] = cost.best_orders(self.network, self.layers, **given)
 
     @property
     def residual_coefficients(self) -> torch.Tensor:

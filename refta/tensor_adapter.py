@@ -87,8 +87,9 @@ class TensorStack(BuiltPerStep):
             return self.network.order(self.order_name)
         if not self._choice:
             size = self.operands(0, next(iter(self.network.orders.values())))[self.network.operands[0].name].element_size()
-            free = self.shape.inputs_without_gradient
-            self._choice = cost.best_orders(self.network, self.shape.layers, inputs_without_gradient=free, itemsize=size)
+            base, free = self.members[0].weight.element_size(), self.shape.inputs_without_gradient
+            given = {"aim": AUTOMATIC[self.order_name], "inputs_without_gradient": free, "itemsize": size, "base_itemsize": base}
+            self._choice = cost.best_orders(self.network, self.shape.layers, **given)
         self._per_step = self.network.order(cost.order_at(self._choice, tokens))
         return self._per_step
 
