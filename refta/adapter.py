@@ -110,8 +110,7 @@ def adapt(
     run = Run(order, _dtype(adapter_dtype), slice_ranks or {}, progress, stored, None if cache is None else Path(cache))
     with _frozen(model):
         attached = _attach(module, model, stacks, chosen, run)
-    for stack in stacks:  # the modules that were replaced must not be held: their weights would stay
-        stack.sites = [replace(site, module=model.get_submodule(site.path)) for site in stack.sites]
+    _take_modules(model, stacks)
     for parameter in [*head, *attached.parameters]:
         parameter.requires_grad_(True)
     model._refta_method = method  # type: ignore[assignment]
@@ -121,6 +120,12 @@ def adapt(
     notes = [*attached.notes, *_notes_of_head(model, method, head, train_head)]
     names = _names(model, head)
     return Adapted(model, method, run_order, chosen, named, attached.sites, sum(own.values()), stacks, notes, attached, names)
+
+
+def _take_modules(model: nn.Module, stacks: list[Stack]) -> None:
+    """Give the sites the modules that stand at their paths now: those that were replaced must not be held, or their weights would stay."""
+    for stack in stacks:
+        stack.sites = [replace(site, module=model.get_submodule(site.path)) for site in stack.sites]
 
 
 def _notes_of_head(model: nn.Module, method: str, head: list[nn.Parameter], train_head: bool | None) -> list[str]:
@@ -210,6 +215,7 @@ def merge(adapted: Adapted) -> nn.Module:
         raise SettingError(f"'{adapted.method}' has nothing to merge")
     adapted.attached.merge(adapted.model)
     adapted.attached = None
+    _take_modules(adapted.model, adapted.stacks)
     adapted.model._refta_method = None  # type: ignore[assignment]
     return adapted.model
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 
 import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from refta.errors import SettingError
 from refta.sites import Site, Stack, is_conv1d
@@ -26,18 +30,57 @@ def is_hollow(weight: torch.Tensor) -> bool:
 
 
 def check_values(stacks: Iterable[Stack]) -> None:
-    """Nothing; SettingError for weights that are quantised, and for stacks of which some layers' weights are offloaded."""
+    """Nothing; SettingError for weights that are no plain numbers, linears that compute something else, and weights that are offloaded."""
     for stack in stacks:
         for site in stack.sites:
-            dtype = _weight(site).dtype
-            if dtype not in _PLAIN:
-                there = f"targets: {site.path} ({type(site.module).__name__}) holds {str(dtype).removeprefix('torch.')} numbers"
-                raise SettingError(f"{there}: a quantised weight has no residual; load the model unquantised, or use a method of peft")
+            _check_plain(site)
         hollow = [site for site in stack.sites if is_hollow(_weight(site))]
         offloaded = hollow if len(hollow) < len(stack.sites) else [site for site in hollow if hasattr(site.module, "_hf_hook")]
         if offloaded:
             there = f"targets: {offloaded[0].path} has no values while the model has (weights offloaded by device_map have none)"
             raise SettingError(f"{there}; load the model whole onto one device")
+
+
+def _check_plain(site: Site) -> None:
+    weight, there = _weight(site), f"targets: {site.path} ({type(site.module).__name__})"
+    if weight.dtype not in _PLAIN:
+        there = f"{there} holds {str(weight.dtype).removeprefix('torch.')} numbers"
+        raise SettingError(f"{there}: a quantised weight has no residual; load the model unquantised, or use a method of peft")
+    if is_traceable_wrapper_subclass(weight):
+        there = f"{there} holds its weight in a {type(weight).__name__}, a tensor that is quantised or in parts"
+        raise SettingError(f"{there}; load the model with plain tensors, or use a method of peft")
+    if not computes_as_linear(site.module):
+        there = f"{there} does not compute x Wᵀ + b: its class has a forward of its own, which the adapter would replace"
+        raise SettingError(f"{there}; leave it out, or use a method of peft, which calls it")
+
+
+def computes_as_linear(module: nn.Module) -> bool:
+    """Whether a linear's forward is x Wᵀ + b: nn.Linear's own or Conv1D's, or one that gives the same (FalconLinear's).
+
+    Another class's is asked on a copy with a weight of 3 × 4, so that it costs nothing and models without values answer, too; one that
+    cannot compute with that, such as one with a norm of the real width, is another function.
+    """
+    if is_conv1d(module) or type(module).forward is nn.Linear.forward:
+        return True
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+    with unset_fake_temporarily(), torch.device("cpu"), torch.no_grad(), torch.compiler.set_stance("force_eager"):
+        x, weight, bias = (torch.cos(torch.arange(1.0, 1 + size)) for size in (24, 12, 3))
+        given = {"weight": weight.view(3, 4), "bias": None if module.bias is None else bias}
+        wanted = F.linear(x.view(2, 3, 4), **given)
+        try:
+            found = type(module).forward(_small(module, given), x.view(2, 3, 4))
+            return found.shape == wanted.shape and torch.allclose(found, wanted, rtol=1e-5, atol=1e-6)
+        except Exception:  # whatever a stranger's code raises
+            return False
+
+
+def _small(module: nn.Module, given: dict[str, torch.Tensor | None]) -> nn.Module:
+    """A copy that shares all with the module but its weight and bias."""
+    twin = copy.copy(module)
+    parameters = {name: None if one is None else nn.Parameter(one) for name, one in given.items()}
+    vars(twin).update(_parameters={**module._parameters, **parameters}, out_features=3, in_features=4)
+    return twin
 
 
 def check_devices(stacks: Iterable[Stack]) -> None:

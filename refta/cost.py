@@ -58,13 +58,21 @@ def stack_cost(network: Network, order: str, layers: int, *, inputs_without_grad
     return order_cost(network, network.order(order), layers=layers, inputs_without_gradient=inputs_without_gradient, itemsize=itemsize)
 
 
-def order_cost(network: Network, order: Order, *, layers: int = 1, inputs_without_gradient: int = 0, itemsize: int = 4) -> Cost:
-    """What a stack of `layers` costs in an order that need not be a named one."""
+def order_cost(
+    network: Network,
+    order: Order,
+    *,
+    layers: int = 1,
+    inputs_without_gradient: int = 0,
+    itemsize: int = 4,
+    base_itemsize: int | None = None,
+) -> Cost:
+    """What a stack of `layers` costs in an order that need not be a named one, on a base of other numbers where `base_itemsize` says so."""
     free = min(inputs_without_gradient, layers)
     parts = ((layers - free, True), (free, False))
-    costs = [_layer(Counter(network, itemsize, needed), order).times(count) for count, needed in parts if count]
+    costs = [_layer(Counter(network, itemsize, needed, base_itemsize), order).times(count) for count, needed in parts if count]
     if order.mode in PER_STEP:
-        costs.append(Counter(network, itemsize, layers > free).whole_stack(order, layers))
+        costs.append(Counter(network, itemsize, layers > free, base_itemsize).whole_stack(order, layers))
     return summed(costs)
 
 
@@ -74,24 +82,40 @@ def summed(costs: Iterable[Cost]) -> Cost:
 
 
 def best_order(
-    network: Network, tokens: int, layers: int, *, aim: Aim = "memory", inputs_without_gradient: int = 0, itemsize: int = 4
+    network: Network,
+    tokens: int,
+    layers: int,
+    *,
+    aim: Aim = "memory",
+    inputs_without_gradient: int = 0,
+    itemsize: int = 4,
+    base_itemsize: int | None = None,
 ) -> str:
     """The order that adds least to a step of that many tokens: to its memory, or to its time (see `best_orders`)."""
-    found = best_orders(network, layers, aim=aim, inputs_without_gradient=inputs_without_gradient, itemsize=itemsize)
-    return order_at(found, tokens)
+    sizes = {"itemsize": itemsize, "base_itemsize": base_itemsize}
+    return order_at(best_orders(network, layers, aim=aim, inputs_without_gradient=inputs_without_gradient, **sizes), tokens)
 
 
 def best_orders(
-    network: Network, layers: int, *, aim: Aim = "memory", inputs_without_gradient: int = 0, itemsize: int = 4
+    network: Network,
+    layers: int,
+    *,
+    aim: Aim = "memory",
+    inputs_without_gradient: int = 0,
+    itemsize: int = 4,
+    base_itemsize: int | None = None,
 ) -> tuple[Regime, ...]:
     """Which order adds least to the whole step, forward and backward, from which token count on.
 
     `memory`: what is kept and one largest temporary; ties go to the fewer FLOPs, then to the name. `time`: FLOPs, elementwise ones among
     them, and the bytes moved at FLOPS_PER_BYTE; ties go to the lesser memory. ViT-L's query of rank 15: least memory is `fused` up to
-    34,952 tokens, least time from 13 to 784, and `fused_fold` beyond.
+    34,952 tokens, least time from 13 to 784, and `fused_fold` beyond. base_itemsize: bytes of the base's numbers where they are not the
+    adapter's; `memory` then counts the casts between the two (`time` does not): with factors in float32 on a base in bfloat16 `fused`
+    up to 756 tokens, `fused_fold` up to 1,009, `reconstruct_recompute` beyond.
     """
     given = {"inputs_without_gradient": inputs_without_gradient, "itemsize": itemsize}
-    costs = {name: order_cost(network, order, layers=layers, **given) for name, order in network.orders.items()}
+    sizes = {**given, "base_itemsize": base_itemsize}
+    costs = {name: order_cost(network, order, layers=layers, **sizes) for name, order in network.orders.items()}
     work = {name: _work(network, network.order(name), layers, one, given) for name, one in costs.items()} if aim == "time" else {}
     memory = {name: [one.kept_bytes + line for line in highest_lines(one.temporaries) or (Line(),)] for name, one in costs.items()}
 

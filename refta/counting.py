@@ -58,12 +58,18 @@ NOTHING = Cost(Line(), Line(), Line(), Line(), ())
 
 
 class Counter:
-    """Counts the steps of an order for one network, item size and need of ∂L/∂x."""
+    """Counts the steps of an order for one network, item sizes (of the adapter's numbers, and the base's) and need of ∂L/∂x."""
 
-    def __init__(self, network: Network, itemsize: int, x_needs_gradient: bool):
+    def __init__(self, network: Network, itemsize: int, x_needs_gradient: bool, base_itemsize: int | None = None):
         self.network, self.itemsize, self.x_needs_gradient = network, itemsize, x_needs_gradient
+        self.base_itemsize = base_itemsize or itemsize
 
     def layer(self, order: Order) -> Cost:
+        """One layer; where the dtypes differ, with the casts between the base's numbers and the adapter's."""
+        cost = self._layer(order)
+        return cost if self.is_uniform or is_fold(order) else self._with_casts(cost)
+
+    def _layer(self, order: Order) -> Cost:
         network = self.network
         if order.mode == "stack":
             return self.linear_on_fold(kept=Line())
@@ -81,23 +87,42 @@ class Counter:
         fold = self.fold(order.tree[1], network.fold_axes, stacked=False)
         return self.on_fold(fold, order, layers=1, free=int(not self.x_needs_gradient))
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether base and adapter have numbers of one size."""
+        return self.itemsize == self.base_itemsize
+
+    def _with_casts(self, cost: Cost) -> Cost:
+        """Features beside the base: a cast x is kept instead of x, and y, ∂L/∂y and ∂L/∂x stand in both dtypes for a while.
+
+        Where the cast x is the shorter nothing is taken off, since another role may keep x itself.
+        """
+        network = self.network
+        x = Line(0, network.elements(network.input_axes) * max(self.itemsize - self.base_itemsize, 0))
+        of_x = (self.rounded(network.input_axes),) if self.x_needs_gradient else ()
+        return replace(
+            cost,
+            kept_bytes=cost.kept_bytes + (Line() if network.serial else x),
+            temporaries=(*cost.temporaries, self.rounded(network.output_axes), *of_x),
+        )
+
     def on_fold(self, fold: Cost, order: Order, *, layers: int, free: int) -> Cost:
         """The fold of that many layers, and a linear on each; the `free` ones' x needs no gradient, so they keep no folded weight."""
         axes = self.network.fold_axes
         if order.mode == "recompute":
             return self.recomputed(fold, layers=layers)
         copies = (self.bytes(axes) * 3,) if order.mode == "copies" else ()
-        linear = replace(self.linear_on_fold(kept=Line()).times(layers), kept_bytes=self.bytes(axes) * (layers - free))
+        linear = replace(self.linear_on_fold(kept=Line()).times(layers), kept_bytes=self.base_bytes(axes) * (layers - free))
         return replace(fold + linear, temporaries=(*fold.temporaries, *copies))
 
     def whole_stack(self, order: Order, layers: int) -> Cost:
         """The stack part: all folds at once; the fold stays for the step if any layer needs ∂L/∂x, and has a gradient of its size."""
         assert isinstance(order.tree, tuple)
-        counter = Counter(self.resized(k=layers), self.itemsize, self.x_needs_gradient)
+        counter = Counter(self.resized(k=layers), self.itemsize, self.x_needs_gradient, self.base_itemsize)
         fold = counter.fold(order.tree[1], "k" + self.network.fold_axes, stacked=True)
-        folded = counter.bytes("k" + self.network.fold_axes)
+        folded = counter.base_bytes("k" + self.network.fold_axes)
         kept = folded if self.x_needs_gradient else Line()
-        return fold + Cost(Line(), Line(), Line(), kept, (folded * 2,))
+        return fold + Cost(Line(), Line(), Line(), kept, (folded + counter.bytes("k" + self.network.fold_axes),))
 
     def _whole(self, order: Order) -> Cost:
         """The updates of all layers and stacks, of which one is taken: all stay kept where x needs a gradient, the slice being a view."""
@@ -161,6 +186,19 @@ class Counter:
         size = self.network.elements(axes) * self.itemsize
         return Line(0, size) if "t" in axes else Line(size, 0)
 
+    def base_bytes(self, axes: str) -> Line:
+        """Bytes of a tensor in the base's dtype, such as a folded weight."""
+        size = self.network.elements(axes) * self.base_itemsize
+        return Line(0, size) if "t" in axes else Line(size, 0)
+
+    def rounded(self, axes: str) -> Line:
+        """Bytes of a tensor while it is cast from one dtype to the other: those of both, or of one tensor where the dtypes are one."""
+        return self.bytes(axes) if self.is_uniform else self.bytes(axes) + self.base_bytes(axes)
+
+    def cast(self, axes: str) -> Line:
+        """Bytes of a copy of one of the base's tensors in the adapter's dtype; none where the dtypes are one."""
+        return Line() if self.is_uniform else self.bytes(axes)
+
     def resized(self, **sizes: int) -> Network:
         """The network with other lengths of these axes."""
         return replace(self.network, sizes={**self.network.sizes, **sizes})
@@ -169,17 +207,17 @@ class Counter:
         steps = walk(self.network, tree, outside, x_needs_gradient=False, stacked=stacked)
         cost = self.steps(steps)
         additions = Line(self.network.elements(outside))
-        return Cost(cost.forward_flops, cost.backward_flops, cost.elementwise_flops + additions, cost.kept_bytes, (self.bytes(outside),))
+        return Cost(cost.forward_flops, cost.backward_flops, cost.elementwise_flops + additions, cost.kept_bytes, (self.rounded(outside),))
 
     def linear_on_fold(self, *, kept: Line) -> Cost:
         """One linear on a folded weight: ∂L/∂ΔW is the only product that the frozen base does not have."""
         gradient = Line(0, 2 * self.network.elements(self.network.fold_axes))
-        return Cost(Line(), gradient, Line(), kept, (self.bytes(self.network.fold_axes),))
+        return Cost(Line(), gradient, Line(), kept, (self.rounded(self.network.fold_axes),))
 
     def recomputed(self, fold: Cost, *, layers: int) -> Cost:
         again = fold.forward_flops + fold.backward_flops
         linear = self.linear_on_fold(kept=Line()).times(layers)
-        both = self.bytes(self.network.fold_axes) * 2
+        both = self.rounded(self.network.fold_axes) + self.base_bytes(self.network.fold_axes)
         return Cost(fold.forward_flops, again + linear.backward_flops, fold.elementwise_flops, self.gathered() * layers, (both,))
 
     def gathered(self) -> Line:
@@ -190,7 +228,7 @@ class Counter:
         groups = len(self.network.slice_ranks)
         result = NOTHING
         for size in self.network.slice_ranks:
-            part = Counter(self.resized(r=size), self.itemsize, self.x_needs_gradient)
+            part = Counter(self.resized(r=size), self.itemsize, self.x_needs_gradient, self.base_itemsize)
             steps = walk(part.network, order.tree, self.network.output_axes, x_needs_gradient=self.x_needs_gradient, stacked=False)
             result = result + part.steps(steps)
         trained = self.network.operand("u").trainable

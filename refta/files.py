@@ -1,4 +1,4 @@
-"""ReFTA adapters as safetensors files: factors, Φ, the initial factors that define the residual, and what was trained beside them.
+"""ReFTA adapters as safetensors files: factors, Φ, the initial factors that define the residual, and what moved beside them.
 
 The residual itself is not stored: it is W − Σ Φ A₀B₀, so a file fits wherever the same base weights are. A fingerprint of the base
 weights (a few projections per layer) refuses other ones.
@@ -23,11 +23,12 @@ from refta.stacking import CONTAINER, ReftaStack
 
 FORMAT = "refta-adapter-1"
 _HEAD = "head."  # before the names of the parameters that were trained beside the adapter
+_STATISTICS = "buffers."  # before the names of running statistics, which move in training though all is frozen
 _TOLERANCE = 2e-2  # of a projection's usual size: half-precision copies of the same weights differ by about 2e-3
 
 
 def save(adapted: Adapted, path: Path) -> None:
-    """Write the adapter, the head that it was given, and whatever else of the model is thawed.
+    """Write the adapter, the head that it was given, whatever else of the model is thawed, and its running statistics.
 
     Raises SettingError for another method, a model without values, and a thawed weight under the adapter, which a file does not hold.
     """
@@ -49,12 +50,19 @@ def save(adapted: Adapted, path: Path) -> None:
     for key, parameter in adapted.model.named_parameters():
         if (key in adapted.head or parameter.requires_grad) and not key.startswith(f"{CONTAINER}."):
             tensors[f"{_HEAD}{key}"] = _stored(parameter)
+    tensors |= {f"{_STATISTICS}{key}": _stored(buffer) for key, buffer in _running_statistics(adapted.model).items()}
     settings = dataclasses.asdict(adapted.settings)
     if not isinstance(settings["transform"], str):
         settings["transform"] = torch.as_tensor(settings["transform"]).tolist()
     header = {"format": FORMAT, "targets": adapted.targets, "settings": settings, "stacks": described}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path, metadata={"refta": json.dumps(header)})
+
+
+def _running_statistics(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The running means, variances and counts of batch norms and their like, by their name in the model."""
+    keeping = ((path, module) for path, module in model.named_modules() if getattr(module, "track_running_stats", False))
+    return {f"{path}.{name}": buffer for path, module in keeping for name, buffer in module.named_buffers(recurse=False)}
 
 
 def _stored(tensor: torch.Tensor) -> torch.Tensor:
@@ -69,16 +77,20 @@ def _refuse_thawed(stack: ReftaStack) -> None:
 
 
 def load(model: torch.nn.Module, path: Path, *, order: str | None = None) -> Adapted:
-    """The model with the file's adapter (and head) on it, all that the file holds thawed; SettingError where it is not for this model."""
+    """The model with the file's adapter (and head) on it, all that the file has of parameters thawed.
+
+    Running statistics are the file's too; a file without them (of an earlier version) leaves the model's. Raises SettingError where the
+    file is not for this model.
+    """
     header, tensors = _read(path)
     refuse_adapted(model)
     _check_shapes(model, path, header, tensors)
     _check_weights(model, path, header)
-    _check_head(model, path, tensors)
+    _check_beside(model, path, tensors)
     dtype = tensors[f"{next(iter(header['stacks']))}.A"].dtype
     run = {"order": order, "adapter_dtype": dtype, "train_head": False, "stored": tensors}
     adapted = adapt(model, "refta", targets=header["targets"], **run, **header["settings"])
-    _fill_head(adapted, tensors)
+    _fill_beside(adapted, tensors)
     return adapted
 
 
@@ -125,16 +137,18 @@ def _check_weights(model: torch.nn.Module, path: Path, header: dict) -> None:
                 raise SettingError(f"{path}: was made on other base weights: '{site}' ({name}) has the same shape and different values")
 
 
-def _check_head(model: torch.nn.Module, path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    parameters = dict(model.named_parameters())
-    for key, value in _head(tensors).items():
-        if key not in parameters or parameters[key].shape != value.shape:
-            raise SettingError(f"{path}: holds a trained head '{key}' of {list(value.shape)} that this model does not have")
+def _check_beside(model: torch.nn.Module, path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """The model has what stands beside the adapter in the file."""
+    beside = ((_HEAD, "a trained head", dict(model.named_parameters())), (_STATISTICS, "running statistics", _running_statistics(model)))
+    for prefix, what, there in beside:
+        for key, value in _named(tensors, prefix).items():
+            if key not in there or there[key].shape != value.shape:
+                raise SettingError(f"{path}: holds {what} '{key}' of {list(value.shape)} that this model does not have")
 
 
-def _head(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The head's parameters in a file, by their name in the model."""
-    return {key.removeprefix(_HEAD): value for key, value in sorted(tensors.items(), reverse=True) if key.startswith(_HEAD)}
+def _named(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """What stands in a file under a prefix, by its name in the model."""
+    return {key.removeprefix(prefix): value for key, value in sorted(tensors.items(), reverse=True) if key.startswith(prefix)}
 
 
 def _turned(module: torch.nn.Module) -> torch.Tensor:
@@ -165,9 +179,12 @@ def _fingerprint(weight: torch.Tensor) -> dict:
     return {"shape": [rows, columns], "norm": float(weight.norm()) / math.sqrt(rows * columns), "projections": projections}
 
 
-def _fill_head(adapted: Adapted, tensors: dict[str, torch.Tensor]) -> None:
-    parameters = dict(adapted.model.named_parameters())
-    adapted.head = list(_head(tensors))
+def _fill_beside(adapted: Adapted, tensors: dict[str, torch.Tensor]) -> None:
+    parameters, statistics = dict(adapted.model.named_parameters()), _running_statistics(adapted.model)
+    head = _named(tensors, _HEAD)
+    adapted.head = list(head)
     with torch.no_grad():
-        for key, value in _head(tensors).items():
+        for key, value in head.items():
             parameters[key].requires_grad_(True).copy_(value)
+        for key, value in _named(tensors, _STATISTICS).items():
+            statistics[key].copy_(value)

@@ -15,12 +15,12 @@ def fused_layer(counter: Counter, order: Order) -> Cost:
 def _features(counter: Counter) -> Cost:
     """2tR(n + d) forward; 4tnR + 6tdR backward, of which 2tdR are the features again and 2tdR are for ∂L/∂x; nothing kept.
 
-    R = 3, n = 5, d = 7: 72t forward, 120t + 126t backward.
+    R = 3, n = 5, d = 7: 72t forward, 120t + 126t backward. Where the dtypes differ, x and ∂L/∂y stand in the adapter's for a while.
     """
     inner, outer = _products(counter)
     backward = outer * 2 + inner * (2 + counter.x_needs_gradient)
     thin = Line(0, counter.network.elements("r"))
-    return Cost(inner + outer, backward, thin * (3 + _trains_u(counter)), counter.gathered(), (_thin_bytes(counter),))
+    return Cost(inner + outer, backward, thin * (3 + _trains_u(counter)), counter.gathered(), (_factors_bytes(counter),))
 
 
 def _folded_forward(counter: Counter) -> Cost:
@@ -35,7 +35,7 @@ def _folded_forward(counter: Counter) -> Cost:
     again = int(counter.x_needs_gradient)
     thin = Line(0, network.elements("r"))
     elementwise = work * (1 + again) + thin * (2 + _trains_u(counter))
-    temporaries = (counter.bytes("nd"), _thin_bytes(counter))
+    temporaries = (counter.rounded("nd"), _factors_bytes(counter))
     return Cost(fold, fold * again + (inner + outer) * 2, elementwise, counter.gathered(), temporaries)
 
 
@@ -44,9 +44,12 @@ def _products(counter: Counter) -> tuple[Line, Line]:
     return Line(0, 2 * counter.network.elements("rd")), Line(0, 2 * counter.network.elements("nr"))
 
 
-def _thin_bytes(counter: Counter) -> Line:
-    """The features and their gradient, t × R each, in backward; their product too where u is trained."""
-    return counter.bytes("tr") * (2 + _trains_u(counter))
+def _factors_bytes(counter: Counter) -> Line:
+    """What the factors' gradients take: the features and their gradient, t × R each (their product too where u is trained), and casts.
+
+    R = 3, n = 5, d = 7 in float32: 24t; on a base in bfloat16 24t + 48t.
+    """
+    return counter.bytes("tr") * (2 + _trains_u(counter)) + counter.cast("td") + counter.cast("tn")
 
 
 def _trains_u(counter: Counter) -> int:

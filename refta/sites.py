@@ -19,7 +19,7 @@ ROLES = ("query", "key", "value", "qkv", "output", "gate", "up", "down")  # in t
 # Last parts of a module's path, by role; the first rule that fits wins. Names as in transformers 5 (and 4): ViT, DeiT, DINOv2, BEiT,
 # Swin, BERT, RoBERTa, DeBERTa, ELECTRA, ALBERT, DistilBERT, T5, BART, OPT, GPT-2, GPT-J, GPT-NeoX, Falcon, BLOOM, MPT, Llama, Mistral,
 # Qwen, Gemma, Phi, ModernBERT, CLIP, SigLIP, Wav2Vec2.
-_ATTENTION = r"(attention|attn|self_attn|self_attention|encoder_attn|SelfAttention|EncDecAttention|mixer)"
+_ATTENTION = r"(attention|attn|self_attn|self_attention|encoder_attn|cross_?attention|cross_attn|SelfAttention|EncDecAttention|mixer)"
 _RULES = tuple(
     (role, re.compile(rf"(^|\.){pattern}$"))
     for role, pattern in (
@@ -27,7 +27,7 @@ _RULES = tuple(
         ("key", r"(k_proj|key|key_proj|k_lin|to_k|wk|SelfAttention\.k|EncDecAttention\.k)"),
         ("value", r"(v_proj|value|value_proj|v_lin|to_v|wv|SelfAttention\.v|EncDecAttention\.v)"),
         ("qkv", r"(c_attn|qkv|qkv_proj|query_key_value|Wqkv|in_proj)"),
-        ("output", r"(o_proj|out_proj|out_lin|attention\.output\.dense|SelfAttention\.o|EncDecAttention\.o|attn\.Wo)"),
+        ("output", r"(o_proj|out_proj|out_lin|(cross_?)?attention\.output\.dense|SelfAttention\.o|EncDecAttention\.o|attn\.Wo)"),
         ("output", rf"{_ATTENTION}\.(dense|c_proj|proj|wo)"),
         ("gate", r"(gate_proj|wi_0|w1)"),
         ("down", r"(down_proj|fc2|fc_out|lin2|mlp\.c_proj|mlp\.Wo|dense_4h_to_h|DenseReluDense\.wo)"),
@@ -36,7 +36,10 @@ _RULES = tuple(
         ("up", r"(intermediate\.dense|intermediate_dense|ffn|w3)"),
     )
 )
-_CROSS_ATTENTION = re.compile(r"encoder_attn|EncDecAttention|crossattention|cross_attn")
+_CROSS_ATTENTION = re.compile(r"encoder_attn|EncDecAttention|cross_?attention|cross_attn")
+_NAMES_TAKEN = {*dir(nn.ModuleDict()), "head"}  # what holds the stacks at the model's root has these of its own; files have a head
+_LAYER = re.compile(r"(?:^|(?<=\.))\d+(?=\.)")  # a layer's number as a whole part of a path
+_LAYER_SUFFIX = re.compile(r"(?<=_)\d+(?=\.)")  # at the end of one, as torchvision has it: encoder_layer_3
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,13 @@ class Site:
 
     @property
     def template(self) -> str:
-        """The path with layer numbers replaced by `*`: sites of one template stand at the same place of different layers."""
-        return re.sub(r"(?<=\.)\d+(?=\.)", "*", self.path)
+        """The path with layer numbers replaced by `*`: sites of one template stand at the same place of different layers.
+
+        A number at the end of a name is a layer's only where no part is a whole number, and only the first one:
+        `layers.0.attention_2.query` is the second attention of layer 0, and stands in another place than the first.
+        """
+        starred = _LAYER.sub("*", self.path)
+        return starred if starred != self.path else _LAYER_SUFFIX.sub("*", self.path, count=1)
 
 
 @dataclass
@@ -125,6 +133,7 @@ def find_stacks(model: nn.Module, targets: Sequence[str]) -> list[Stack]:
         stacks += _stacks_of(target, _matching(target, sites, model))
     _refuse_double(stacks)
     _refuse_bypassed(model, stacks)
+    _rename_alike(stacks)
     order = {site.path: place for place, site in enumerate(sites)}
     stacks.sort(key=lambda stack: (_forward_place(stack.role), order.get(stack.sites[0].path, 0)))
     _mark_first_inputs(stacks)
@@ -155,6 +164,7 @@ def _stacks_of(target: str, sites: list[Site]) -> list[Stack]:
     for site in sites:
         groups.setdefault((site.template, site.rows, site.columns, site.bias, site.module.weight.dtype), []).append(site)
     name = target.replace(".", "_")
+    name = f"{name}_" if name in _NAMES_TAKEN else name
     many = len(groups) > 1
     return [Stack(f"{name}_{i}" if many else name, group[0].role or target, group) for i, group in enumerate(groups.values())]
 
@@ -166,6 +176,15 @@ def _refuse_double(stacks: list[Stack]) -> None:
             if site.path in seen:
                 raise SettingError(f"targets: '{stack.name}' and '{seen[site.path]}' both name {site.path}; a linear is adapted once")
             seen[site.path] = stack.name
+
+
+def _rename_alike(stacks: list[Stack]) -> None:
+    """Names that differ: targets such as `a.b` and `a_b` give the same."""
+    taken: set[str] = set()
+    for stack in stacks:
+        while stack.name in taken:
+            stack.name += "_"
+        taken.add(stack.name)
 
 
 def _refuse_bypassed(model: nn.Module, stacks: list[Stack]) -> None:
@@ -195,8 +214,8 @@ def _place(site: Site) -> tuple[str, int, tuple[int, int]]:
 
     Self-attention comes first, then cross-attention, then the MLP.
     """
-    match = re.search(r"^(.*?)\.?(\d+)\.", site.path)
-    tower, layer = (match.group(1), int(match.group(2))) if match else ("", 0)
+    match = _LAYER.search(site.path) or _LAYER_SUFFIX.search(site.path)
+    tower, layer = (site.path[: match.start()].rstrip("._"), int(match.group())) if match else ("", 0)
     place = INPUT_PLACES.get(site.role, 0)
     block = 2 if place >= INPUT_PLACES["up"] else int(bool(_CROSS_ATTENTION.search(site.path)))
     return tower, layer, (block, place)

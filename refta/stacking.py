@@ -56,6 +56,14 @@ class Attached:
     notes: list[str] = field(default_factory=list)
 
 
+class Stacks(nn.ModuleDict):
+    """The stacks of a model, by name."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: at the root of a model that is an nn.Sequential, this is the last of the modules that run."""
+        return x
+
+
 class ReftaStack(BuiltPerStep):
     """The factors that the layers of one stack share: A (n, R), B (R, d), beta (R) where the layers have biases.
 
@@ -174,8 +182,9 @@ class ReftaStack(BuiltPerStep):
     def _choose(self) -> None:
         """Work out the choice ahead, so that a compiled forward only compares token counts."""
         if self.order_name in AUTOMATIC and self.order_name not in self._choices:
-            given = {"inputs_without_gradient": self.inputs_without_gradient, "itemsize": self.A.element_size()}
-            self._choices[self.order_name] = cost.best_orders(self.network, self.layers, aim=AUTOMATIC[self.order_name], **given)
+            sizes = {"itemsize": self.A.element_size(), "base_itemsize": self._members[0].weight.element_size()}
+            given = {"aim": AUTOMATIC[self.order_name], "inputs_without_gradient": self.inputs_without_gradient, **sizes}
+            self._choices[self.order_name] = cost.best_orders(self.network, self.layers, **given)
 
     @property
     def residual_coefficients(self) -> torch.Tensor:
@@ -221,16 +230,19 @@ class ReftaStack(BuiltPerStep):
 def attach_refta(model: nn.Module, stacks: list[Stack], settings, run: Run) -> Attached:
     """ReFTA on the model's stacks: every site replaced by an AdaptedLinear on its residual, the factors registered at the root.
 
-    All stacks are decomposed before the first site is replaced, so that one that cannot be leaves the model as it was.
+    All stacks are made and registered before the first site is replaced, so that one that cannot be leaves the model as it was.
     """
     check_values(stacks)
     check_devices(stacks)
     prepared = [_prepared(stack, settings, run) for stack in stacks]
-    container = nn.ModuleDict({stack.name: module for stack, (module, _) in zip(stacks, prepared, strict=True)})
+    container = Stacks({stack.name: module for stack, (module, _) in zip(stacks, prepared, strict=True)})
+    replacing = {}
     for stack, (module, found) in zip(stacks, prepared, strict=True):
-        _put_in(model, stack, module, found)
-    model.add_module(CONTAINER, container.train(model.training))
-    return Attached(list(container.parameters()), [site.path for stack in stacks for site in stack.sites], merge_refta)
+        replacing |= _replacing(stack, module, found)
+    put_in(model, container.train(model.training), replacing)
+    for module, _ in prepared:
+        module.use_order(module.order_name, model)
+    return Attached(list(container.parameters()), list(replacing), merge_refta)
 
 
 def _prepared(stack: Stack, settings, run: Run) -> tuple[ReftaStack, Factors]:
@@ -253,14 +265,21 @@ def _prepared(stack: Stack, settings, run: Run) -> tuple[ReftaStack, Factors]:
     return module, found
 
 
-def _put_in(model: nn.Module, stack: Stack, module: ReftaStack, found: Factors) -> None:
+def _replacing(stack: Stack, module: ReftaStack, found: Factors) -> dict[str, nn.Module]:
+    """What a stack's sites are replaced by, by path; the model is not touched."""
     for layer, site in enumerate(stack.sites):
         adapted = AdaptedLinear(found.weights[layer], None if found.biases is None else found.biases[layer], module, layer)
         adapted.was_conv1d = is_conv1d(site.module)
         adapted.train(site.module.training)
-        set_module(model, site.path, adapted)
         module.enlist(adapted, site.path)
-    module.use_order(module.order_name, model)
+    return dict(zip(module.paths, module.members, strict=True))
+
+
+def put_in(model: nn.Module, container: nn.Module, replacing: Mapping[str, nn.Module]) -> None:
+    """Register what holds the stacks at the model's root, then replace the sites."""
+    model.add_module(CONTAINER, container)
+    for path, module in replacing.items():
+        set_module(model, path, module)
 
 
 def set_module(model: nn.Module, path: str, module: nn.Module) -> None:

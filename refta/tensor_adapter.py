@@ -24,8 +24,8 @@ from refta.network import PER_STEP, Network, Operand, Order, across_key
 from refta.operands import AUTOMATIC
 from refta.per_step import BuiltPerStep, Part
 from refta.shapes import StackShape
-from refta.sites import Stack, head_size, is_conv1d
-from refta.stacking import CONTAINER, Attached, Run, merged, set_module
+from refta.sites import Site, Stack, head_size, is_conv1d
+from refta.stacking import CONTAINER, Attached, Run, merged, put_in, set_module
 
 
 class SharedOperands(nn.Module):
@@ -35,6 +35,10 @@ class SharedOperands(nn.Module):
         super().__init__()
         self.stacks = nn.ModuleDict()
         self._names: dict[tuple, str] = {}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x: at the root of a model that is an nn.Sequential, this is the last of the modules that run."""
+        return x
 
     def name_of(self, key: tuple, wished: str) -> tuple[str, bool]:
         """The name under which an operand stands here, and whether it is new."""
@@ -83,8 +87,9 @@ class TensorStack(BuiltPerStep):
             return self.network.order(self.order_name)
         if not self._choice:
             size = self.operands(0, next(iter(self.network.orders.values())))[self.network.operands[0].name].element_size()
-            free = self.shape.inputs_without_gradient
-            self._choice = cost.best_orders(self.network, self.shape.layers, inputs_without_gradient=free, itemsize=size)
+            base, free = self.members[0].weight.element_size(), self.shape.inputs_without_gradient
+            given = {"aim": AUTOMATIC[self.order_name], "inputs_without_gradient": free, "itemsize": size, "base_itemsize": base}
+            self._choice = cost.best_orders(self.network, self.shape.layers, **given)
         self._per_step = self.network.order(cost.order_at(self._choice, tokens))
         return self._per_step
 
@@ -130,26 +135,30 @@ class TensorStack(BuiltPerStep):
 
 
 def attach_tensor(model: nn.Module, stacks: Sequence[Stack], settings: Any, run: Run, method: ModuleType) -> Attached:
-    """A method's networks on the model's stacks; nothing of the model but the sites is touched."""
-    container = SharedOperands()
+    """A method's networks on the model's stacks; nothing of the model but the sites is touched, and these once all stacks are made."""
+    container, replacing = SharedOperands(), {}
     shapes = [replace(stack.shape(), stacks=len(stacks), head_size=head_size(model)) for stack in stacks]
     networks = [method.network(settings, shape) for shape in shapes]
     check_values(stacks)
     check_devices(stack for stack, network in zip(stacks, networks, strict=True) if any(one.shared for one in network.operands))
-    for place, (stack, shape, network) in enumerate(zip(stacks, shapes, networks, strict=True)):
-        module = TensorStack(
-            network, shape, place, run.order or method.ORDERS[0], container=container, dropout=getattr(settings, "dropout", 0.0)
-        )
+    given = {"container": container, "dropout": getattr(settings, "dropout", 0.0)}
+    modules = [
+        TensorStack(network, shape, place, run.order or method.ORDERS[0], **given)
+        for place, (shape, network) in enumerate(zip(shapes, networks, strict=True))
+    ]
+    for stack, module in zip(stacks, modules, strict=True):
         container.stacks[stack.name] = module
         _make_shared(container, module, stack, run)
         for layer, site in enumerate(stack.sites):
-            _replace_site(model, site, module, layer, run)
-        if module.order_name not in AUTOMATIC and network.order(module.order_name).mode in PER_STEP:
+            replacing[site.path] = _adapted(site, module, layer, run)
+            module.members.append(replacing[site.path])
+    put_in(model, container.train(model.training), replacing)
+    for module in modules:
+        if module.order_name not in AUTOMATIC and module.network.order(module.order_name).mode in PER_STEP:
             module.watch(model)
-    model.add_module(CONTAINER, container.train(model.training))
     own = list({id(one): one for one in _parameters(container)}.values())
     note = getattr(method, "NOTE", None)
-    return Attached(own, [site.path for stack in stacks for site in stack.sites], _merge, [note] if note else [])
+    return Attached(own, list(replacing), _merge, [note] if note else [])
 
 
 def _parameters(container: SharedOperands) -> list[nn.Parameter]:
@@ -188,15 +197,15 @@ def _made(network: Network, operand: Operand, weight: torch.Tensor, run: Run, *,
     return tensor if is_hollow(weight) else fill(tensor, operand.init)
 
 
-def _replace_site(model: nn.Module, site, module: TensorStack, layer: int, run: Run) -> None:
+def _adapted(site: Site, module: TensorStack, layer: int, run: Run) -> AdaptedLinear:
+    """What a site is replaced by."""
     weight = turned_weight(site)
-    adapted = AdaptedLinear(weight.detach(), None if site.module.bias is None else site.module.bias.detach(), module, layer)
+    bias: torch.Tensor | None = site.module.bias  # type: ignore[assignment]
+    adapted = AdaptedLinear(weight.detach(), None if bias is None else bias.detach(), module, layer)
     adapted.was_conv1d = is_conv1d(site.module)
     own = {one.name: _made(module.network, one, weight, run) for one in module.network.operands if not one.shared}
     adapted.adapter = nn.ParameterDict({name: nn.Parameter(tensor, requires_grad=False) for name, tensor in own.items()})
-    adapted.train(site.module.training)
-    set_module(model, site.path, adapted)
-    module.members.append(adapted)
+    return adapted.train(site.module.training)
 
 
 @torch.no_grad()

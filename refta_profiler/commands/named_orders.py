@@ -74,5 +74,6 @@ def _meant(option: str, name: str, names: Mapping[str, str], point: Point, stack
 def _taken(name: str, point: Point, shape: StackShape) -> str:
     """The order that an automatic one takes for a stack, as the adapter itself chooses it."""
     network = registry.method(point.method).network(registry.settings(point.method, point.settings), shape)
-    size, free = closed_form.ITEMSIZE[point.adapter_dtype], shape.inputs_without_gradient
-    return cost.best_order(network, point.tokens or 0, shape.layers, aim=AUTOMATIC[name], inputs_without_gradient=free, itemsize=size)
+    sizes = {"itemsize": closed_form.ITEMSIZE[point.adapter_dtype], "base_itemsize": closed_form.base_itemsize_of(point.precision)}
+    given = {"aim": AUTOMATIC[name], "inputs_without_gradient": shape.inputs_without_gradient, **sizes}
+    return cost.best_order(network, point.tokens or 0, shape.layers, **given)

@@ -96,6 +96,11 @@ def itemsize_of(order: str | None, precision: str, adapter_dtype: str = "float32
     return 2 if precision == "amp-bf16" and order not in HAND_WRITTEN else ITEMSIZE[adapter_dtype]
 
 
+def base_itemsize_of(precision: str) -> int:
+    """Bytes of a number of the frozen base."""
+    return 2 if precision == "bf16" else 4
+
+
 def point_costs(point: Point, stacks: Sequence[StackShape]) -> tuple[list[StackCost] | None, Line, str]:
     """The closed form of a point's stacks, the x that is kept, and a note on what is assumed."""
     if point.order in HAND_WRITTEN:
@@ -113,7 +118,7 @@ def _hand_written_costs(point: Point, stacks: Sequence[StackShape]) -> tuple[lis
     """The same for the orders that keep x as it comes, once, whatever the dtypes of base and adapter."""
     size = itemsize_of(point.order, point.precision, point.adapter_dtype)
     found = stack_costs(point.method, point.settings, point.order, stacks, itemsize=size)
-    kept = inputs_kept(stacks, itemsize=2 if point.precision == "bf16" else 4, shared=True)
+    kept = inputs_kept(stacks, itemsize=base_itemsize_of(point.precision), shared=True)
     return found, kept, "the adapters alone, beyond the frozen base; x is kept as it comes, once for all roles that read it"
 
 

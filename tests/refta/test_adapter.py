@@ -3,6 +3,7 @@
 import copy
 import gc
 import weakref
+from collections import OrderedDict
 from typing import Any
 
 import pytest
@@ -236,6 +237,17 @@ def test_the_replaced_layers_are_let_go():
     assert adapted.stacks[0].sites[0].module is model.get_submodule(adapted.sites[0])
 
 
+@pytest.mark.parametrize(("method", "settings"), [("refta", {"rank": 4}), ("lotr", {}), ("lora", {"rank": 2})])
+def test_a_merge_lets_the_adapted_layers_go(method, settings):
+    model = vit()
+    adapted = refta.adapt(model, method, targets=["query"], **settings)
+    replaced = weakref.ref(model.get_submodule(adapted.sites[0]))
+    refta.merge(adapted)
+    gc.collect()
+    assert replaced() is None
+    assert adapted.stacks[0].sites[0].module is model.get_submodule(adapted.sites[0])
+
+
 @pytest.mark.parametrize(
     ("dtype", "factors"), [(torch.float32, torch.float32), (torch.bfloat16, torch.float32), (torch.float64, torch.float64)]
 )
@@ -381,6 +393,67 @@ def test_weights_that_cannot_be_decomposed_leave_the_model_as_it_was(method):
     assert all(torch.allclose(one, before[name], atol=1e-6) for name, one in model.state_dict().items())
     assert all(one.requires_grad for one in model.parameters())
     refta.adapt(model, method, targets=["query", "value"], rank=2)
+
+
+def named(names: list[str], layers: int = 2) -> Any:
+    """A model whose layers are a chain of linears of these names."""
+    torch.manual_seed(0)
+    return nn.Sequential(*(nn.Sequential(OrderedDict((name, nn.Linear(6, 6)) for name in names)) for _ in range(layers)))
+
+
+@pytest.mark.parametrize("method", ["refta", "lotr"])
+def test_linears_may_have_names_that_a_container_has_of_its_own(method):
+    names = ["values", "keys", "items", "head", "training_", "a_b"]
+    settings = {"rank": 4} if method == "refta" else {}
+    x = torch.randn(3, 6)
+    adapted, other = (refta.adapt(named(names), method, targets=names, train_head=False, **settings) for _ in range(2))
+    assert [stack.name for stack in adapted.stacks] == ["values_", "keys_", "items_", "head_", "training_", "a_b"]
+    assert relative_error(adapted.model(x).detach(), named(names)(x).detach()) < 1e-5
+    moved(adapted.model)
+    other.model.load_state_dict(adapted.model.state_dict())
+    wanted = adapted.model(x).detach()
+    assert relative_error(other.model(x).detach(), wanted) < 1e-6
+    assert all(adapted.model.get_parameter(name) is one for name, one in adapted.model.named_parameters())
+    assert relative_error(refta.merge(adapted)(x).detach(), wanted) < 1e-5
+
+
+def test_stacks_of_targets_that_give_one_name_are_all_trained():
+    model = nn.Sequential(*(nn.Sequential(OrderedDict(a=nn.Sequential(OrderedDict(b=nn.Linear(6, 6))), a_b=nn.Linear(6, 6))) for _ in "ab"))
+    adapted = refta.adapt(model, "refta", targets=["a.b", "a_b"], rank=2, train_head=False)
+    assert [stack.name for stack in adapted.stacks] == ["a_b", "a_b_"]
+    assert adapted.trainable_parameters == 2 * 2 * (6 + 7)
+
+
+@pytest.mark.parametrize("method", ["refta", "lotr"])
+def test_what_cannot_be_registered_leaves_the_sites_as_they_were(method):
+    model = vit()
+    model.refta_adapter = "another's"
+    before = dict(model.named_modules())
+    with pytest.raises(KeyError, match="refta_adapter"):
+        refta.adapt(model, method, targets=["query", "value"])
+    assert dict(model.named_modules()) == before
+    assert all(one.requires_grad for one in model.parameters())
+    assert not model._forward_hooks
+
+
+@pytest.mark.parametrize("place", [0, 3])
+def test_an_operand_that_cannot_be_made_leaves_the_model_as_it_was(monkeypatch, place):
+    """The fault is in whatever is drawn first, and in a later stack."""
+    from refta import tensor_adapter
+
+    model, drawn = vit(), []
+
+    def draw(tensor: torch.Tensor, init: str) -> torch.Tensor:
+        drawn.append(init)
+        if len(drawn) > place:
+            raise MemoryError
+        return tensor.zero_()
+
+    monkeypatch.setattr(tensor_adapter, "fill", draw)
+    before = dict(model.named_modules())
+    with pytest.raises(MemoryError):
+        refta.adapt(model, "lotr", targets=["query", "up"])
+    assert dict(model.named_modules()) == before
 
 
 def test_a_model_is_adapted_once():

@@ -10,7 +10,20 @@ from toy_models import REFTA_ORDERS, parallel, stack_of
 
 import refta
 from refta import registry
-from refta.cost import FLOPS_PER_BYTE, Line, Regime, best_order, best_orders, layer_cost, order_at, rebuilt_axes, regimes, stack_cost, total
+from refta.cost import (
+    FLOPS_PER_BYTE,
+    Line,
+    Regime,
+    best_order,
+    best_orders,
+    layer_cost,
+    order_at,
+    order_cost,
+    rebuilt_axes,
+    regimes,
+    stack_cost,
+    total,
+)
 from refta.network import Network
 from refta.shapes import StackShape
 from refta.traffic import moved_bytes
@@ -105,6 +118,34 @@ def test_bytes_follow_the_item_size():
     assert layer_cost(SMALL, "shared", itemsize=8).kept_bytes == layer_cost(SMALL, "shared").kept_bytes * 2
 
 
+# R = 3, n = 5, d = 7, factors of 4 bytes on a base of 2; kept beside the factors' own, and the largest temporary at 10 tokens
+CASTS = {
+    "shared": (Line(0, 3 * 4 + 7 * 2), 10 * 7 * (4 + 2)),  # x in both instead of in one, of which 2 bytes are x's own
+    "reconstruct": (Line(35 * 2 + 15 * 4), 35 * (4 + 2)),  # the folded weight in the base's dtype
+    "reconstruct_recompute": (Line(), 35 * (4 + 2 + 2)),
+    "fused": (Line(), 10 * (2 * 3 + 5 + 7) * 4),  # features, their gradient, and x and ∂L/∂y cast
+    "fused_fold": (Line(), 10 * (2 * 3 + 5 + 7) * 4),
+}
+
+
+@pytest.mark.parametrize("order", CASTS)
+def test_casts_between_base_and_factors_by_hand(order):
+    cost = order_cost(SMALL, SMALL.order(order), itemsize=4, base_itemsize=2)
+    assert (cost.kept_bytes, cost.temporary_bytes(10)) == CASTS[order]
+
+
+@pytest.mark.parametrize("order", REFTA_ORDERS)
+def test_a_base_of_numbers_as_long_changes_nothing(order):
+    given = {"layers": 4, "inputs_without_gradient": 1}
+    assert order_cost(SMALL, SMALL.order(order), **given, base_itemsize=4) == stack_cost(SMALL, order, 4, inputs_without_gradient=1)
+
+
+def test_shorter_factors_take_nothing_off_x():
+    """Another role may keep x itself."""
+    cost = order_cost(SMALL, SMALL.order("shared"), itemsize=2, base_itemsize=4)
+    assert cost.kept_bytes == Line(0, 3 * 2)
+
+
 def test_temporaries_of_slices_grow_with_tokens_outputs_and_slices():
     """H is t·n·G numbers, and what it is stacked from as many."""
     assert layer_cost(SMALL, "slices").temporary_bytes(10) >= 10 * 5 * 2 * 4
@@ -183,6 +224,27 @@ def test_auto_chooses_features_for_few_tokens_and_the_fold_for_many():
     """Nothing is kept, so the temporaries decide: 2tR numbers, n·d + where they are fewer, and a fold and its gradient, 2nd, beyond."""
     chosen = {tokens: best_order(refta_network(), tokens, 24, inputs_without_gradient=1) for tokens in (197, 34_952, 34_953, 69_906)}
     assert chosen == {197: "fused", 34_952: "fused", 34_953: "fused_fold", 69_906: "reconstruct_recompute"}
+
+
+def test_auto_counts_casts_on_a_base_in_half_precision():
+    """A float32 copy of x and of ∂L/∂y is soon more than the fold, which stands in both dtypes."""
+    chosen = best_orders(refta_network(), 24, inputs_without_gradient=1, base_itemsize=2)
+    assert chosen == (Regime(1, "fused"), Regime(757, "fused_fold"), Regime(1010, "reconstruct_recompute"))
+    assert best_orders(refta_network(), 24, inputs_without_gradient=1, itemsize=2, base_itemsize=2)[1] == Regime(34_953, "fused_fold")
+
+
+@pytest.mark.parametrize(("method", "settings"), [("refta", {"rank": 5}), ("lotr", {})])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_adapters_choose_by_the_dtype_of_their_base(method, settings, dtype):
+    weight, biases = stack_of("random", rows=40, columns=40, dtype=dtype)
+    adapted = refta.adapt(parallel(weight, biases), method, targets=["query"], order="auto", **settings)
+    (stack,) = adapted.stacks
+    network = registry.method(method).network(adapted.settings, stack.shape(adapted.slice_ranks.get("query")))
+    chosen = best_orders(network, 4, inputs_without_gradient=stack.inputs_without_gradient, base_itemsize=dtype.itemsize)
+    module = adapted.model.get_submodule(adapted.sites[0]).stack
+    for tokens in (1, 20, 40, 80, 160, 2000, 100_000):
+        assert module.order_for(tokens) is module.network.order(order_at(chosen, tokens))
+    assert len(chosen) > 1
 
 
 def test_the_least_time_weighs_flops_and_bytes_moved():
@@ -277,6 +339,17 @@ def test_refta_kept_bytes_equal_what_autograd_keeps(order, shape, free, bias, dt
     for tokens in (2, 11):
         cost = stack_cost(network, order, 4, inputs_without_gradient=free, itemsize=dtype.itemsize)
         assert kept_bytes(model, inputs(tokens, columns, 4, free, dtype)) == cost.kept_bytes.at(tokens)
+
+
+@pytest.mark.parametrize("order", REFTA_ORDERS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("free", [0, 1])
+def test_refta_keeps_those_bytes_on_a_base_in_half_precision(order, shape, free):
+    model, _, network, columns = adapted_pair("refta", shape, dtype=torch.bfloat16, order=order, rank=5)
+    for tokens in (2, 11):
+        cost = order_cost(network, network.order(order), layers=4, inputs_without_gradient=free, base_itemsize=2)
+        instead_of_x = 4 * tokens * columns * 2 if order in ("shared", "slices") else 0
+        assert kept_bytes(model, inputs(tokens, columns, 4, free, torch.bfloat16)) == cost.kept_bytes.at(tokens) + instead_of_x
 
 
 @pytest.mark.parametrize("order", REFTA_ORDERS)

@@ -3,11 +3,14 @@
 import copy
 import dataclasses
 import json
+from collections import OrderedDict
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from toy_models import REFTA_ORDERS, gpt2, gradients, llama, moved, parallel, pixels, relative_error, stack_of, tokens, vit
+from torch import nn
+from toy_models import REFTA_ORDERS, Parallel, gpt2, gradients, llama, moved, parallel, pixels, relative_error, stack_of, tokens, vit
 
 import refta
 from refta.errors import SettingError
@@ -152,6 +155,79 @@ def test_what_else_was_thawed_is_in_the_file_and_comes_back_thawed_alone(tmp_pat
     assert trained[0] == trained[1]
     refta.save(loaded, second)
     assert load_file(first).keys() == load_file(second).keys()
+
+
+@pytest.mark.parametrize("name", ["values", "head", "buffers_", "running"])
+def test_a_file_of_linears_named_like_parts_of_a_container_or_of_a_file(tmp_path, name):
+    path, x = tmp_path / "adapter.safetensors", torch.randn(3, 6)
+
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(*(nn.Sequential(OrderedDict({name: nn.Linear(6, 6)})) for _ in range(2)))
+
+    adapted = refta.adapt(build(), "refta", targets=[name], rank=3, train_head=False)
+    moved(adapted.model)
+    refta.save(adapted, path)
+    assert relative_error(refta.load(build(), path).model(x).detach(), adapted.model(x).detach()) < 1e-6
+
+
+class Normed(Parallel):
+    """Layers behind a batch norm, whose running statistics move in training though all of it is frozen."""
+
+    def __init__(self, features: int = 7):
+        super().__init__(2, 7, 7)
+        self.norm = nn.BatchNorm1d(features)
+        self.forgetful = nn.BatchNorm1d(7, track_running_stats=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(self.forgetful(self.norm(x)))
+
+
+def trained_normed(path) -> tuple[refta.Adapted, torch.Tensor, torch.Tensor]:
+    """An adapted `Normed` after a few batches, its file, an input and its output in evaluation."""
+    torch.manual_seed(0)
+    adapted = refta.adapt(Normed(), "refta", targets=["query"], rank=3, train_head=False)
+    for _ in range(3):
+        adapted.model.train()(3 + 2 * torch.randn(16, 7))
+    moved(adapted.model)
+    refta.save(adapted, path)
+    x = torch.randn(5, 7)
+    return adapted, x, adapted.model.eval()(x).detach()
+
+
+def test_running_statistics_come_back(tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    adapted, x, wanted = trained_normed(path)
+    torch.manual_seed(0)
+    loaded = refta.load(Normed(), path)
+    assert relative_error(loaded.model.eval()(x).detach(), wanted) < 1e-6
+    assert loaded.model.norm.num_batches_tracked == adapted.model.norm.num_batches_tracked == 3
+    assert loaded.head == []
+    assert not loaded.model.norm.weight.requires_grad
+
+
+def test_a_file_without_running_statistics_leaves_the_models(tmp_path):
+    """As earlier versions wrote them."""
+    path = tmp_path / "adapter.safetensors"
+    trained_normed(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    kept = {key: value for key, value in load_file(path).items() if not key.startswith("buffers.")}
+    assert len(kept) == len(load_file(path)) - 3
+    save_file(kept, path, metadata=metadata)
+    torch.manual_seed(0)
+    loaded = refta.load(Normed(), path)
+    assert torch.equal(loaded.model.norm.running_mean, torch.zeros(7))
+
+
+def test_running_statistics_that_the_model_does_not_have_are_refused_before_it_is_touched(tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    trained_normed(path)
+    torch.manual_seed(0)
+    other = Normed(features=1)
+    with pytest.raises(SettingError, match=r"holds running statistics 'norm\.running_var' of \[7\] that this model does not have"):
+        refta.load(other, path)
+    assert not hasattr(other, "refta_adapter")
 
 
 def test_a_thawed_weight_under_an_adapter_cannot_be_saved(tmp_path):

@@ -6,10 +6,10 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from toy_models import Parallel, gpt2, llama, vit
+from toy_models import Layer, Parallel, gpt2, llama, vit
 
 from refta.errors import SettingError
-from refta.sites import all_sites, find_stacks
+from refta.sites import Site, all_sites, find_stacks
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 TEXT = {**SIZES, "vocab_size": 50}
@@ -25,6 +25,12 @@ FAMILIES = {
     "deit": ("DeiTConfig", "DeiTModel", SIZES, SEPARATE),
     "dinov2": ("Dinov2Config", "Dinov2Model", SIZES, SEPARATE),
     "bert": ("BertConfig", "BertModel", TEXT, SEPARATE),
+    "bert-decoder": (
+        "BertConfig",
+        "BertModel",
+        {**TEXT, "is_decoder": True, "add_cross_attention": True},
+        {"query": 4, "key": 4, "value": 4, "output": 4, "up": 2, "down": 2},  # every layer attends twice
+    ),
     "roberta": ("RobertaConfig", "RobertaModel", TEXT, SEPARATE),
     "electra": ("ElectraConfig", "ElectraModel", {**TEXT, "embedding_size": 32}, SEPARATE),
     "deberta-v2": ("DebertaV2Config", "DebertaV2Model", TEXT, SEPARATE),
@@ -136,6 +142,56 @@ def test_unequal_shapes_form_separate_stacks():
     assert [stack.name for stack in stacks] == ["query_0", "query_1", "query_2"]
 
 
+@pytest.mark.parametrize(
+    ("path", "template"),
+    [
+        ("vit.layers.3.attention.q_proj", "vit.layers.*.attention.q_proj"),
+        ("3.query", "*.query"),
+        ("swinv2.layers.1.blocks.0.query", "swinv2.layers.*.blocks.*.query"),
+        ("encoder.layers.encoder_layer_11.mlp.0", "encoder.layers.encoder_layer_*.mlp.0"),
+        ("layers.3.attention_2.query", "layers.*.attention_2.query"),
+        ("tower_1.layers.3.query", "tower_1.layers.*.query"),
+        ("layer_3.attention_2.query.0", "layer_*.attention_2.query.0"),
+        ("layers.3.layer_norm_1", "layers.*.layer_norm_1"),
+        ("layer_3.fc_1", "layer_*.fc_1"),
+        ("conv2d.proj", "conv2d.proj"),
+    ],
+)
+def test_the_numbers_of_layers_are_starred_and_no_others(path, template):
+    assert Site(path, "", nn.Identity(), 1, 1, bias=False).template == template
+
+
+def test_layers_of_a_sequential_at_the_root_are_one_stack():
+    (stack,) = find_stacks(nn.Sequential(Layer(6, 6), Layer(6, 6), Layer(6, 6)), ["query"])
+    assert [site.path for site in stack.sites] == ["0.query", "1.query", "2.query"]
+
+
+def test_layers_that_are_numbered_at_the_ends_of_their_names_are_one_stack_a_place():
+    """As torchvision's encoder names them; the two attentions of a layer stay apart."""
+    model = nn.Module()
+    for layer in range(3):
+        block = nn.Module()
+        block.mlp = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 6))
+        block.attention_1, block.attention_2 = nn.Sequential(nn.Linear(6, 6)), nn.Sequential(nn.Linear(6, 6))
+        model.add_module(f"encoder_layer_{layer}", block)
+    (stack,) = find_stacks(model, ["mlp.0"])
+    assert [site.path for site in stack.sites] == [f"encoder_layer_{layer}.mlp.0" for layer in range(3)]
+    attentions = find_stacks(model, ["attention_1.0", "attention_2.0"])
+    assert [(stack.name, len(stack.sites)) for stack in attentions] == [("attention_1_0", 3), ("attention_2_0", 3)]
+
+
+def test_a_digit_in_a_models_name_is_no_layer():
+    """Swin v2's is `swinv2.encoder.layers.1.blocks.0`: its first adapted layer is the first of the list, not layer 2 of all stages."""
+    model = nn.Module()
+    model.swinv2 = Parallel(3, 8, 6)
+    model.swinv2.layers[1].query = nn.Linear(6, 4)
+    stacks = find_stacks(model, ["query"])
+    assert {stack.sites[0].path: stack.inputs_without_gradient for stack in stacks} == {
+        "swinv2.layers.0.query": 1,
+        "swinv2.layers.1.query": 0,
+    }
+
+
 def test_a_target_may_be_the_end_of_a_path():
     (by_role,), (by_name,) = find_stacks(llama(), ["query"]), find_stacks(llama(), ["self_attn.q_proj"])
     assert [site.path for site in by_role.sites] == [site.path for site in by_name.sites]
@@ -170,6 +226,14 @@ def test_encoder_and_decoder_both_start_at_frozen_embeddings(family):
     assert not any("encoder_attn" in path or "EncDecAttention" in path for _, path in free)
     only_up = find_stacks(on_meta(family), ["up"])
     assert {stack.sites[0].path.split(".")[0]: stack.inputs_without_gradient for stack in only_up} == {"encoder": 1, "decoder": 0}
+
+
+def test_the_output_of_cross_attention_is_no_part_of_the_mlp():
+    outputs, downs = (find_stacks(on_meta("bert-decoder"), [role]) for role in ("output", "down"))
+    assert [[site.path for site in stack.sites] for stack in outputs] == [
+        [f"encoder.layer.{layer}.{attention}.output.dense" for layer in range(2)] for attention in ("attention", "crossattention")
+    ]
+    assert [[site.path for site in stack.sites] for stack in downs] == [[f"encoder.layer.{layer}.output.dense" for layer in range(2)]]
 
 
 @pytest.mark.parametrize(("family", "read"), [("vit", 2), ("bart", 2 + 2 + 2 + 1), ("t5", 2 + 2 + 2 + 1), ("swin", 4)])
