@@ -6,6 +6,7 @@ Every file appears whole or not at all, so that a killed run loses at most the p
 import contextlib
 import fcntl
 import json
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -246,12 +247,11 @@ class RunFolder:
 
 def _lock(file: IO[str], patience_s: float) -> None:
     """Lock the file; a BlockingIOError where another process still has it after that time."""
-    ends = time.monotonic() + patience_s
-    while True:
+    for left in range(math.ceil(patience_s / LOOK_S), -1, -1):
         try:
             return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() >= ends:
+            if not left:
                 raise
         time.sleep(LOOK_S)
 
