@@ -8,9 +8,10 @@ from collections.abc import Iterable
 
 from refta_profiler.results import TRAINING_METRICS, Row
 from refta_profiler.run_folder import RunFolder
+from refta_profiler.same_measurements import MEASURED, TRAINED
 from refta_profiler.whole_files import writing
 
-DRYRUN, MEASURED, OF_TRAINING = "dryrun", "measured", "measured-task"
+DRYRUN = "dryrun"
 
 
 def unpack(folder: RunFolder) -> None:
@@ -43,6 +44,6 @@ def by_file(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
         if source == DRYRUN and row.target != targets.setdefault(row.point, row.target):
             source = f"{DRYRUN}-{row.target}"
         elif source == MEASURED and row.metric in TRAINING_METRICS:
-            source = OF_TRAINING
+            source = TRAINED
         found.setdefault((row.point, source), []).append(row)
     return found

@@ -96,16 +96,16 @@ def carry(found: Mapping[str, Rates | None]) -> None:
 
 def of(target: str) -> Rates | None:
     """The device's rates: calibrated where they were, else from its datasheet; None where neither is known."""
-    name = devices.get(target).name
-    if name in CARRIED:
-        return CARRIED[name]
-    where = path(name)
+    device = devices.get(target)
+    if device.name in CARRIED:
+        return CARRIED[device.name]
+    where = path(device.name)
     if where.exists():
         try:  # one of before does not tell the multiprocessors
-            return Rates(**({"multiprocessors": devices.get(target).multiprocessors} | json.loads(where.read_text(encoding="utf-8"))))
+            return Rates(**({"multiprocessors": device.multiprocessors} | json.loads(where.read_text(encoding="utf-8"))))
         except (ValueError, TypeError) as error:
             raise ScenarioError(f"{where}: not a calibration ({error}); run `refta-profiler calibrate` again, or remove it") from None
-    return from_datasheet(devices.get(target))
+    return from_datasheet(device)
 
 
 def from_datasheet(device: devices.Device) -> Rates | None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.whole_files import read_json, write_whole
 
-MEASURED, TRAINED = "measured", "measured-task"
+MEASURED, TRAINED = "measured", "measured-task"  # a point's files of rows: of its steps, of its trainings
 
 
 def take_over(folder: RunFolder, point_id: str, other_id: str) -> None:

@@ -15,6 +15,7 @@ from refta_profiler import processes, weight_identity
 from refta_profiler.devices import device_key
 from refta_profiler.plan import Point
 from refta_profiler.run_folder import RunFolder
+from refta_profiler.same_measurements import TRAINED
 from refta_profiler.scenario import Scenario
 from refta_profiler.task import data, rows, store
 from refta_profiler.task.checks import rates
@@ -24,7 +25,6 @@ from refta_profiler.task.train import Job, estimate, run, steps_of
 from refta_profiler.units import format_seconds
 
 WEIGHTS = "weights"  # in training.json
-SOURCE = "measured-task"  # the point files of this stage, beside the measuring one's
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def anything(scenario: Scenario, points: Sequence[Point], folder: RunFolder) -> 
     """Whether a method of the scenario, as it was when the folder's rows were written, is still to be trained."""
     if weights(scenario, folder) != store.read_shared(folder).get(WEIGHTS, ""):
         return True
-    there = [folder.read(point.id, SOURCE) for point in trained(scenario, points)]
+    there = [folder.read(point.id, TRAINED) for point in trained(scenario, points)]
     return any(not rows or rows[0].status == "skipped" for rows in there)
 
 
@@ -211,4 +211,4 @@ def write_rows(grid: Grid, folder: RunFolder) -> None:
     """The rows of every trained method."""
     found, key = summary(folder), device_key(grid.device)
     for point in grid.points:
-        folder.write_point(point.id, SOURCE, rows.of_method(point, key, found, found.named(point.label)))
+        folder.write_point(point.id, TRAINED, rows.of_method(point, key, found, found.named(point.label)))
