@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, fields, replace
-from pathlib import Path
 
 import pytest
+from live_processes import gone
 from real_steps import tiny
 
 from refta_profiler import models
@@ -103,19 +103,6 @@ def said_fresh(tmp_path, point):
     request.write_text(json.dumps({"parent": os.getpid(), "point": asdict(point)}))
     subprocess.run([sys.executable, "-c", WORKERS + f"main([{str(request)!r}, {str(answer)!r}])"], check=True)
     return json.loads(answer.read_text())
-
-
-def gone(pid):
-    """Whether the process ends soon, by others' doing."""
-    ends = time.monotonic() + 20
-    while time.monotonic() < ends:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":  # nobody here is to wait for it
-                return True
-        except FileNotFoundError:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def test_a_forked_process_measures_what_a_fresh_one_does():

@@ -5,9 +5,9 @@ import os
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from live_processes import gone
 from real_steps import tiny
 
 from refta_profiler.measure import isolate, memory_kills
@@ -99,7 +99,7 @@ def test_what_a_worker_has_started_does_not_hold_the_driver_up(monkeypatch, tmp_
     if end == "exit 3":
         os.kill(grandchild, 9)
     else:
-        assert not Path(f"/proc/{grandchild}").exists() or "Z" in Path(f"/proc/{grandchild}/stat").read_text().split()[2]
+        assert gone(grandchild)  # soon: the signal is sent, and a busy machine may let a process run to its end later
 
 
 def test_an_interruption_kills_the_worker_and_goes_on_up(monkeypatch, tmp_path):
