@@ -125,7 +125,11 @@ METRICS: dict[str, Metric] = {
     "peak_activations_bytes": Metric("B", "at the peak: what is kept from forward for backward", PREDICTED_OR_MEASURED),
     "peak_reconstructed_bytes": Metric("B", "at the peak: weights rebuilt from factors, and their gradients", PREDICTED_OR_MEASURED),
     "peak_temporary_bytes": Metric("B", "at the peak: intermediate results that live within one operation or layer", PREDICTED_OR_MEASURED),
-    "peak_workspace_bytes": Metric("B", "at the peak: workspaces of the device's libraries", PREDICTED_OR_MEASURED),
+    "peak_workspace_bytes": Metric(
+        "B",
+        "at the peak: libraries' workspaces, and what blocks of before the step hold beyond their tensors",
+        PREDICTED_OR_MEASURED,
+    ),
     "peak_batch_bytes": Metric("B", "at the peak: the batch itself", PREDICTED_OR_MEASURED),
     **TRAINING_METRICS,
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from refta_profiler.categories import CATEGORIES
-from refta_profiler.predict.allocator import CachingAllocator
+from refta_profiler.predict.allocator import CachingAllocator, rounded
 from refta_profiler.predict.storage import Block, Stream
 from refta_profiler.workload import PHASES
 
@@ -87,7 +87,8 @@ def replay(
     """The stream's peak from event `boundary` on, where the steps that count start.
 
     initial: (category, bytes) of what is there before the stream; without a category: of what goes when the method is put on. category:
-    of a block of the stream at the peak.
+    of a block of the stream at the peak; what one that was there before the step holds beyond its bytes counts as workspace, since it is
+    no tensor's: 1 MiB of a weight of 25 MiB, for which CUDA's allocator takes a segment of 26 MiB that it does not split.
     workspaces: (event, bytes) that the device's libraries take before that event and keep.
     """
     run = _Pass(make_memory(), initial, stream, workspaces)
@@ -105,7 +106,7 @@ def replay(
             if run.memory.allocated > peak:
                 peak, top = run.memory.allocated, index + 1
     reserved = run.memory.peak_reserved if isinstance(run.memory, CachingAllocator) else None
-    return Replayed(peak, reserved, static, run.by_category(top, category), phases.found)
+    return Replayed(peak, reserved, static, run.by_category(boundary, top, category), phases.found)
 
 
 def _phase_of(stream: Stream, index: int) -> str:
@@ -148,7 +149,7 @@ class _Pass:
         for name, nbytes in initial:
             held = memory.allocate(nbytes)
             if name:
-                self.held[name] += held.size
+                self.hold(self.held, name, nbytes, held.size)
             else:
                 gone.append(held)
         for held in gone:
@@ -167,16 +168,26 @@ class _Pass:
             self.memory.release(self.live.pop(number))
             self.taken.append(0)
 
-    def by_category(self, top: int, category: Callable[[Block], str]) -> dict[str, int]:
-        """Bytes held after the first `top` events, by category."""
+    def hold(self, found: dict[str, int], category: str, nbytes: int, size: int) -> None:
+        """Count what is there before the step: its bytes, as the memory rounds them, and the rest of what it holds as workspace."""
+        own = rounded(nbytes) if isinstance(self.memory, CachingAllocator) else nbytes
+        found[category] += own
+        found["workspace"] += size - own
+
+    def by_category(self, boundary: int, top: int, category: Callable[[Block], str]) -> dict[str, int]:
+        """Bytes held after the first `top` events, by category; from event `boundary` on it is the step's."""
         found = dict(self.held)
         found["workspace"] += sum(size for index, size in self.workspaces if index < top)
-        live: dict[int, int] = {}
-        for (number, sign), size in zip(self.stream.events[:top], self.taken, strict=False):
+        live: dict[int, tuple[int, int]] = {}  # by block: the event that took it, and how much
+        for index, (number, sign) in enumerate(self.stream.events[:top]):
             if sign > 0:
-                live[number] = size
+                live[number] = index, self.taken[index]
             else:
                 del live[number]
-        for number, size in live.items():
-            found[category(self.stream.blocks[number])] += size
+        for number, (index, size) in live.items():
+            block = self.stream.blocks[number]
+            if index < boundary:
+                self.hold(found, category(block), block.nbytes, size)
+            else:
+                found[category(block)] += size
         return found

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from refta_profiler import plan, scenario
 from refta_profiler.plan import Point
 from refta_profiler.predict import dryrun, releases, slice_ranks
 from refta_profiler.run_folder import RunFolder
@@ -17,6 +18,7 @@ from refta_profiler.workload import PHASES
 
 PEAKS = Path(__file__).parents[2] / "data" / "h100" / "peaks.jsonl"
 RUNS = Path(__file__).parents[3] / "reports" / "published" / "gpu"
+FAST = "llama-3.2-1b-refta-reconstruct-b4-t1024-bf16-ckpt"  # of the recorded points, the one that is not slow
 ROWS = [json.loads(line) for line in PEAKS.read_text(encoding="utf-8").splitlines()]
 POINTS = [(Point.from_json(json.dumps(row["point"])), row["measured"]) for row in ROWS]
 
@@ -58,19 +60,33 @@ def test_a_point_of_every_model_and_precision(point, measured):
     held(point, measured)
 
 
-def timed():
-    """The points that an H100 timed, each with its seconds."""
-    found = {row.point: row.value for name in ("vit_l", "roberta_l_rte") for row in RunFolder(RUNS / name).rows() if is_time(row)}
-    return [(point, found[point.id]) for point, _ in POINTS if point.id in found]
+def recorded():
+    """The points of the runs that were recorded on an H100, each with what was measured by metric."""
+    for run in sorted(RUNS.iterdir()):
+        measured = {}
+        for row in RunFolder(run).rows():
+            if row.source == "measured":
+                measured.setdefault(row.point, {})[row.metric] = row.value
+        yield from ((point, measured[point.id]) for point in plan.points(scenario.load(run / "scenario.yaml")))
 
 
-def is_time(row):
-    return (row.metric, row.source) == ("step_seconds", "measured")
+RECORDED = [pytest.param(*one, id=one[0].id, marks=[] if FAST in one[0].id else pytest.mark.slow) for one in recorded()]
+
+
+@pytest.mark.parametrize(("point", "measured"), RECORDED)
+def test_what_is_allocated_is_exact_and_what_for(point, measured):
+    found = predicted(point)
+    bytes_ = {f"peak_{name}_bytes": size for name, size in found.by_category.items()}
+    bytes_ |= {f"{phase}_peak_bytes": size for phase, size in found.peak_by_phase.items()}
+    bytes_ |= {"peak_allocated_bytes": found.peak_allocated_bytes, "static_bytes": found.static_bytes}
+    assert bytes_ == {name: measured[name] for name in bytes_}
+    assert found.peak_reserved_bytes == pytest.approx(measured["peak_reserved_bytes"], rel=0.004)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("point", "seconds"), [pytest.param(*one, id=one[0].id) for one in timed()])
-def test_a_steps_time_is_as_far_off_as_is_said(point, seconds):
+@pytest.mark.parametrize(("point", "measured"), [one for one in RECORDED if "fp32" in one.id])
+def test_a_steps_time_is_as_far_off_as_is_said(point, measured):
+    seconds = measured["step_seconds"]
     found = predicted(point).time
     assert found is not None
     limit = SLICES if point.order == "slices" else SECONDS
