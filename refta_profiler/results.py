@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SOURCES = ("contraction", "dryrun", "measured")
 STATUSES = ("ok", "oom", "error", "unsupported", "skipped")
 WHOLE_UNITS = ("count", "FLOP", "B")
+LONGEST = "longest: "  # in a predicted time's note, before its longest operations and what else is to be known of the point's step
 
 
 @dataclass(frozen=True)

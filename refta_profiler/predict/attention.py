@@ -21,7 +21,13 @@ from refta_profiler.predict.storage import dtype_of, touched_bytes
 HALF = (torch.float16, torch.bfloat16)
 ALIGNED = 8  # numbers: flash's heads and the memory-efficient kernel's masks are padded to a multiple of it
 
-Record = Callable[[str, int, int, str], None]  # name, FLOPs, bytes moved, dtype
+# The keys in a tile of cuDNN's attention on Hopper, forward and backward, beside 64 rows of queries and heads in steps of 64 (its kernels
+# are named …_sm90_flash_fprop_wgmma_f16_…_64x128x128), and what it reaches there of the FLOP/s of large products. These shares were chosen
+# with what an H100 took for ViT-H (257 tokens, heads of 80) and Llama-3.2-1B (1,024 tokens, causal, heads of 64), to within 15%.
+HOPPER_CUDNN = ((128, 0.5), (64, 0.33))
+QUERY_ROWS = 64
+
+Record = Callable[[str, int, int, str, tuple[int, ...], tuple[float, float]], None]  # as LiveStorages.record takes it
 Capability = tuple[int, int]
 
 
@@ -48,8 +54,8 @@ def attend(
     width = value.shape[-1]
     if kernel == "flash" and width % ALIGNED:
         query, key, value = (F.pad(one, (0, -width % ALIGNED)) for one in (query, key, value))
-        return _FusedAttention.apply(kernel, record, capability, query, key, value, mask)[..., :width]
-    return _FusedAttention.apply(kernel, record, capability, query, key, value, mask)
+        return _FusedAttention.apply(kernel, record, capability, is_causal, query, key, value, mask)[..., :width]
+    return _FusedAttention.apply(kernel, record, capability, is_causal, query, key, value, mask)
 
 
 def choose_attention(
@@ -168,16 +174,17 @@ class _FusedAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, kernel, record, capability, query, key, value, mask):
+    def forward(ctx, kernel, record, capability, is_causal, query, key, value, mask):
         batch, heads, tokens, _ = query.shape
-        ctx.kernel, ctx.record, ctx.capability = kernel, record, capability
+        ctx.kernel, ctx.record, ctx.capability, ctx.is_causal = kernel, record, capability, is_causal
         layout = (0, 2, 1, 3) if kernel == "efficient" else (*sorted(range(3), key=query.stride, reverse=True), 3)  # the others': q's own
         out = torch.empty_permuted((batch, heads, tokens, value.shape[-1]), layout, dtype=query.dtype, device=query.device)
         rows = _up(tokens, 32) if kernel == "efficient" else tokens
         logsumexp = torch.empty(batch, heads, rows, dtype=torch.float32, device=query.device)
         seeds = [torch.empty(1, dtype=torch.int64, device=query.device) for _ in range(0 if kernel == "efficient" else 2)]
         work = flops.of_attention(query, key, value)
-        record(f"attention ({kernel})", work, _bytes(query, key, value, out, mask), dtype_of([query]))
+        speed, _ = reached(kernel, query, key, capability, is_causal=is_causal)
+        record(f"attention ({kernel})", work, _bytes(query, key, value, out, mask), dtype_of([query]), (), (speed, 1.0))
         ctx.save_for_backward(query, key, value, out, logsumexp, *seeds, *([mask] if mask is not None else []))
         return out
 
@@ -190,8 +197,27 @@ class _FusedAttention(torch.autograd.Function):
         del held
         work = flops.of_attention_backward(gradients[0], query, key, value)
         moved = 2 * _bytes(query, key, value) + 2 * _bytes(gradients[0]) + _bytes(added)
-        ctx.record(f"attention backward ({ctx.kernel})", work, moved, dtype_of([query]))
-        return (None, None, None, *found, added)
+        _, speed = reached(ctx.kernel, query, key, ctx.capability, is_causal=ctx.is_causal)
+        ctx.record(f"attention backward ({ctx.kernel})", work, moved, dtype_of([query]), (), (speed, 1.0))
+        return (None, None, None, None, *found, added)
+
+
+def reached(kernel: str, query: torch.Tensor, key: torch.Tensor, capability: Capability, *, is_causal: bool) -> tuple[float, float]:
+    """What a kernel reaches of the FLOP/s of products forward and backward, of the FLOPs that are counted; 1 where that is not known.
+
+    257 tokens are 5 × 3 tiles of 64 × 128, and heads of 80 are computed as 128: 2.98 times the FLOPs. Of a causal mask the tiles above the
+    diagonal are left out, which the count of FLOPs does not: 1,024 tokens have 72 of 128.
+    """
+    if kernel != "cudnn" or capability[0] != 9:
+        return 1.0, 1.0
+    (tokens, width), keys = query.shape[-2:], key.shape[-2]
+    found = []
+    for columns, share in HOPPER_CUDNN:
+        across = -(-keys // columns)
+        rows = range(1, -(-tokens // QUERY_ROWS) + 1)
+        tiles = sum(min(-(-row * QUERY_ROWS // columns), across) if is_causal else across for row in rows)
+        found.append(share * tokens * keys * width / (tiles * QUERY_ROWS * columns * _up(width, 64)))
+    return found[0], found[1]
 
 
 def _mask_gradient(mask: torch.Tensor) -> torch.Tensor:

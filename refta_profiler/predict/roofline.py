@@ -1,7 +1,9 @@
 """The time of a step from its traced operations: each takes what its FLOPs, its bytes or its launch ask for, whichever is most.
 
 The roofline model of Williams, Waterman and Patterson (2009), with a floor for launches and what a GPU's tiles leave idle (waves.py). A GPU
-runs behind the host that issues its work, so a phase takes the longer of the two sums; a CPU issues and computes in turn: they add up.
+runs behind the host that issues its work: it has done a phase once it has done all before it and the host has issued the last of it, so a
+host that is ahead after backward has its optimizer's work issued in time that the GPU still computes. A CPU issues and computes in turn:
+the two add up.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from refta_profiler.predict.storage import Operation
+from refta_profiler.predict.storage import FULLY, ODD, ON_THE_HOST, Operation
 from refta_profiler.rates import Rates, rate
 from refta_profiler.waves import filled
 
@@ -36,6 +38,7 @@ class Estimate:
     by_bound: dict[str, float]
     longest: list[Share]
     note: str
+    odd_seconds: float = 0.0  # of them in products that read their numbers one at a time (storage.ODD)
 
     @property
     def seconds(self) -> float:
@@ -57,6 +60,8 @@ def estimate(operations: Sequence[Operation], rates: Rates) -> Estimate:
     by_bound: dict[str, float] = dict.fromkeys(BOUNDS, 0.0)
     shares: dict[tuple[str, str], dict[str, float]] = {}
     counts: dict[tuple[str, str], int] = {}
+    odd = 0.0
+    issued = done = 0.0  # when the host has issued, and the device done, all of the phases so far
     for phase in dict.fromkeys(one.phase for one in operations):
         inside = [one for one in operations if one.phase == phase]
         host = sum(rates.host_seconds.get(phase, 0.0) if one.nbytes else rates.view_seconds for one in inside)
@@ -64,11 +69,14 @@ def estimate(operations: Sequence[Operation], rates: Rates) -> Estimate:
         for one in inside:
             seconds, bound = _device(one, rates)
             bounds[bound] += seconds
+            odd += seconds if rates.overlaps and one.reached == ODD else 0.0
             key = one.name, one.phase
             shares.setdefault(key, dict.fromkeys(BOUNDS, 0.0))[bound] += seconds
             counts[key] = counts.get(key, 0) + 1
-        waiting = max(host - sum(bounds.values()), 0.0) if rates.overlaps else host
+        issued += host
+        waiting = max(issued - done - sum(bounds.values()), 0.0) if rates.overlaps else host
         bounds["launch"] += waiting
+        done += sum(bounds.values())
         by_phase[phase] = sum(bounds.values())
         by_bound = {name: by_bound[name] + bounds[name] for name in BOUNDS}
     longest = [
@@ -76,17 +84,18 @@ def estimate(operations: Sequence[Operation], rates: Rates) -> Estimate:
         for (name, phase), found in shares.items()
     ]
     longest.sort(key=lambda one: -one.seconds)
-    return Estimate(by_phase, by_bound, longest[:SHOWN], rates.note)
+    return Estimate(by_phase, by_bound, longest[:SHOWN], rates.note, odd)
 
 
 def _device(one: Operation, rates: Rates) -> tuple[float, str]:
     """Seconds on the device, and what bounds them."""
-    if not one.flops and not one.nbytes:
+    shares = one.reached if rates.overlaps else FULLY  # of a GPU's kernels
+    if shares == ON_THE_HOST or (not one.flops and not one.nbytes):
         return 0.0, "launch"
     if one.flops and one.dtype not in rates.matmul_flops:
         raise RateMissingError(one.dtype)
     reached = filled(one.product, one.flops, one.dtype, rates.multiprocessors)
-    compute = one.flops / (rate(rates.matmul_flops[one.dtype], one.flops) * reached) if one.flops else 0.0
-    moved = one.nbytes / rates.bandwidth
+    compute = one.flops / (rate(rates.matmul_flops[one.dtype], one.flops) * reached * shares[0]) if one.flops else 0.0
+    moved = one.nbytes / (rates.bandwidth * shares[1])
     longest = max(compute, moved, rates.kernel_seconds)
     return longest, "compute" if longest == compute else "bandwidth" if longest == moved else "launch"

@@ -16,6 +16,7 @@ from refta_profiler.predict import closed_form, slice_ranks
 from refta_profiler.predict.dryrun import on_device, sweep
 from refta_profiler.predict.kernels import cublas_workspace_bytes, workspace_places
 from refta_profiler.predict.releases import release
+from refta_profiler.predict.storage import FULLY
 from refta_profiler.predict.trace import NotAffineError, Sweep, Trace
 from refta_profiler.waves import PART, TILES
 from refta_profiler.workload import PHASES
@@ -114,8 +115,8 @@ def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
     sizes: lines. initial: which size n each block has that is there before, or −1 − n of one that goes when the method is put on. events:
     a number n from 0 on allocates a block of sizes[n], −k frees the k-th youngest of the live ones; what is not freed outlives the step.
     products: how many events there were when the first matrix products of forward and backward had their results, where workspaces are
-    taken; biased: when the first with a bias had. operations: [phase, dtype, FLOPs, bytes, how many of it],
-    of a matrix product with the shape of its result behind.
+    taken; biased: when the first with a bias had. operations: [phase, dtype, FLOPs, bytes, how many of it, the shape of a matrix product's
+    result or 0, what its kernel reaches], without the last two, or the last, where they say nothing.
     """
     if cuda:
         low, high = on_device(low), on_device(high)
@@ -139,6 +140,7 @@ def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
             *(one.phase, one.dtype),
             *(_line(low.batch, size, high.batch, larger) for size, larger in ((one.flops, other.flops), (one.nbytes, other.nbytes))),
             tuple(_line(low.batch, size, high.batch, larger) for size, larger in zip(one.product, other.product, strict=True)),
+            one.reached,
         )
         for one, other in zip(low.operations, high.operations, strict=True)
         if one.phase in PHASES
@@ -151,8 +153,14 @@ def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
         "products": list(workspace_places(low.products)),
         "biased": list(low.biased),
         "step_flops": list(flops),
-        "operations": [[*key[:-1], count, *([key[-1]] if key[-1] else [])] for key, count in operations.items()],
+        "operations": [_operation(key, count) for key, count in operations.items()],
     }
+
+
+def _operation(key: tuple, count: int) -> list[Any]:
+    """What so many alike are, as a page has it; key: phase, dtype, FLOPs, bytes, the shape of a product and what is reached."""
+    *first, product, reached = key
+    return [*first, count, *([product or 0, reached] if reached != FULLY else [product] if product else [])]
 
 
 def _line(batch: int, value: int, other_batch: int, other: int) -> tuple[int, int]:

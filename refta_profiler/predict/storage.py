@@ -15,6 +15,12 @@ from refta_profiler import collectives, flops
 
 ATEN = torch.ops.aten
 PRODUCTS = (ATEN.mm.default, ATEN.addmm.default, ATEN.bmm.default, ATEN.baddbmm.default)  # a GPU runs them tile by tile of their results
+HALF = (torch.float16, torch.bfloat16)
+FULLY = (1.0, 1.0)
+# A product in half precision, a row of one of whose matrices has an odd number of numbers, reads them one at a time: cuBLAS takes CUTLASS's
+# kernels named …_align1 for it, which reached this share on an H100 (torch 2.11; ViT-H, rank 15; aligned ones read 16 bytes at a time).
+ODD = (0.3, 0.3)
+ON_THE_HOST = (0.0, 0.0)  # of a number that is read there, as Adam reads its counts of steps: a GPU has nothing to do
 
 
 @dataclass
@@ -39,7 +45,8 @@ class Block:
 class Operation:
     """One operation that the device runs: its FLOPs, and the bytes that it reads and writes (0 for a view, which runs nothing).
 
-    product: the shape of a matrix product's result, (rows, columns) or (copies, rows, columns); () of everything else.
+    product: the shape of a matrix product's result, (rows, columns) or (copies, rows, columns); () of everything else. reached: what a
+    GPU's kernel reaches of the FLOP/s of products and of the bandwidth, where it is known to be less than others.
     """
 
     phase: str
@@ -48,6 +55,12 @@ class Operation:
     flops: int
     nbytes: int
     product: tuple[int, ...] = ()
+    reached: tuple[float, float] = FULLY
+
+    @property
+    def sizes(self) -> tuple:
+        """All of it but how fast it runs."""
+        return self.phase, self.name, self.dtype, self.flops, self.nbytes, self.product
 
 
 @dataclass
@@ -101,7 +114,7 @@ class LiveStorages(TorchDispatchMode):
         return list(self._live.items())
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+        if func is ATEN._local_scalar_dense.default and args[0].dtype == torch.bool:
             self.branches += 1  # e.g. LoHa's `torch.rand(1) > module_dropout`: fake tensors have no numbers to decide by
             return True
         if self.own_mode is not None and (waits := unfollowed(self.own_mode, func, types, args, kwargs or {})):
@@ -112,7 +125,9 @@ class LiveStorages(TorchDispatchMode):
         if func.namespace != "prim":
             tensors = list(tensors_of((args, out)))
             moved = 0 if _runs_nothing(func) else sum(touched_bytes(one) for one in tensors)
-            self.record(str(func._overloadpacket), work, moved, dtype_of(tensors), tuple(out.shape) if func in PRODUCTS else ())
+            product = tuple(out.shape) if func in PRODUCTS else ()
+            reached = reached_by([*args[-2:], out]) if product else ON_THE_HOST if func is ATEN._local_scalar_dense.default else FULLY
+            self.record(str(func._overloadpacket), work, moved, dtype_of(tensors), product, reached)
         for tensor in tensors_of(out):
             self._see(tensor, str(func))
         if work:  # a product asks for its handle, and with it for a workspace, when its result has been allocated
@@ -125,13 +140,15 @@ class LiveStorages(TorchDispatchMode):
         """The operation's result."""
         return func(*args, **kwargs)
 
-    def record(self, name: str, work: int, nbytes: int, dtype: str, product: tuple[int, ...] = ()) -> None:
+    def record(
+        self, name: str, work: int, nbytes: int, dtype: str, product: tuple[int, ...] = (), reached: tuple[float, float] = FULLY
+    ) -> None:
         """Count an operation of that many FLOPs and bytes moved in the phase at hand."""
         if not self.follows:
             return
         if work:
             self.flops_by_phase[self.phase] = self.flops_by_phase.get(self.phase, 0) + work
-        self.operations.append(Operation(self.phase, name, dtype, work, nbytes, product))
+        self.operations.append(Operation(self.phase, name, dtype, work, nbytes, product, reached))
 
     def _see(self, tensor: torch.Tensor, operation: str) -> None:
         storage = tensor.untyped_storage()
@@ -170,6 +187,13 @@ class LiveStorages(TorchDispatchMode):
         block.died, block.died_phase = len(self.stream.events), self.phase
         block.is_held = block.phase == self.phase == "forward" and block.passes < self.passes
         self.stream.events.append((block.number, -1))
+
+
+def reached_by(matrices: Sequence[torch.Tensor]) -> tuple[float, float]:
+    """`Operation.reached` of the product of the first two that gives the third: 8 × 15 numbers in bfloat16 are read one at a time."""
+    if matrices[0].dtype not in HALF or 1 in (size for one in matrices for size in one.shape[-2:]):  # vectors have kernels of their own
+        return FULLY
+    return ODD if any(max(one.stride()[-2:]) % 2 for one in matrices) else FULLY
 
 
 def adds_bias(func: Any, args: Sequence[Any]) -> bool:

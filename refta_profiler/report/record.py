@@ -8,8 +8,7 @@ from refta_profiler import own_code, sessions
 from refta_profiler.report.material import Material
 from refta_profiler.report.parts import Block, Cell, Code, Column, Items, Section, Table, Text
 from refta_profiler.report.tables import ABSENT, bytes_cell, count_cell, difference_cell, gigaflop_cell, seconds_cell, text_cell
-from refta_profiler.report.time import LONGEST
-from refta_profiler.results import METRICS, Row
+from refta_profiler.results import LONGEST, METRICS, Row
 from refta_profiler.units import format_percent
 from refta_profiler.verdict import EQUAL, EQUAL_STEP, PAYS, SLOWER, SMALL, Verdict
 

@@ -8,6 +8,7 @@ from refta_profiler.report.material import Material
 from refta_profiler.report.pair import looked_into
 from refta_profiler.report.parts import Bars, Block, Cell, Column, Figure, Section, Table, Text
 from refta_profiler.report.tables import ABSENT, count_cell, difference_cell, seconds_cell, text_cell
+from refta_profiler.results import LONGEST
 from refta_profiler.statistics import interval_of_mean
 from refta_profiler.units import format_percent, format_seconds
 from refta_profiler.verdict_words import listing
@@ -18,7 +19,6 @@ BOUNDS = {
     "launch_bound_seconds": "bound by launches",
 }
 WIDE = 2  # times its lower end, from which on an interval is no help in a figure: two processes can give one of a factor of ten
-LONGEST = "longest: "  # before the longest operations in a predicted time's note
 
 
 def time_section(material: Material) -> Section:

@@ -21,7 +21,7 @@ def test_every_entry_names_a_metric_and_says_what_it_was_held_against():
         ("peak_allocated_bytes", "h100", "fp32", "", True),
         ("peak_allocated_bytes", "l4", "bf16", "", True),
         ("peak_reserved_bytes", "h100", "fp32", "", True),
-        ("peak_reserved_bytes", "h100", "bf16", "", False),
+        ("peak_reserved_bytes", "h100", "bf16", "", True),
         ("step_flops", "t4", "amp-bf16", "", True),
         ("step_flops", "t4", "fp32", "fsdp:4", True),
         ("peak_allocated_bytes", "cpu", "fp32", "ddp:2", True),

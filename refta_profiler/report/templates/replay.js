@@ -206,21 +206,23 @@ const replay = (() => {
   function time(rates, step, batch) {
     if (!rates) return null;
     const phases = {};
-    for (const [phase, dtype, flopsLine, bytesLine, count, product] of step.operations) {
+    for (const [phase, dtype, flopsLine, bytesLine, count, product, reaches] of step.operations) {
       const flops = flopsLine[0] + flopsLine[1] * batch, bytes = bytesLine[0] + bytesLine[1] * batch;
       if (flops && !rates.matmul_flops[dtype]) return null;
       const found = (phases[phase] ??= { host: 0, device: 0, launch: 0 });
       found.host += count * (bytes ? rates.host_seconds[phase] ?? 0 : rates.view_seconds);
-      if (!flops && !bytes) continue;
-      const reached = flops ? rate(rates.matmul_flops[dtype], flops) * filled(rates, dtype, product, flops, batch) : 1;
-      const compute = flops / reached, moved = bytes / rates.bandwidth;
+      const [ofFlops, ofBandwidth] = (rates.overlaps && reaches) || [1, 1];
+      if ((!flops && !bytes) || !ofBandwidth) continue; // a view, or what the host does by itself
+      const reached = flops ? rate(rates.matmul_flops[dtype], flops) * filled(rates, dtype, product, flops, batch) * ofFlops : 1;
+      const compute = flops / reached, moved = bytes / (rates.bandwidth * ofBandwidth);
       const longest = Math.max(compute, moved, rates.kernel_seconds);
       found.device += count * longest;
       if (longest !== compute && longest !== moved) found.launch += count * longest;
     }
-    let seconds = 0, launch = 0;
+    let seconds = 0, launch = 0, issued = 0; // seconds: when the device has done the phases so far; issued: when the host has issued them
     for (const found of Object.values(phases)) {
-      const waiting = rates.overlaps ? Math.max(found.host - found.device, 0) : found.host;
+      issued += found.host;
+      const waiting = rates.overlaps ? Math.max(issued - seconds - found.device, 0) : found.host;
       seconds += found.device + waiting;
       launch += found.launch + waiting;
     }

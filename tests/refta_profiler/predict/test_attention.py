@@ -16,6 +16,29 @@ from refta_profiler.predict.storage import LiveStorages
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 
 
+def shaped(tokens, width):
+    return torch.empty(2, 3, tokens, width, dtype=BF16, device="meta")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "width", "is_causal", "forward", "backward"),
+    [
+        (257, 80, False, 257 * 257 * 80 / (5 * 3 * 64 * 128 * 128), 257 * 257 * 80 / (5 * 5 * 64 * 64 * 128)),
+        (1024, 64, True, 128 / 72, 256 / 136),
+    ],
+)
+def test_cudnn_computes_whole_tiles_on_hopper_and_none_above_the_diagonal(tokens, width, is_causal, forward, backward):
+    query = shaped(tokens, width)
+    shares = [share for _, share in attention.HOPPER_CUDNN]
+    found = attention.reached("cudnn", query, query, (9, 0), is_causal=is_causal)
+    assert found == pytest.approx((shares[0] * forward, shares[1] * backward))
+
+
+@pytest.mark.parametrize(("kernel", "capability"), [("flash", (9, 0)), ("efficient", (9, 0)), ("cudnn", (10, 0))])
+def test_what_other_kernels_reach_is_not_known(kernel, capability):
+    assert attention.reached(kernel, shaped(8, 64), shaped(8, 64), capability, is_causal=False) == (1.0, 1.0)
+
+
 def chosen(dtype, width, capability, *, mask=None, keys=2, version="2.13.0", dropout_p=0.0):
     query, key = torch.empty(1, 2, 4, width, dtype=dtype), torch.empty(1, keys, 4, width, dtype=dtype)
     return choose_attention(query, key, key, mask, capability, dropout_p=dropout_p, torch_release=release(version))

@@ -1,6 +1,7 @@
 """predict/rows.py: a point's predictions as rows, and what goes wrong as rows with a reason."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from model_points import point
@@ -46,6 +47,14 @@ def test_adapter_flops_are_what_a_real_step_has_beyond_the_head_alone():
 def test_another_target_than_the_points():
     _, dry, _ = rows.predict(tiny("roberta-tiny", "lora"), "h100")
     assert {row.target for row in dry} == {"h100"}
+
+
+@pytest.mark.parametrize(("rank", "precision", "said"), [(15, "amp-bf16", True), (16, "amp-bf16", False), (15, "fp32", False)])
+def test_an_odd_rank_in_half_precision_is_said_to_take_time(rank, precision, said):
+    settings = {**tiny("vit-tiny", "refta/shared").settings, "rank": rank}
+    asked = replace(tiny("vit-tiny", "refta/shared"), batch=64, seq=197, precision=precision, rank=rank, settings=settings)
+    (note,) = [row.note for row in rows.predict(asked, "h100")[1] if row.metric == "step_seconds"]
+    assert ("the rank of 15 makes such rows, one of 16 would not" in note) is said
 
 
 @pytest.mark.parametrize(("label", "reason"), [("head", "no adapter"), ("full", "no adapter")])

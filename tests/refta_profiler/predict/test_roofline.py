@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from refta_profiler.predict.roofline import RateMissingError, estimate
-from refta_profiler.predict.storage import Operation
+from refta_profiler.predict.storage import ODD, ON_THE_HOST, Operation
 from refta_profiler.rates import Rates
 
 
@@ -35,10 +35,32 @@ def test_each_operation_takes_the_longest_of_its_three():
 
 
 def test_a_gpu_waits_for_its_host_only_where_the_host_is_slower():
-    host = {"forward": 1e-3, "backward": 1e-3}
+    host = {"forward": 3e-3, "backward": 1e-3}
     found = estimate([PRODUCT, COPY, TINY, TINY], rates(host_seconds=host))
-    assert found.by_phase == pytest.approx({"forward": 5e-3, "backward": 2e-3})  # two launches of 1 ms hide 20 µs of work
-    assert found.by_bound["launch"] == pytest.approx(2e-3)
+    assert found.by_phase == pytest.approx({"forward": 6e-3, "backward": 2e-3})  # two launches of 3 ms hide 5 ms of work, of 1 ms 20 µs
+    assert found.by_bound["launch"] == pytest.approx(1e-3 + 2e-3)
+
+
+def test_a_host_that_is_ahead_issues_what_follows_while_the_gpu_computes():
+    host = {"forward": 1e-3, "backward": 1e-3, "optimizer": 4e-3}
+    operations = [PRODUCT, COPY, TINY, TINY, replace(TINY, phase="optimizer")]
+    found = estimate(operations, rates(host_seconds=host))
+    assert found.by_phase == pytest.approx({"forward": 5e-3, "backward": 2e-5, "optimizer": 8e-3 - 5.02e-3})
+    assert found.seconds == pytest.approx(8e-3)  # the host's 2 + 2 + 4 ms
+
+
+def test_products_that_read_number_by_number_reach_less_on_a_gpu():
+    odd = replace(COPY, name="aten.mm", reached=ODD)
+    found = estimate([PRODUCT, odd], rates())
+    assert found.seconds == pytest.approx(2e-3 + 3e-3 / ODD[1])
+    assert found.odd_seconds == pytest.approx(3e-3 / ODD[1])
+    assert estimate([PRODUCT, odd], rates(overlaps=False)).seconds == pytest.approx(5e-3)
+
+
+def test_what_the_host_does_by_itself_takes_no_time_of_a_gpu():
+    read = replace(TINY, reached=ON_THE_HOST)
+    assert estimate([COPY, read, read], rates()).seconds == pytest.approx(3e-3)
+    assert estimate([COPY, read, read], rates(host_seconds={"backward": 2e-3})).seconds == pytest.approx(4e-3)
 
 
 def test_a_cpu_issues_and_computes_in_turn():

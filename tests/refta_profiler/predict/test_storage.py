@@ -1,9 +1,10 @@
 """Live storages by hand."""
 
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from refta_profiler.predict.storage import LiveStorages
+from refta_profiler.predict.storage import FULLY, ODD, ON_THE_HOST, LiveStorages
 
 
 def sizes(live):
@@ -40,6 +41,28 @@ def test_what_is_told_outside_is_not_counted():
         live.record("attention", 5, 40, "float32")
         live.resized(storage)
     assert live.flops_by_phase == {"forward": 5} and sizes(live) == [40]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rows", "inner", "columns", "reached"),
+    [
+        (torch.bfloat16, 7, 16, 8, FULLY),  # 7 rows of 16 numbers
+        (torch.bfloat16, 8, 15, 16, ODD),
+        (torch.float16, 8, 16, 15, ODD),
+        (torch.float32, 8, 15, 16, FULLY),
+        (torch.bfloat16, 8, 15, 1, FULLY),
+    ],
+)
+def test_half_precision_in_odd_rows_is_read_number_by_number(dtype, rows, inner, columns, reached):
+    with FakeTensorMode(), LiveStorages() as live:
+        torch.empty(rows, inner, dtype=dtype) @ torch.empty(inner, columns, dtype=dtype)
+    assert [one.reached for one in live.operations if one.product] == [reached]
+
+
+def test_a_number_read_on_the_host_is_no_work_of_the_device():
+    with FakeTensorMode(allow_non_fake_inputs=True), LiveStorages() as live:
+        torch.ops.aten._local_scalar_dense(torch.tensor(3.0))
+    assert [one.reached for one in live.operations if one.name == "aten._local_scalar_dense"] == [ON_THE_HOST]
 
 
 def test_what_is_known_is_not_counted():

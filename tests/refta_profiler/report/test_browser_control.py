@@ -12,7 +12,7 @@ from refta_profiler import report, run, scenario
 from refta_profiler.commands import check_answer, check_runs
 from refta_profiler.predict import steps
 from refta_profiler.predict.roofline import estimate
-from refta_profiler.predict.storage import Operation
+from refta_profiler.predict.storage import ODD, ON_THE_HOST, Operation
 from refta_profiler.progress import Lines
 from refta_profiler.rates import Rates
 from refta_profiler.report.material import mebibytes
@@ -174,7 +174,16 @@ def made_up(random, memory):
         [
             *(phase, dtype, [0, random.choice([0, 10**6, 10**9])], [random.choice([0, 10**5]), random.choice([0, 10**4])]),
             random.randint(1, 9),
-            *random.choice([[], [[[0, 197], [1024, 0]]], [[[0, 16], [197, 0], [64, 0]]]]),
+            *random.choice(
+                [
+                    [],
+                    [[[0, 197], [1024, 0]]],
+                    [[[0, 16], [197, 0], [64, 0]]],
+                    [[[0, 197], [15, 0]], ODD],
+                    [0, (0.25, 1.0)],
+                    [0, ON_THE_HOST],
+                ]
+            ),
         ]
         for phase in ("forward", "backward", "optimizer")
         for dtype in ("float32", "bfloat16")
@@ -241,8 +250,8 @@ def operations_of(variant, batch):
         return line[0] + line[1] * batch
 
     return [
-        Operation(phase, "any", dtype, at(flops), at(size), tuple(map(at, product[0])) if product else ())
-        for phase, dtype, flops, size, count, *product in variant["following"]["operations"]
+        Operation(phase, "any", dtype, at(flops), at(size), tuple(map(at, behind[0])) if behind and behind[0] else (), *behind[1:])
+        for phase, dtype, flops, size, count, *behind in variant["following"]["operations"]
         for _ in range(count)
     ]
 
