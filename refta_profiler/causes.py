@@ -14,7 +14,7 @@ PEAK_PARTS = {
     "peak_activations_bytes": "what is kept for backward",
     "peak_reconstructed_bytes": "rebuilt weights and their gradients",
     "peak_temporary_bytes": "temporaries of one operation or layer",
-    "peak_workspace_bytes": "workspaces of the device's libraries",
+    "peak_workspace_bytes": "libraries' workspaces and what blocks hold beyond their tensors",
     "peak_batch_bytes": "the batch",
 }
 STEP = "step_seconds"

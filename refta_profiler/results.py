@@ -20,6 +20,12 @@ WHOLE_UNITS = ("count", "FLOP", "B")
 LONGEST = "longest: "  # in a predicted time's note, before its longest operations and what else is to be known of the point's step
 
 
+def longest_and_rest(note: str) -> tuple[str, str]:
+    """Of a predicted time's note, the longest operations and what follows them: ('mm in forward 40% (…), …', '7% of the step …')."""
+    longest, _, rest = note.partition(LONGEST)[2].partition("; ")
+    return longest, rest
+
+
 @dataclass(frozen=True)
 class Metric:
     """What a metric counts: its unit, what it means, and the sources that can give it."""

@@ -9,7 +9,7 @@ from refta_profiler.commands.answer import signed_bytes, table
 from refta_profiler.commands.check_answer import CheckAnswer, Largest, Reason, Stretch
 from refta_profiler.commands.order_words import line_words
 from refta_profiler.commands.peak_lines import LAST
-from refta_profiler.results import LONGEST
+from refta_profiler.results import longest_and_rest
 from refta_profiler.units import format_bytes, format_count, format_flops, format_percent
 from refta_profiler.verdict import BY_LABEL, Verdict
 from refta_profiler.verdict_words import CONCLUSIONS, QUANTITIES, listing
@@ -57,14 +57,9 @@ def _subject(found: CheckAnswer, label: str, form: str) -> str:
     ]
     lines += [f"  - why: {_reason(one)}" for one in found.reasons if one.subject == label]
     lines += [f"  - {_largest(found, one)}" for one in found.largest if one.subject == label]
-    lines += [f"  - {words}" for words in _of_its_step(found, label)]
-    return "\n".join(lines)
-
-
-def _of_its_step(found: CheckAnswer, label: str) -> list[str]:
-    """What a predicted time's note says behind its longest operations."""
     notes = (row.note for row in found.runs.rows if (row.label, row.metric, row.source) == (label, "step_seconds", "dryrun"))
-    return next(notes, "").partition(LONGEST)[2].split("; ")[1:]
+    _, rest = longest_and_rest(next(notes, ""))
+    return "\n".join([*lines, *([f"  - {rest}"] if rest else [])])
 
 
 def _conclusion(decisive: list[Verdict]) -> str:

@@ -16,9 +16,8 @@ import torch.nn.functional as F
 
 from refta_profiler import flops
 from refta_profiler.predict.releases import Release, release
-from refta_profiler.predict.storage import dtype_of, touched_bytes
+from refta_profiler.predict.storage import HALF, dtype_of, touched_bytes
 
-HALF = (torch.float16, torch.bfloat16)
 ALIGNED = 8  # numbers: flash's heads and the memory-efficient kernel's masks are padded to a multiple of it
 
 # The keys in a tile of cuDNN's attention on Hopper, forward and backward, beside 64 rows of queries and heads in steps of 64 (its kernels

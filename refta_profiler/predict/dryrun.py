@@ -27,7 +27,7 @@ from refta_profiler.predict.operands import CpuStorages
 from refta_profiler.predict.releases import release
 from refta_profiler.predict.replay import Memory, PlainMemory, replay
 from refta_profiler.predict.roofline import Estimate, RateMissingError, estimate
-from refta_profiler.predict.storage import Block, LiveStorages, MetaStorages, Operation, Stream
+from refta_profiler.predict.storage import FULLY, Block, LiveStorages, MetaStorages, Operation, Stream
 from refta_profiler.predict.trace import Sweep, Trace, steps
 from refta_profiler.workload import Workload
 
@@ -62,7 +62,8 @@ def dry_run(point: Point, target: str, slice_ranks: Mapping[str, Sequence[int]] 
     One step is followed on fake tensors, in which the optimizer's state appears; the step that counts is the one after it.
     Points that differ in their batch alone share what they can (see trace.py).
     """
-    return _summary(sweep(point, target, slice_ranks).trace(point.batch), devices.get(target), allocator=point.allocator)
+    trace = sweep(point, target, slice_ranks).trace(point.batch)
+    return _summary(trace, devices.get(target), allocator=point.allocator, rank=point.rank)
 
 
 @functools.lru_cache(maxsize=4)
@@ -274,7 +275,7 @@ def _mark_gradients(live: LiveStorages, gradients: set[int]) -> None:
 ALLOCATORS: dict[str, Callable[[], Memory]] = {"default": CachingAllocator, "expandable_segments": ExpandableAllocator}
 
 
-def _summary(trace: Trace, device: devices.Device, *, allocator: str = "default") -> DryRun:
+def _summary(trace: Trace, device: devices.Device, *, allocator: str = "default", rank: int | None = None) -> DryRun:
     workspaces: list[tuple[int, int]] = []
     make_memory: Callable[[], Memory] = PlainMemory
     if device.kind == "cuda":
@@ -290,7 +291,7 @@ def _summary(trace: Trace, device: devices.Device, *, allocator: str = "default"
     found = replay(make_memory, trace.initial, stream, boundary, category, workspaces=workspaces)
     first = [block for block in trace.stream.blocks if block.phase == "forward" and not block.passes]
     kept = [block for block in first if block.is_held or block.died_phase != "forward"]
-    time, no_time = _time(trace, device)
+    time, no_time = _time(trace, device, rank)
     return DryRun(
         peak_allocated_bytes=found.peak_allocated,
         peak_reserved_bytes=found.peak_reserved,
@@ -310,13 +311,16 @@ def _summary(trace: Trace, device: devices.Device, *, allocator: str = "default"
     )
 
 
-def _time(trace: Trace, device: devices.Device) -> tuple[Estimate | None, str]:
+def _time(trace: Trace, device: devices.Device, rank: int | None) -> tuple[Estimate | None, str]:
     """The step's time by the roofline, or why there is none."""
     found = rates.of(device.name)
     if found is None:
         return None, f"no rates are known for {device.name}: `refta-profiler calibrate` measures the device at hand"
     try:
-        return estimate([one for one in trace.operations if one.phase in workload.PHASES], found), ""
+        operations = [one for one in trace.operations if one.phase in workload.PHASES]
+        time = estimate(operations, found)
+        even = [replace(one, reached=FULLY) if one.is_odd(rank) else one for one in operations]
+        return (time if even == operations else replace(time, odd_seconds=time.seconds - estimate(even, found).seconds)), ""
     except RateMissingError as missing:
         return None, f"{device.name} has no known rate for matrix products in {missing}"
 

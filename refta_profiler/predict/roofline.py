@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from refta_profiler.predict.storage import FULLY, ODD, ON_THE_HOST, Operation
+from refta_profiler.predict.storage import FULLY, ON_THE_HOST, Operation
 from refta_profiler.rates import Rates, rate
 from refta_profiler.waves import filled
 
@@ -38,7 +38,7 @@ class Estimate:
     by_bound: dict[str, float]
     longest: list[Share]
     note: str
-    odd_seconds: float = 0.0  # of them in products that read their numbers one at a time (storage.ODD)
+    odd_seconds: float = 0.0  # by which it would be shorter if no product that is as wide as the rank were read number by number
 
     @property
     def seconds(self) -> float:
@@ -60,7 +60,6 @@ def estimate(operations: Sequence[Operation], rates: Rates) -> Estimate:
     by_bound: dict[str, float] = dict.fromkeys(BOUNDS, 0.0)
     shares: dict[tuple[str, str], dict[str, float]] = {}
     counts: dict[tuple[str, str], int] = {}
-    odd = 0.0
     issued = done = 0.0  # when the host has issued, and the device done, all of the phases so far
     for phase in dict.fromkeys(one.phase for one in operations):
         inside = [one for one in operations if one.phase == phase]
@@ -69,7 +68,6 @@ def estimate(operations: Sequence[Operation], rates: Rates) -> Estimate:
         for one in inside:
             seconds, bound = _device(one, rates)
             bounds[bound] += seconds
-            odd += seconds if rates.overlaps and one.reached == ODD else 0.0
             key = one.name, one.phase
             shares.setdefault(key, dict.fromkeys(BOUNDS, 0.0))[bound] += seconds
             counts[key] = counts.get(key, 0) + 1
@@ -84,7 +82,7 @@ def estimate(operations: Sequence[Operation], rates: Rates) -> Estimate:
         for (name, phase), found in shares.items()
     ]
     longest.sort(key=lambda one: -one.seconds)
-    return Estimate(by_phase, by_bound, longest[:SHOWN], rates.note, odd)
+    return Estimate(by_phase, by_bound, longest[:SHOWN], rates.note)
 
 
 def _device(one: Operation, rates: Rates) -> tuple[float, str]:

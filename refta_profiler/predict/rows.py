@@ -12,6 +12,7 @@ from refta_profiler.plan import Point
 from refta_profiler.predict import closed_form, slice_ranks
 from refta_profiler.predict.dryrun import DryRun, dry_run
 from refta_profiler.predict.roofline import Estimate, Share
+from refta_profiler.predict.storage import TOGETHER
 from refta_profiler.results import LONGEST, Row
 from refta_profiler.units import format_bytes, format_percent
 from refta_profiler.workload import PHASES
@@ -19,7 +20,6 @@ from refta_profiler.workload import PHASES
 DRYRUN_METRICS = ("peak_allocated_bytes", "static_bytes", "step_flops", "forward_flops", "trainable_parameters")
 CLOSED_METRICS = ("trainable_parameters", "adapter_parameters", "forward_flops", "step_flops", "kept_bytes")
 NUMBERS = re.compile(r"\bmeta\b|fake ?tensor|tensor subclasses|DataDependent|DynamicOutputShape", re.IGNORECASE)  # in torch's own words
-EIGHTH = 8  # numbers in half precision that a GPU reads together
 WORTH_SAYING = 0.02  # of the step
 ADAPTER_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "float64": 8}
 ASSUMED = "slice ranks are assumed: R spread evenly over min(K, R) slices, since the weights are not at hand"
@@ -106,13 +106,12 @@ def _times(point: Point, target: str, found: DryRun) -> list[Row]:
 
 
 def _odd(point: Point, time: Estimate) -> str:
-    """'; 13% of the step is in products that …': what an odd rank takes of a GPU's time in half precision; '' where that is little."""
-    rank, share = point.rank or 0, time.odd_seconds / time.seconds
-    if share < WORTH_SAYING or rank % 2 == 0:
+    """'; 8% of the step is lost …': what an odd rank costs of a GPU's time in half precision; '' where that is little."""
+    if point.rank is None or time.odd_seconds <= WORTH_SAYING * time.seconds:
         return ""
     return (
-        f"; {format_percent(share)} of the step is in products that read their numbers one at a time, as rows of an odd number of them are "
-        f"read in half precision: the rank of {rank} makes such rows, one of {rank + -rank % EIGHTH} would not"
+        f"; {format_percent(time.odd_seconds / time.seconds)} of the step is lost where half precision reads rows of {point.rank} numbers, "
+        f"the rank, one at a time since they are odd: a rank of {point.rank + -point.rank % TOGETHER} would spare that"
     )
 
 

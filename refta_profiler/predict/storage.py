@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +19,10 @@ PRODUCTS = (ATEN.mm.default, ATEN.addmm.default, ATEN.bmm.default, ATEN.baddbmm.
 HALF = (torch.float16, torch.bfloat16)
 FULLY = (1.0, 1.0)
 # A product in half precision, a row of one of whose matrices has an odd number of numbers, reads them one at a time: cuBLAS takes CUTLASS's
-# kernels named …_align1 for it, which reached this share on an H100 (torch 2.11; ViT-H, rank 15; aligned ones read 16 bytes at a time).
+# kernels named …_align1 for it, which reached this share of the bandwidth on an H100 (torch 2.11; 384 products of ViT-H at rank 15, 22 µs
+# to 27 µs for 21 MB each). Others read TOGETHER numbers at a time where rows are multiples of that.
 ODD = (0.3, 0.3)
+TOGETHER = 8
 ON_THE_HOST = (0.0, 0.0)  # of a number that is read there, as Adam reads its counts of steps: a GPU has nothing to do
 
 
@@ -61,6 +64,13 @@ class Operation:
     def sizes(self) -> tuple:
         """All of it but how fast it runs."""
         return self.phase, self.name, self.dtype, self.flops, self.nbytes, self.product
+
+    def is_odd(self, width: int | None) -> bool:
+        """Whether it is an ODD product, one of whose three sizes is that width: (8224, 15) of inner 1280 is, of width 15."""
+        if self.reached != ODD or width is None:
+            return False
+        inner = self.flops // (2 * math.prod(self.product) or 1)
+        return width in (*self.product[-2:], inner)
 
 
 @dataclass
@@ -256,9 +266,7 @@ def _name_of(dtype: torch.dtype) -> str:
 
 
 ALIKE = ("add", "sub", "mul", "div", "gelu", "gelu_backward", "silu", "silu_backward", "tanh", "tanh_backward", "neg", "relu")
-
-
-PRODUCTS = (torch.ops.aten.mm.default, torch.ops.aten.addmm.default)
+OF_TWO = PRODUCTS[:2]  # matrices
 
 
 class MetaStorages(LiveStorages):
@@ -273,7 +281,7 @@ class MetaStorages(LiveStorages):
 
     def run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The operation's result; a new tensor laid out as its operands where they are all alike, and of a product's shape for one."""
-        if func in PRODUCTS:
+        if func in OF_TWO:
             left, right = args[-2], args[-1]
             return left.new_empty((left.shape[0], right.shape[1]))
         if not _is_alike(func) or not isinstance(args[0], torch.Tensor):

@@ -8,7 +8,7 @@ from refta_profiler.report.material import Material
 from refta_profiler.report.pair import looked_into
 from refta_profiler.report.parts import Bars, Block, Cell, Column, Figure, Section, Table, Text
 from refta_profiler.report.tables import ABSENT, count_cell, difference_cell, seconds_cell, text_cell
-from refta_profiler.results import LONGEST
+from refta_profiler.results import longest_and_rest
 from refta_profiler.statistics import interval_of_mean
 from refta_profiler.units import format_percent, format_seconds
 from refta_profiler.verdict_words import listing
@@ -151,8 +151,9 @@ def bound_words(members: Sequence[Candidate]) -> str:
     seconds = {words: first.value(name, "dryrun") or 0.0 for name, words in BOUNDS.items()}
     most = max(seconds, key=lambda words: seconds[words])
     share = format_percent(seconds[most] / (sum(seconds.values()) or 1.0))
-    longest = note_of(first).partition(LONGEST)[2]
-    return f"{share} of the step of `{first.label}` is {most}" + (f"; its longest operations are {longest}." if longest else ".")
+    longest, rest = longest_and_rest(note_of(first))
+    words = f"{share} of the step of `{first.label}` is {most}" + (f"; its longest operations are {longest}." if longest else ".")
+    return f"{words} {rest}." if rest else words
 
 
 def predicted_table(material: Material, members: Sequence[Candidate]) -> Table:
@@ -167,7 +168,7 @@ def predicted_table(material: Material, members: Sequence[Candidate]) -> Table:
             text_cell(material.setting_words(member.setting)),
             count_cell(member.setting.batch),
             *(seconds_cell(member.value(name, "dryrun")) for name in names),
-            text_cell(note_of(member).partition(LONGEST)[2]),
+            text_cell(longest_and_rest(note_of(member))[0]),
         ]
         for member in members
     ]

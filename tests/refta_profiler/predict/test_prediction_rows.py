@@ -6,9 +6,11 @@ from dataclasses import replace
 import pytest
 from model_points import point
 from real_steps import METHODS, measured, tiny
+from transformers import GPT2Config
 
 from refta.errors import SettingError
-from refta_profiler.predict import closed_form, rows
+from refta_profiler.predict import closed_form, dryrun, rows
+from refta_profiler.predict.storage import ODD
 
 
 def values(found):
@@ -52,9 +54,20 @@ def test_another_target_than_the_points():
 @pytest.mark.parametrize(("rank", "precision", "said"), [(15, "amp-bf16", True), (16, "amp-bf16", False), (15, "fp32", False)])
 def test_an_odd_rank_in_half_precision_is_said_to_take_time(rank, precision, said):
     settings = {**tiny("vit-tiny", "refta/shared").settings, "rank": rank}
-    asked = replace(tiny("vit-tiny", "refta/shared"), batch=64, seq=197, precision=precision, rank=rank, settings=settings)
+    asked = replace(tiny("vit-tiny", "refta/shared"), batch=1024, seq=197, precision=precision, rank=rank, settings=settings)
     (note,) = [row.note for row in rows.predict(asked, "h100")[1] if row.metric == "step_seconds"]
-    assert ("the rank of 15 makes such rows, one of 16 would not" in note) is said
+    assert ("rows of 15 numbers, the rank, one at a time since they are odd: a rank of 16 would spare that" in note) is said
+
+
+@pytest.mark.parametrize("rank", [1, 4])
+def test_odd_rows_that_are_not_the_ranks_are_not_laid_to_it(rank, tmp_path):
+    """GPT-2's vocabulary is odd whatever the rank."""
+    GPT2Config(vocab_size=50_257, n_embd=32, n_layer=2, n_head=2, architectures=["GPT2LMHeadModel"]).save_pretrained(tmp_path)
+    changes = {"precision": "amp-bf16", "target": "h100", "targets": ["qkv"], "batch": 64, "seq": 64}
+    asked = point(str(tmp_path), "causal-lm", label="lora", method="lora", settings={"rank": rank}, rank=rank, **changes)
+    assert any(one.reached == ODD for one in dryrun.follow(asked, "h100").operations)
+    (note,) = [row.note for row in rows.predict(asked)[1] if row.metric == "step_seconds"]
+    assert "longest: " in note and "the rank" not in note
 
 
 @pytest.mark.parametrize(("label", "reason"), [("head", "no adapter"), ("full", "no adapter")])

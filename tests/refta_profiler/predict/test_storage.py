@@ -56,7 +56,16 @@ def test_what_is_told_outside_is_not_counted():
 def test_half_precision_in_odd_rows_is_read_number_by_number(dtype, rows, inner, columns, reached):
     with FakeTensorMode(), LiveStorages() as live:
         torch.empty(rows, inner, dtype=dtype) @ torch.empty(inner, columns, dtype=dtype)
-    assert [one.reached for one in live.operations if one.product] == [reached]
+        torch.empty(3, rows, inner, dtype=dtype) @ torch.empty(3, inner, columns, dtype=dtype)
+    found = {one.product: one.reached for one in live.operations if one.product}
+    assert found == {(rows, columns): reached, (3, rows, columns): reached}
+
+
+def test_an_odd_product_is_as_wide_as_its_sizes():
+    with FakeTensorMode(), LiveStorages() as live:
+        torch.empty(8, 15, dtype=torch.bfloat16) @ torch.empty(15, 16, dtype=torch.bfloat16)
+    (one,) = [one for one in live.operations if one.product]
+    assert [one.is_odd(width) for width in (8, 15, 16, 5, None)] == [True, True, True, False, False]
 
 
 def test_a_number_read_on_the_host_is_no_work_of_the_device():
