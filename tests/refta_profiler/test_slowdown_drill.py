@@ -1,4 +1,7 @@
-"""Real runs held against each other: two of one scenario are the same, and a method that was made a tenth slower is found, alone."""
+"""Real runs held against each other: two of one scenario are the same, and a method that was made a tenth slower is found, alone.
+
+On the CPU, or where DRILL_DEVICE is cuda on the GPU, with a model whose step the host does not bound.
+"""
 
 import csv
 import json
@@ -10,19 +13,22 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROUNDS = (4, 8, 16, 24)  # of processes a point: as many as it takes until the machine's noise is below ENOUGH
+DEVICE = os.environ.get("DRILL_DEVICE", "cpu")
+ROUNDS = {"cpu": (4, 8, 16, 24), "cuda": (2, 4, 8)}[DEVICE]  # of processes a point: until the machine's noise is below ENOUGH
+MODEL, BATCH, TOKENS = {"cpu": ("roberta-tiny", 8, 64), "cuda": ("roberta-base", 64, 128)}[DEVICE]
+REPEATS = {"cpu": "measure.on_cpu.repeats", "cuda": "measure.repeats"}[DEVICE]
 ENOUGH = 0.07  # of a step: less than the tenth that is to be found
-SCENARIO = """\
+SCENARIO = f"""\
 name: slowdown
-model: roberta-tiny
-target: cpu
+model: {MODEL}
+target: {"cpu" if DEVICE == "cpu" else "h100"}
 methods:
-  - {name: lora, rank: 2}
-  - {name: refta, rank: 2, order: [shared, reconstruct]}
-  - {name: python, call: "slowed:bias", label: mine}
-batch: [8]
-seq: [64]
-measure: {instruments: [], on_cpu: {batch: [8], warmup: 5, steps: 150, repeats: 4, budget_s: 7200}}
+  - {{name: lora, rank: 2}}
+  - {{name: refta, rank: 2, order: [shared, reconstruct]}}
+  - {{name: python, call: "slowed:bias", label: mine}}
+batch: [{BATCH}]
+seq: [{TOKENS}]
+measure: {{instruments: [], warmup: 5, steps: 30, on_cpu: {{batch: [{BATCH}], warmup: 5, steps: 150, repeats: 4, budget_s: 7200}}}}
 """
 ADAPTER = '''
 """Biases that are trained, in a model whose forward waits as long as the environment says."""
@@ -63,7 +69,7 @@ def measured(here, name, rounds, *, seconds=0.0):
     """The folder of a run with so many processes a point, begun or gone on with; the method `mine` waits so long in each step."""
     there = list((here / name).glob("*"))
     place = ["--resume", str(there[0])] if there else ["--out", name]
-    settings = ["--device", "cpu", "--only", "measure", "--allow-code", "--set", f"measure.on_cpu.repeats={rounds}"]
+    settings = ["--device", DEVICE, "--only", "measure", "--allow-code", "--set", f"{REPEATS}={rounds}"]
     cli(here, "run", "s.yaml", *place, *settings, seconds=seconds)
     (folder,) = (here / name).iterdir()
     return folder
