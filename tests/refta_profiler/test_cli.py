@@ -231,6 +231,7 @@ def test_predictions_as_json_and_nothing_else_on_standard_output(good):
     assert {row["label"] for row in rows} == {"head", "refta/shared"}
 
 
+@pytest.mark.slow
 def test_predictions_as_a_table(good):
     found = cli("predict", good)
     assert found.returncode == 0, found.stderr

@@ -70,6 +70,7 @@ def test_a_run_ends_with_its_report_and_says_what_failed(here):
     assert "scenario.yaml: methods[0].call: runs code of your own; add --allow-code to allow it" in resumed.stderr
 
 
+@pytest.mark.slow
 def test_the_console_script_finds_the_current_folder_and_prints_json_alone(here):
     """A console script's own folder is what Python looks in, not the current one."""
     program = here / "elsewhere" / "refta-profiler"
