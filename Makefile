@@ -39,8 +39,8 @@ gpu: $(MARK)
 	$(PY) -m pytest -m gpu -q || failed=1; \
 	exit $$failed
 
-# The sample that is committed, reports/published/quickstart/, and the index of all published runs. It has the time to measure every point twice. What it had before is replaced; of the
-# folder for papers the compiled example alone is kept (2.6 MB in all).
+# The sample that is committed, reports/published/quickstart/, and the index of all published runs. It has the time to measure every point
+# twice. What it had before is replaced; of the folder for papers the compiled example alone is kept (2.6 MB in all).
 SAMPLE := reports/published/quickstart
 sample: $(MARK)
 	rm -rf reports/sample

@@ -175,14 +175,14 @@ class _FusedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, kernel, record, capability, is_causal, query, key, value, mask):
         batch, heads, tokens, _ = query.shape
-        ctx.kernel, ctx.record, ctx.capability, ctx.is_causal = kernel, record, capability, is_causal
+        ctx.kernel, ctx.record, ctx.capability = kernel, record, capability
         layout = (0, 2, 1, 3) if kernel == "efficient" else (*sorted(range(3), key=query.stride, reverse=True), 3)  # the others': q's own
         out = torch.empty_permuted((batch, heads, tokens, value.shape[-1]), layout, dtype=query.dtype, device=query.device)
         rows = _up(tokens, 32) if kernel == "efficient" else tokens
         logsumexp = torch.empty(batch, heads, rows, dtype=torch.float32, device=query.device)
         seeds = [torch.empty(1, dtype=torch.int64, device=query.device) for _ in range(0 if kernel == "efficient" else 2)]
         work = flops.of_attention(query, key, value)
-        speed, _ = reached(kernel, query, key, capability, is_causal=is_causal)
+        speed, ctx.speed = reached(kernel, query, key, capability, is_causal=is_causal)
         record(f"attention ({kernel})", work, _bytes(query, key, value, out, mask), dtype_of([query]), (), (speed, 1.0))
         ctx.save_for_backward(query, key, value, out, logsumexp, *seeds, *([mask] if mask is not None else []))
         return out
@@ -196,8 +196,7 @@ class _FusedAttention(torch.autograd.Function):
         del held
         work = flops.of_attention_backward(gradients[0], query, key, value)
         moved = 2 * _bytes(query, key, value) + 2 * _bytes(gradients[0]) + _bytes(added)
-        _, speed = reached(ctx.kernel, query, key, ctx.capability, is_causal=ctx.is_causal)
-        ctx.record(f"attention backward ({ctx.kernel})", work, moved, dtype_of([query]), (), (speed, 1.0))
+        ctx.record(f"attention backward ({ctx.kernel})", work, moved, dtype_of([query]), (), (ctx.speed, 1.0))
         return (None, None, None, None, *found, added)
 
 

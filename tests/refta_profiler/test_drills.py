@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from live_processes import is_alive
 
 KILLS = 20
 SCENARIO = """\
@@ -48,14 +49,6 @@ def children(pid):
     for child in subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False).stdout.split():
         found += [int(child), *children(int(child))]
     return found
-
-
-def is_alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.mark.drills
