@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DEVICE = os.environ.get("DRILL_DEVICE", "cpu")
-ROUNDS = {"cpu": (4, 8, 16, 24), "cuda": (2, 4, 8)}[DEVICE]  # of processes a point: until the machine's noise is below ENOUGH
+# processes a point: more, until the machine's noise is below ENOUGH
+ROUNDS = {"cpu": range(5, 41, 5), "cuda": (2, 4, 8)}[DEVICE]
 # steps of a quarter of a second on the CPU: over its bursts, of tenths of seconds, a busy host's speed is evened out within one
 STEP = {"cpu": "model: vit-tiny\nbatch: [4]", "cuda": "model: roberta-base\nbatch: [64]\nseq: [128]"}[DEVICE]
 REPEATS = {"cpu": "measure.on_cpu.repeats", "cuda": "measure.repeats"}[DEVICE]
@@ -27,7 +28,7 @@ methods:
   - {{name: lora, rank: 2}}
   - {{name: refta, rank: 2, order: [shared, reconstruct]}}
   - {{name: python, call: "slowed:bias", label: mine}}
-measure: {{instruments: [], warmup: 5, steps: 30, on_cpu: {{warmup: 2, steps: 12, repeats: 4, budget_s: 7200}}}}
+measure: {{instruments: [], warmup: 5, steps: 30, on_cpu: {{warmup: 2, steps: 8, repeats: 4, budget_s: 7200}}}}
 """
 ADAPTER = '''
 """Biases that are trained, in a model whose forward waits as long as the environment says."""
@@ -105,14 +106,16 @@ def in_two_tries(here, first, name, rounds, *, seconds=0.0):
 
 @pytest.mark.drills
 def test_two_runs_are_the_same_and_a_tenth_more_time_in_one_method_is_found(here):
-    for rounds in ROUNDS:
+    tenth = 0.1 * step_seconds(measured(here, "first", ROUNDS[0]), "mine")
+    for rounds in ROUNDS:  # by turns, so that a machine's slow hour is in each
         first, again = (measured(here, name, rounds) for name in ("first", "again"))
-        floor = compared(here, first, again)[1]
+        slowed = measured(here, "slowed", rounds, seconds=tenth)
+        floor = max(compared(here, first, other)[1] for other in (again, slowed))
         if floor < ENOUGH:
             break
     else:
         pytest.skip(f"this machine is too busy: {ROUNDS[-1]} processes a point tell {floor:.0%} of a step apart and no less; run it alone")
     same, words = in_two_tries(here, first, "again", rounds)
     assert same, words
-    found, words = in_two_tries(here, first, "slowed", rounds, seconds=0.1 * step_seconds(first, "mine"))
+    found, words = in_two_tries(here, first, "slowed", rounds, seconds=tenth)
     assert found, words
