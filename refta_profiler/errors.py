@@ -49,6 +49,15 @@ class GateError(ProfilerError):
     exit_code = 4
 
 
+def is_of(error: BaseException, numbers: tuple[int, ...]) -> bool:
+    """Whether the system said one of these numbers (errno.h), itself or as the cause; also in Rust's words: `… (os error 28)`."""
+    if isinstance(error, OSError):
+        return error.errno in numbers
+    if error.__cause__ is not None and is_of(error.__cause__, numbers):
+        return True
+    return any(f"(os error {number})" in str(error) for number in numbers)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what the error says, or its type where it says nothing."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -180,13 +180,13 @@ def refuse_changed(own: Mapping[str, Any]) -> None:
 def told(error: BaseException, call: str | None = None) -> str:
     """An error in one line, with its place: in the code of `call` where some of it was running, otherwise where it was raised."""
     said = in_a_line(error)
-    return said if isinstance(error, SyntaxError) else f"{said} ({place_of(error, call)})"
+    place = "" if isinstance(error, SyntaxError) else place_of(error, call)
+    return f"{said} ({place})" if place else said
 
 
 def place_of(error: BaseException, call: str | None = None) -> str:
-    """'file:line' of the innermost frame in the package of `call`, of the innermost of all where that has none."""
+    """'file:line' of the innermost frame in the package of `call`, of the innermost of all where that has none; '' of one never raised."""
     frames = list(traceback.walk_tb(error.__traceback__))
     package = (call or "").partition(":")[0].partition(".")[0]
     own = [one for one in frames if str(one[0].f_globals.get("__name__")).partition(".")[0] == package]
-    frame, line = (own or frames)[-1]
-    return f"{frame.f_code.co_filename}:{line}"
+    return next((f"{frame.f_code.co_filename}:{line}" for frame, line in reversed(own or frames)), "")

@@ -29,7 +29,7 @@ FEW = 4  # jobs that are done where they are: a second process takes seconds to 
 KEPT = {"devices"}  # of an earlier environment.json of the folder: what rows call the devices of a cluster
 # kept too where nothing is measured now: what the measurements that are there were made by, on and with, and when
 MEASURED_ON = {"device", "python", "system", "versions", "libraries", "cpu", "gpu", "torch_settings", "variables", "command", "weights"}
-MEASURED_ON |= {*sessions.CODE}
+MEASURED_ON |= {*sessions.CODE, "own_code"}
 MEASURED_ON |= {"executor", "address", "nodes", "slurm", "started", "ended", "wall_seconds", "load_average_at_the_end"}
 TRAINED = ("test_accuracy", "test_correlation")  # the metrics of a training's score
 
@@ -95,7 +95,7 @@ def run(scenario: Scenario, folder: RunFolder, options: Options, progress: Progr
         trains = measures and scenario.data is not None and (changed or task.anything(scenario, points, folder))
         again = options.retry_errors
         new = not folder.environment() or trains or stage.anything(scenario, measured, folder, device, key, executor, retry_errors=again)
-        found = begin(folder, environment(scenario, device, executor), new)
+        found = begin(folder, environment(scenario, device, executor) | own_sources(points), new)
         trainings = store.count(folder)
         if options.only != "measure":
             predict_all(points, measured, folder, keys(device, executor), progress, executor, retry_errors=again)
@@ -198,6 +198,12 @@ def environment(scenario: Scenario, device: str, executor: Executor) -> dict[str
     machine = found.describe("cpu" if elsewhere else device) | elsewhere
     weights = {"weights": weight_identity.of(scenario.model)} if scenario.weights == "pretrained" else {}
     return {**machine, **weights, "target_device": card}
+
+
+def own_sources(points: Sequence[Point]) -> dict[str, Any]:
+    """{"own_code": {call: the hash of its sources}} of a run with code of the user's own, which no commit of ours tells."""
+    found = {point.settings["call"]: point.settings["sources"] for point in points if point.method == own_code.NAME}
+    return {"own_code": found} if found else {}
 
 
 def begin(folder: RunFolder, found: dict[str, Any], new: bool) -> dict[str, Any]:

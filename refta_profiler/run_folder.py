@@ -9,17 +9,18 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from refta_profiler.errors import ScenarioError, StorageError
+from refta_profiler.errors import ProfilerError, ScenarioError, StorageError
 from refta_profiler.results import SOURCES, Row, from_csv, to_csv
 from refta_profiler.whole_files import made, read_json, write_whole, writing
 
 VERSION = 1
 LOOK_S = 0.1  # between two looks at a lock that another process has
+STEP_IS = ("model", "label", "seq", "precision", "checkpointing", "parallel", "target")  # of steps, which one it is
 LEFT_S = 60.0  # after which a temporary file counts as left by a process that was killed: writing one takes moments
 
 
@@ -132,11 +133,17 @@ class RunFolder:
         return made(self.path / "traces") / f"{point_id}{ending}"
 
     def processes(self, point_id: str) -> dict[int, dict[str, Any]]:
-        """The answers of all of a point's measuring processes, by number."""
+        """The answers of a point's measuring processes, by number; none from before other steps were asked for, or another device.
+
+        A changed scenario that asks for fewer processes leaves the last of them as they were.
+        """
         stem = self.process_path(point_id, 1).name.removesuffix(".1.json")
         numbers = (path.name.removeprefix(f"{stem}.").removesuffix(".json") for path in (self.path / "processes").glob(f"{stem}.*.json"))
-        found = {int(number): self.process(point_id, int(number)) for number in sorted(numbers) if number.isdigit()}
-        return {number: content["answer"] for number, content in found.items() if content}
+        read = {int(number): self.process(point_id, int(number)) for number in sorted(numbers) if number.isdigit()}
+        found = {number: content for number, content in read.items() if content}
+        first = found.get(1)
+        alike = {number for number, one in found.items() if first is None or steps_asked(one) == steps_asked(first)}
+        return {number: one["answer"] for number, one in found.items() if number in alike}
 
     def write_details(self, point_id: str, details: dict[str, Any]) -> Path:
         """details/<point>.json: raw samples, operators and tracebacks of a measured point, which the table has no place for."""
@@ -239,10 +246,22 @@ class RunFolder:
         return write_whole(made(self.path / "steps") / f"{name}.json", json.dumps(list(entries), separators=(",", ":")))
 
     def steps(self) -> list[dict[str, Any]]:
-        """The steps of all variants in the scenario's order; empty where the run wrote none."""
+        """The steps of all variants in the scenario's order, each once; empty where the run wrote none.
+
+        A changed scenario may begin a variant with another batch, whose file is a new one, and what it no longer has stays in the folder.
+        """
         place = {point: index for index, point in enumerate(self.planned())}
-        files = sorted((self.path / "steps").glob("*.json"), key=lambda path: (place.get(path.stem, len(place)), path.name))
-        return [entry for path in files for entry in read_json(path)]
+        files = [path for path in (self.path / "steps").glob("*.json") if not place or path.stem in place]
+        files.sort(key=lambda path: (place.get(path.stem, len(place)), path.name))
+        found: dict[tuple, dict[str, Any]] = {}
+        for entry in (entry for path in files for entry in read_json(path)):
+            found.setdefault(tuple(entry.get(name) for name in STEP_IS), entry)
+        return list(found.values())
+
+
+def steps_asked(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a process was asked, but for what it was to look at beside the steps: that is the first one's."""
+    return {name: one for name, one in content["asked"].items() if name not in ("passes", "instruments")}
 
 
 def _lock(file: IO[str], patience_s: float) -> None:
@@ -297,7 +316,7 @@ def read_point(path: Path) -> dict[str, Any]:
         if content["version"] != VERSION or path.name != f"{content['point']}.{content['source']}.json":
             raise ValueError(f"it says version {content['version']}, point {content['point']}, source {content['source']}")
         return content | {"rows": [Row.from_dict(row) for row in content["rows"]]}
-    except (KeyError, TypeError, ValueError) as fault:
+    except (KeyError, TypeError, ValueError, ProfilerError) as fault:
         raise StorageError(
             f"{path}: is not the point file that its name says ({fault!r}); delete it and resume the run, and it is made again"
         ) from fault

@@ -14,7 +14,7 @@ Session = dict[str, Any]
 
 KEY = "sessions"
 CODE = ("commit", "uncommitted_changes", "commit_unknown", "sources")  # which state of the profiler ran
-TOLD = ("command", *CODE, "python", "versions", "libraries", "weights", "device", "executor", "started")
+TOLD = ("command", *CODE, "own_code", "python", "versions", "libraries", "weights", "device", "executor", "started")
 ENDED = ("ended", "wall_seconds")
 OLDER = "from before sessions were kept: its command and commit are those of the last session until then, which may have measured nothing"
 
@@ -41,11 +41,12 @@ def ended(sessions: Sequence[Session], did: Mapping[str, int]) -> list[Session]:
 
 
 def code(session: Session) -> str:
-    """Which state of the profiler a session ran, in words: 'commit 1a2b…, with uncommitted changes'; '' where it does not say."""
+    """Which state of the profiler a session ran, and of the user's own code: 'commit 1a2b…, with uncommitted changes'; '' where unsaid."""
     changed = ", with uncommitted changes" if session.get("uncommitted_changes") else ""
+    ours = f"sources {session['sources']} (no commit is known)" if session.get("sources") else ""
     if session.get("commit"):
-        return f"commit {session['commit']}{changed}"
-    return f"sources {session['sources']} (no commit is known)" if session.get("sources") else ""
+        ours = f"commit {session['commit']}{changed}"
+    return "; ".join([*([ours] if ours else []), *(f"{call} of sources {one}" for call, one in session.get("own_code", {}).items())])
 
 
 def did(session: Session) -> str:

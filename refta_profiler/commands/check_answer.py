@@ -10,9 +10,10 @@ from refta.errors import SettingError
 from refta.operands import AUTOMATIC
 from refta_profiler import devices, verdict
 from refta_profiler.causes import PEAK, PEAK_PARTS, Cause, causes
-from refta_profiler.commands import check_closed, check_runs, options, order_table
+from refta_profiler.commands import check_closed, check_runs, flops_lines, options, order_table
 from refta_profiler.commands.check_closed import ClosedAnswer
 from refta_profiler.commands.check_runs import Runs
+from refta_profiler.commands.flops_lines import Fewer
 from refta_profiler.commands.peak_lines import LAST, edges, largest
 from refta_profiler.errors import ScenarioError
 from refta_profiler.verdict import Verdict
@@ -42,14 +43,13 @@ class Stretch:
 
 @dataclass(frozen=True)
 class Largest:
-    """For which batches one label beats another: outcomes by batch from the peaks, and the crossover of step FLOPs in closed form."""
+    """For which batches one label beats another: outcomes by batch from the peaks, and by step FLOPs (None: not known)."""
 
     subject: str
     against: str
     stretches: list[Stretch]
     confirmed: bool  # whether the end of the stretch that holds the asked batch was dry-run, and the batch after it
-    flops: order_table.Crossover | None
-    flops_known: bool
+    flops: Fewer | None
 
 
 @dataclass
@@ -189,8 +189,8 @@ def _largest(found: CheckAnswer, subject: str, other: str) -> Largest:
         confirmed = stretch_at(outcomes(runs, subject, other), runs.question.batch).last == end
         if confirmed:
             break
-    flops, known = _flops(found, subject, other)
-    return Largest(subject, other, outcomes(runs, subject, other), confirmed, flops, known)
+    flops = flops_lines.fewer({label: runs.step_flops.get(label, {}) for label in (subject, other)})
+    return Largest(subject, other, outcomes(runs, subject, other), confirmed, flops)
 
 
 def stretch_at(stretches: Sequence[Stretch], batch: int) -> Stretch:
@@ -208,15 +208,6 @@ def outcomes(runs: Runs, subject: str, other: str) -> list[Stretch]:
             found = [*found[:-1], Stretch(found[-1].first, batch - 1, found[-1].outcome)] if found else []
             found.append(Stretch(batch, None, result))
     return found
-
-
-def _flops(found: CheckAnswer, subject: str, other: str) -> tuple[order_table.Crossover | None, bool]:
-    """Where the two orders' step FLOPs cross over the model (None: they are equal), and whether both have a closed form."""
-    orders = {found.runs.point(label).order for label in (subject, other) if found.runs.point(label).method == found.runs.question.method}
-    if found.table is None or len(orders) < 2 or not orders <= set(found.table.network.orders):
-        return None, False
-    crossed = order_table.crossovers(found.table, found.table.scope("model")[0], "step_flops")
-    return next((one for one in crossed if {one.lower, one.higher} == orders), None), True
 
 
 def _fits_up_to(runs: Runs, label: str, memory_bytes: int) -> int | None:
@@ -286,10 +277,6 @@ def _winner_entry(found: CheckAnswer) -> dict[str, Any]:
 def _largest_entry(found: CheckAnswer, one: Largest) -> dict[str, Any]:
     batch = found.runs.question.batch
     now = stretch_at(one.stretches, batch)
-    flops = None
-    if one.flops is not None and found.table is not None:
-        tokens = one.flops.tokens
-        flops = {"fewer": one.flops.lower, "up_to_batch": None if tokens is None else int(tokens) // found.table.seq}
     return {
         "kind": "largest_batch",
         "subject": one.subject,
@@ -299,6 +286,6 @@ def _largest_entry(found: CheckAnswer, one: Largest) -> dict[str, Any]:
         "tried_up_to_batch": LAST,
         "from_dry_runs_at_both_edges": one.confirmed,
         "outcomes_by_batch": [asdict(part) for part in one.stretches],
-        "step_flops": flops,
-        "step_flops_known": one.flops_known,
+        "step_flops": None if one.flops is None or one.flops.label is None else {"fewer": one.flops.label, "up_to_batch": one.flops.last},
+        "step_flops_known": one.flops is not None,
     }

@@ -13,7 +13,7 @@ from refta_profiler.commands.order_table import Crossover, OrderTable, Scope
 from refta_profiler.units import format_bytes, format_flops, format_percent
 
 NOTE = "the adapters alone: the share of a whole step's peak is not known without a dry run"
-CHECKPOINTING = "; of what is kept, checkpointing keeps one block's alive at a time"
+CHECKPOINTING = "; of what is kept, checkpointing keeps one block's alive at a time, and step FLOPs are without the forward that it repeats"
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Question:
 
 @dataclass
 class Runs:
-    """The points of the question, their rows at its batch, and each one's peak over the batch.
+    """The points of the question, their rows at its batch, and each one's peak and step FLOPs over the batch.
 
     order: what `--order` means, None where it is left out. baseline: the label that `--against` means, 'best' where it is left out.
     """
@@ -49,6 +49,7 @@ class Runs:
     points: list[Point]
     rows: list[Row]
     lines: dict[str, PeakLines] = field(default_factory=dict)
+    step_flops: dict[str, dict[int, int]] = field(default_factory=dict)  # of the same dry runs
     quantity: str = "peak_allocated_bytes"
     order: str | None = None
     baseline: str = "best"
@@ -70,6 +71,7 @@ class Runs:
             if peak is None:
                 raise ScenarioError(f"{label} at batch {point.batch}: {next((row.note for row in dry if row.note), 'no peak')}")
             self.lines[label].peaks[point.batch] = int(peak)
+            self._keep_flops(label, point.batch, next((row.value for row in dry if row.metric == "step_flops"), None))
 
     def _at(self, label: str, batch: int) -> Point:
         point = self.point(label)
@@ -80,8 +82,13 @@ class Runs:
         for label in labels:
             known = self.values(label).get(self.quantity)
             self.lines[label] = PeakLines({} if known is None or self.question.batch > LAST else {self.question.batch: int(known)})
+            self._keep_flops(label, self.question.batch, self.values(label).get("step_flops"))
         while wanted := {label: self.lines[label].wanted() for label in labels if self.lines[label].wanted()}:
             self.predict(wanted)
+
+    def _keep_flops(self, label: str, batch: int, value: float | None) -> None:
+        if value is not None:
+            self.step_flops.setdefault(label, {})[batch] = int(value)
 
     def confirm(self, labels: Sequence[str], batch: int) -> None:
         """Dry runs at the batch that a statement ends with and at the next."""

@@ -94,7 +94,7 @@ def _largest(found: CheckAnswer, one: Largest) -> str:
     how = f"on lines through dry runs up to batch {LAST:,}, the end of the stretch with batch {found.runs.question.batch} dry-run itself"
     how = how if one.confirmed else f"on lines through dry runs up to batch {LAST:,}"
     memory = ", ".join(f"{OUTCOMES[part.outcome]} {_batches(part)}" for part in one.stretches)
-    return f"against `{one.against}` by batch: memory {memory} ({how}); {_flops(found, one)}"
+    return f"against `{one.against}` by batch: memory {memory} ({how}); {_flops(one)}"
 
 
 def _batches(part: Stretch) -> str:
@@ -103,16 +103,13 @@ def _batches(part: Stretch) -> str:
     return f"at batch {part.first:,}" if part.first == part.last else f"at batches {part.first:,} to {part.last:,}"
 
 
-def _flops(found: CheckAnswer, one: Largest) -> str:
-    if not one.flops_known or found.table is None:
-        return "step FLOPs have no closed form for both"
+def _flops(one: Largest) -> str:
     if one.flops is None:
+        return "where step FLOPs cross is not known, as those of the dry runs are on no line in the batch"
+    if one.flops.label is None:
         return "step FLOPs are equal"
-    ours = found.runs.point(one.subject).order == one.flops.lower
-    if one.flops.tokens is None or one.flops.tokens < found.table.seq:
-        fewer = ours if one.flops.tokens is None else not ours
-        return f"{'fewer' if fewer else 'more'} step FLOPs at every batch"
-    return f"{'fewer' if ours else 'more'} step FLOPs up to batch {int(one.flops.tokens) // found.table.seq:,}"
+    ours = "fewer" if one.flops.label == one.subject else "more"
+    return f"{ours} step FLOPs {'at every batch' if one.flops.last is None else f'up to batch {one.flops.last:,}'}"
 
 
 def _peaks(found: CheckAnswer) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,9 @@ import torch
 
 from refta import adapter
 from refta.errors import SettingError
-from refta_profiler.errors import FULL, first_line, in_a_line
+from refta_profiler.errors import FULL, first_line, in_a_line, is_of
+from refta_profiler.measure import scratch
+from refta_profiler.measure.out_of_memory import is_out_of_memory
 from refta_profiler.measure.timing import on_cuda
 
 if TYPE_CHECKING:
@@ -40,15 +41,15 @@ def tried(read: Callable[[], float]) -> dict[str, Any]:
     except SettingError as error:  # a method that cannot, as a serial adapter cannot be merged, is no failure
         return {"value": None, "status": "unsupported", "note": first_line(error)}
     except Exception as error:  # the metric's row says it
-        if isinstance(error, OSError) and error.errno in FULL:
+        if is_of(error, FULL):
             raise  # of a full disk neither the point nor the instrument is to blame: the worker says it
-        return {"value": None, "status": "error", "note": in_a_line(error)}
+        return {"value": None, "status": "oom" if is_out_of_memory(error) else "error", "note": in_a_line(error)}
 
 
 def file_bytes(work: Workload) -> int:
     """The size of `refta.save`'s file, of another method's trained tensors as safetensors; a trained head is in it."""
-    with tempfile.TemporaryDirectory(prefix="refta-profiler-") as folder:
-        path = Path(folder) / "adapter.safetensors"
+    with scratch.folder() as folder:
+        path = folder / "adapter.safetensors"
         if work.adapted.method == "refta":
             adapter.save(work.adapted, path)
         else:

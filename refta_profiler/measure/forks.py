@@ -119,7 +119,14 @@ class Forks:
         command = [sys.executable, *COMMAND, str(theirs.fileno()), str(os.getpid())]
         nothing, self.errors = subprocess.DEVNULL, tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
         with theirs, processes.interruptions_held():  # Ctrl-C is the driver's to handle
-            self.server = subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=self.errors, pass_fds=[theirs.fileno()])
+            self.server = subprocess.Popen(
+                command,
+                stdin=nothing,
+                stdout=nothing,
+                stderr=self.errors,
+                pass_fds=[theirs.fileno()],
+                env=isolate.without_allocator(os.environ),
+            )
         return self.server, self.connection
 
     def close(self) -> None:

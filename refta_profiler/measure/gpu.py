@@ -182,7 +182,7 @@ def others(count: int = 1) -> list[str]:
 def settle(setting: str, *, count: int = 1, sleep: Callable[[float], Any] = time.sleep) -> tuple[str, str]:
     """What to do about GPUs that others use, by `busy_gpu`: ('', '') go on; ('note', words) go on and say so; ('refuse', words).
 
-    Where it is not known whether others use them, `wait` and `refuse` cannot be kept, and are refused; `warn` says so.
+    Where it is not known whether others use them, `wait` and `refuse` cannot be kept, and are refused; `warn` says so: ('unknown', words).
     count: how many GPUs the measurement takes, the first that this process may use.
     """
     waited = 0.0
@@ -194,7 +194,7 @@ def settle(setting: str, *, count: int = 1, sleep: Callable[[float], Any] = time
             found = others(count)
     except NotKnownError as error:
         words = f"whether others use the GPU{'s' if count > 1 else ''} is {error}"
-        return ("note", words) if setting == "warn" else ("refuse", f"{words}; {WITHOUT}, instead of `{setting}`")
+        return ("unknown", words) if setting == "warn" else ("refuse", f"{words}; {WITHOUT}, instead of `{setting}`")
     if not found:
         return "", ""
     words = used(found, count)

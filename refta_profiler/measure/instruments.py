@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from refta_profiler.errors import FULL, ProfilerError, in_a_line
+from refta_profiler.errors import FULL, ProfilerError, in_a_line, is_of
 from refta_profiler.measure.cuda_history import write_history
 from refta_profiler.measure.kernels import kernels
 from refta_profiler.measure.memory import MarkedStep
 from refta_profiler.measure.module_flops import module_flops
+from refta_profiler.measure.out_of_memory import is_out_of_memory
 from refta_profiler.measure.saved_tensors import saved_tensors
 from refta_profiler.measure.timeline import timeline
 from refta_profiler.workload import Workload
@@ -35,10 +36,15 @@ def details(
         try:
             found |= INSTRUMENTS[name](work, step, {"trace": trace, "history": history})
         except Exception as error:  # an instrument looks into what torch does not promise; the measurement stands without it
-            if isinstance(error, OSError) and error.errno in FULL:
+            if is_of(error, FULL):
                 raise  # of a full disk neither the point nor the instrument is to blame: the worker says it
-            found[name] = {"reason": in_a_line(error), "status": "unsupported" if isinstance(error, ProfilerError) else "error"}
+            found[name] = {"reason": in_a_line(error), "status": status_of(error)}
     return found
+
+
+def status_of(error: Exception) -> str:
+    """What a row says of a thing that failed so: an instrument takes memory beside the step's."""
+    return "oom" if is_out_of_memory(error) else "unsupported" if isinstance(error, ProfilerError) else "error"
 
 
 def faults(found: Mapping[str, Any]) -> dict[str, dict[str, str]]:

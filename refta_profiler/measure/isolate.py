@@ -22,6 +22,8 @@ ALL = ("setup_memory", "time", "memory")  # a point's first process
 TIME = ("time",)  # its others
 END_S = 10.0  # how long a process that was killed may take to be gone: one that waits for a driver may never be
 NOT_WRITTEN = 74  # exit code of a process whose answer could not be written (EX_IOERR of sysexits.h)
+# by torch's names, old and new, and ROCm's
+ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF", "PYTORCH_NO_CUDA_MEMORY_CACHING")
 TOLD = 4000  # characters of a dead process's error output that are kept
 
 
@@ -105,17 +107,30 @@ def outcome(code: int, answer: Path, errors: str, kills: int | None) -> dict[str
 
 
 def environment(point: Point, threads: int | None = None) -> dict[str, str]:
-    """The child's environment: ours, with the allocator that the point asks for (both names: torch renamed the variable in 2.9).
+    """The child's environment: ours, with the allocator that the point asks for and no other (both names: torch renamed it in 2.9).
 
     Ranks share the cores, as torchrun has them do, unless the threads of each are given; and gloo's talk over the loopback.
     """
-    found = dict(os.environ)
+    found = without_allocator(os.environ)
     if point.allocator != "default":
         asked = "expandable_segments:True"
         found |= {"PYTORCH_CUDA_ALLOC_CONF": asked, "PYTORCH_ALLOC_CONF": asked}
     if ranks := parallel.read(point.parallel):
         found = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks.world)), "GLOO_SOCKET_IFNAME": "lo", **found}
     return found if threads is None else {**found, "OMP_NUM_THREADS": str(threads)}
+
+
+def without_allocator(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment without what sets torch's CUDA allocator: a scenario's `allocator` says how it is set."""
+    return {name: one for name, one in environment.items() if name not in ALLOCATOR}
+
+
+def unused_allocator(device: str) -> str:
+    """What there is to say of a shell that sets the allocator of GPUs, which measuring processes do without; '' where it sets none."""
+    found = [f"{name}={os.environ[name]}" for name in ALLOCATOR if name in os.environ]
+    if device != "cuda" or not found:
+        return ""
+    return f"{', '.join(found)} of this shell is not used in measuring: the scenario's `allocator` says how it is set"
 
 
 def _died(code: int, errors: str, kills: int | None) -> dict[str, Any]:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import gzip
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from torch.profiler import ProfilerActivity, profile
 
-from refta_profiler.measure import module_times, modules
+from refta_profiler.measure import module_times, modules, scratch
 from refta_profiler.measure.memory import _silent
 from refta_profiler.measure.timing import on_cuda
 from refta_profiler.workload import Workload
+
+LITTLE = 16 * 2**20  # bytes: a disk with less left is one that a trace did not fit on
 
 
 def kernels(work: Workload, step: Callable[[], Any], *, trace: Path | None = None, count: int = 15) -> dict[str, Any]:
@@ -59,16 +64,36 @@ def _is_of_the_host(event: Any) -> bool:
 
 
 def write_trace(profiler: profile, path: Path) -> Path:
-    """The profiler's chrome trace at `path` (.json.gz), for chrome://tracing or ui.perfetto.dev; the file appears whole or not at all."""
+    """The profiler's chrome trace at `path` (.json.gz), for chrome://tracing or ui.perfetto.dev; the file appears whole or not at all.
+
+    An OSError where a disk is full, RuntimeError where the profiler wrote none: what writes it (kineto) only logs that it could not.
+    """
     if not path.name.endswith(".json.gz"):
         raise ValueError(f"{path}: a chrome trace is written packed; give a name that ends in .json.gz")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.json.gz")
     try:
-        profiler.export_chrome_trace(str(temporary))
+        with scratch.folder() as folder:
+            plain = folder / "trace.json"
+            profiler.export_chrome_trace(str(plain))
+            if not is_whole(plain):
+                if shutil.disk_usage(folder).free < LITTLE:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+                raise RuntimeError(f"the profiler wrote no whole trace in {folder.parent}")
+            with open(plain, "rb") as file, gzip.open(temporary, "wb") as packed:
+                shutil.copyfileobj(file, packed)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def is_whole(path: Path) -> bool:
+    """Whether the file is JSON that was written to its end, by its last character."""
+    if not path.is_file() or not (size := path.stat().st_size):
+        return False
+    with open(path, "rb") as file:
+        file.seek(-min(size, 64), os.SEEK_END)
+        return file.read().rstrip().endswith(b"}")
 
 
 @contextlib.contextmanager

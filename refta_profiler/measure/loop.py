@@ -6,6 +6,7 @@ timed with nothing but the hooks, then one step under the memory's instrument an
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,11 @@ from torch import nn
 
 from refta_profiler import results
 from refta_profiler.errors import ScenarioError
-from refta_profiler.measure import loop_folder, loop_rows, loop_start, subject
+from refta_profiler.measure import environment, gpu, loop_folder, loop_rows, loop_start, subject
+from refta_profiler.measure.loop_hooks import hook_of
 from refta_profiler.measure.loop_instruments import Found, Instruments
+from refta_profiler.measure.loop_shapes import Shape
+from refta_profiler.measure.out_of_memory import is_out_of_memory
 from refta_profiler.results import Row
 
 if TYPE_CHECKING:
@@ -83,6 +87,10 @@ class profile(Asked):
         self.ranks = (0, 1)  # this process's, of how many
         self.autocast: torch.dtype | None = None
         self.done = 0  # optimizer steps of the model that were seen
+        self.unled = 0  # optimizer steps that no forward of the model led to
+        self.broken: list[Shape] = []  # the forwards of the step that memory ran out in
+        self.gpu: list[dict[str, Any]] = []  # its clocks and heat as the loop began, and when all was measured
+        self.environment: dict[str, Any] = {}  # what the loop runs on and with, as it began; of one that has a folder
         self._handles: list[Any] = []
         self._first: Any = None  # the hook of the first step
         self._open = self._within_step = False
@@ -102,8 +110,10 @@ class profile(Asked):
         loop_start.check_optimizer(self.optimizer, place)
         device = loop_start.device_of(self.model, place)
         self.ranks = loop_start.ranks()
-        if self._writes:
+        if self._writes and self.folder is not None:
             loop_folder.check(self.folder)
+            self.environment = environment.describe(str(device))
+        self._look_at_gpu(device)
         self.instruments = Instruments(self.model, self.optimizer, device)
         self._attach()
         _active = weakref.ref(self)
@@ -119,8 +129,8 @@ class profile(Asked):
         model, optimizer = self.model, self.optimizer
         apart: Any = torch.compiler.disable
         try:
-            self._handles.append(model.register_forward_pre_hook(apart(self._before_forward), with_kwargs=True))
-            self._handles.append(model.register_forward_hook(apart(self._after_forward)))
+            self._handles.append(model.register_forward_pre_hook(hook_of(model, self._before_forward), with_kwargs=True))
+            self._handles.append(model.register_forward_hook(hook_of(model, self._after_forward)))
             self._handles.append(optimizer.register_step_pre_hook(apart(self._before_step)))
             self._handles.append(optimizer.register_step_post_hook(apart(self._after_step)))
         except BaseException:
@@ -136,10 +146,16 @@ class profile(Asked):
             return  # it was stopped before
         self._detach()
         self.found = self.instruments.found
+        if self._open and error is not None and is_out_of_memory(error):
+            self.broken = self.found.shapes
+        if not self.finished:
+            self._look_at_gpu(self.instruments.device)
         now = loop_start.ranks()
         self.ranks = now if now[1] > 1 else self.ranks  # the loop may have begun or left its process group meanwhile
         try:
             self.rows = loop_rows.make(self, error)
+            if not self.rows and error is None:
+                warnings.warn(str(self), stacklevel=3)
             if self.folder is not None and self.rows and self._writes:
                 loop_folder.write(self, Path(self.folder))
         except Exception as fault:
@@ -154,7 +170,9 @@ class profile(Asked):
         return results.to_pandas(self.rows)
 
     def __str__(self) -> str:
-        return loop_rows.summary(self.rows) if self.rows else f"{self.label}: nothing was measured yet"
+        if self.rows:
+            return loop_rows.summary(self.rows)
+        return loop_rows.nothing(self) if hasattr(self, "found") else f"{self.label}: nothing was measured yet"
 
     @property
     def kind(self) -> str | None:
@@ -215,7 +233,8 @@ class profile(Asked):
     def _after_step(self, *_: Any) -> None:
         self._within_step = False
         if not self._open:
-            return  # no forward of the model led to it
+            self.unled += 1
+            return
         self._open = False
         if self._first is not None:
             self._first.remove()
@@ -223,7 +242,12 @@ class profile(Asked):
         self.done += 1
         self.instruments.step_is_next(self.kind)
         if self.finished:
+            self._look_at_gpu(self.instruments.device)
             _let_go(self)
+
+    def _look_at_gpu(self, device: torch.device) -> None:
+        if device.type == "cuda":
+            self.gpu.append(gpu.conditions(torch.cuda.current_device() if device.index is None else device.index))
 
     def _detach(self) -> None:
         """Hooks and instruments off."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from refta_profiler import sessions
 from refta_profiler.errors import ScenarioError
+from refta_profiler.evidence import setting_of
 from refta_profiler.measure import environment
+from refta_profiler.results import Row
 from refta_profiler.run_folder import RunFolder
 from refta_profiler.scenario_yaml import write as write_yaml
 from refta_profiler.whole_files import write_whole
@@ -33,12 +36,12 @@ def _is_free(path: Path) -> bool:
 
 
 def write(one: profile, path: Path) -> RunFolder:
-    """The run folder with these rows in it beside those of other labels; the same loop profiled again replaces its own.
+    """The run folder with these rows in it beside those of other labels; what is profiled again under a label and setting replaces that.
 
     Another process that writes there is waited for; a ScenarioError where it holds the folder for longer than half a minute.
     """
     check(path)
-    point, found = one.rows[0].point, environment.describe(str(one.instruments.device))
+    point, found = one.rows[0].point, one.environment or environment.describe(str(one.instruments.device))
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
@@ -48,12 +51,22 @@ def write(one: profile, path: Path) -> RunFolder:
         check(path)  # another process may have begun there since
         if not (path / "scenario.yaml").exists():
             write_whole(path / "scenario.yaml", HEAD + write_yaml({"name": path.resolve().name, "target": one.rows[0].target}))
-        folder.order(list(dict.fromkeys([*folder.planned(), point])))
-        folder.write_environment(found)
+        others = [planned for planned in folder.planned() if not gives_way(folder, planned, one.rows[0])]
+        folder.order(list(dict.fromkeys([*others, point])))
+        told = sessions.ended(sessions.begun(folder.environment(), found), {"profiled loop": 1})
+        told[-1]["label"] = one.label
+        folder.session = len(told)
+        folder.write_environment({**found, **{name: told[-1][name] for name in sessions.ENDED}, sessions.KEY: told})
         folder.write_details(point, details(one) | {"environment": found})
         folder.write_point(point, "measured", one.rows)
         folder.write_table()
     return folder
+
+
+def gives_way(folder: RunFolder, planned: str, row: Row) -> bool:
+    """Whether that point was another loop under the row's label and setting, as with another rank: a label stands for the last one."""
+    there = folder.read(planned, "measured")
+    return planned != row.point and bool(there) and (there[0].label, setting_of(there[0])) == (row.label, setting_of(row))
 
 
 def details(one: profile) -> dict[str, object]:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from refta_profiler.devices import device_key
-from refta_profiler.measure import loop_shapes, subject, timing
+from refta_profiler.measure import gpu, loop_shapes, subject, timing
 from refta_profiler.measure.load import Load, complaint
 from refta_profiler.measure.loop_shapes import Shape
-from refta_profiler.measure.rows import average, counted, interval_notes
+from refta_profiler.measure.rows import average, counted, interval_notes, throttled
 from refta_profiler.measure.subject import Subject
 from refta_profiler.measure.worker import describe_failure
 from refta_profiler.results import Row
@@ -49,6 +49,16 @@ def make(one: profile, error: BaseException | None) -> list[Row]:
     return [*found, Row.of(what, key, "measured", "noise_fraction", None, status="skipped", note=NO_NOISE)]
 
 
+def nothing(one: profile) -> str:
+    """Why a loop that has ended has no rows."""
+    if not one.unled:
+        return f"{one.label}: nothing was measured: the loop ended before its model ran with gradients"
+    steps = counted(one.unled, "optimizer step")
+    where = "a model is seen where it is called, `model(...)`, and not where its `forward` or another method of its is"
+    why = f"{steps}, none after a forward of this model with gradients: is it the one that is trained?"
+    return f"{one.label}: nothing was measured: {why} ({where})"
+
+
 def wanted(values: dict[str, Any]) -> list[str]:
     """The metrics of the rows: what there is, and what there should be."""
     named = ["trainable_parameters", *(metric for group in METRICS.values() for metric in group)]
@@ -56,12 +66,12 @@ def wanted(values: dict[str, Any]) -> list[str]:
 
 
 def describe(one: profile) -> Subject:
-    """What the loop trains; batch and sequence of the largest forward of all measured steps.
+    """What the loop trains; batch and sequence of the largest forward of all measured steps, and of the one that memory ran out in.
 
     Of accumulated steps the model's name says how many forwards make one: they are another setting than steps of one.
     """
     steps = steps_of(one, None)
-    forwards, (batch, seq) = loop_shapes.usual_forwards(steps), loop_shapes.largest(steps)
+    forwards, (batch, seq) = loop_shapes.usual_forwards(steps), loop_shapes.largest([*steps, one.broken])
     method, order, rank = subject.method_of(one.model)
     return Subject(
         model=subject.model_name(one.model) + (f", {forwards} forwards a step" if forwards > 1 else ""),
@@ -114,6 +124,8 @@ def note_of(one: profile, metric: str, what: Subject) -> str:
     if metric == "step_seconds":
         parts.append(f"median of {counted(len(found.samples), 'step')}, {LOADING}")
         parts += [words for words in [complaint(average([Load(**one) for one in found.loads]))] if words]
+        parts += [words for words in [throttling(one.gpu)] if words]
+    parts += [words for words in [left_out_words(one)] if words and (kind_of(metric) and metric != "static_bytes")]
     if metric in ("static_bytes", "peak_allocated_bytes") and found.other_bytes > OTHERS * found.values["static_bytes"]:
         parts.append(f"{format_bytes(found.other_bytes)} of it are other tensors of the process that were alive when the step began")
     parts += feeding_words(one, metric, what)
@@ -123,13 +135,32 @@ def note_of(one: profile, metric: str, what: Subject) -> str:
     return "; ".join(parts)
 
 
+def throttling(conditions: Sequence[dict[str, Any]]) -> str:
+    """That the GPU held its clocks down, of its conditions before and after; '' where it did not, or nothing is known."""
+    found = gpu.over(conditions[0], conditions[-1]) if conditions else None
+    reasons = throttled({"gpu": found})
+    return f"the GPU slowed itself: {', '.join(reasons)}" if reasons else ""
+
+
+def left_out_words(one: profile) -> str:
+    """That the model has more to train than the optimizer has; '' where it has not."""
+    ours = {id(parameter) for group in one.optimizer.param_groups for parameter in group["params"]}
+    count = sum(parameter.numel() for parameter in one.model.parameters() if parameter.requires_grad and id(parameter) not in ours)
+    if not count:
+        return ""
+    what = f"{format_count(count)} numbers of the model that require gradients are not this optimizer's"
+    return f"{what}; where another optimizer's step follows this one's, it is left out: give the one that steps last"
+
+
 def feeding_words(one: profile, metric: str, what: Subject) -> list[str]:
     """How many forwards the metric's steps had, and of which sizes, where that is not one of the row's."""
     kind = kind_of(metric)
     if kind is None and metric != "tokens":
         return []
     steps = steps_of(one, kind)
-    return [words for words in (loop_shapes.forwards_words(steps), loop_shapes.sizes_words(steps, (what.batch, what.seq))) if words]
+    named = "the forward that memory ran out in" if one.broken and (what.batch, what.seq) in one.broken else loop_shapes.LARGEST
+    sizes = loop_shapes.sizes_words(steps, (what.batch, what.seq), named)
+    return [words for words in (loop_shapes.forwards_words(steps), sizes) if words]
 
 
 def missing(one: profile, metric: str, error: BaseException | None) -> dict[str, str]:
@@ -141,7 +172,8 @@ def missing(one: profile, metric: str, error: BaseException | None) -> dict[str,
         return {"status": "unsupported", "note": NO_PHASES}
     if error is not None:
         failure = describe_failure(error)
-        return {"status": failure["status"], "note": f"the loop ended in step {one.done + 1}: {failure['note']}"}
+        place = f", in a forward of {loop_shapes.words(one.broken[-1])}" if one.broken else ""
+        return {"status": failure["status"], "note": f"the loop ended in step {one.done + 1}{place}: {failure['note']}"}
     needed, needs = one.warmup + one.steps + 2, one.first_step_of(kind)
     short = f"the loop ended after {one.done} optimizer step{'s' * (one.done != 1)}, and {WORDS[kind]} measured in step {needs}"
     if one.done == 0:

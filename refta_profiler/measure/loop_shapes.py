@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 Shape = tuple[int, int | None]  # examples of a forward, tokens of one
 Step = Sequence[Shape]
 
+LARGEST = "the largest of all measured steps"
+
 
 def largest(steps: Sequence[Step]) -> Shape:
     """The forward of most examples times tokens: of (8, 12), (2, 96) and (8, 24) it is (8, 24); of as many, that of more examples."""
@@ -26,14 +28,21 @@ def forwards_words(steps: Iterable[Step]) -> str:
     return "" if counts <= {1} else f"{_range(counts)} forwards in a step"
 
 
-def sizes_words(steps: Iterable[Step], named: Shape) -> str:
+def words(shape: Shape) -> str:
+    """'8 examples of 96 tokens', '8 examples'."""
+    batch, seq = shape
+    examples = f"{batch} example{'s' * (batch != 1)}"
+    return examples if seq is None else f"{examples} of {seq} tokens"
+
+
+def sizes_words(steps: Iterable[Step], named: Shape, what: str = LARGEST) -> str:
     """'its forwards had 8 examples, 12 to 96 tokens, and the row names the largest of all measured steps'; '' where all are as named."""
     shapes = {shape for step in steps for shape in step}
     if shapes <= {named}:
         return ""
     examples, tokens = {batch for batch, _ in shapes}, {seq for _, seq in shapes if seq is not None}
     parts = [f"{_range(examples)} examples", *([f"{_range(tokens)} tokens"] if tokens else [])]
-    return f"its forwards had {', '.join(parts)}, and the row names the largest of all measured steps"
+    return f"its forwards had {', '.join(parts)}, and the row names {what}"
 
 
 def _range(numbers: set[int]) -> str:

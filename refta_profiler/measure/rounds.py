@@ -191,10 +191,13 @@ def many(count: int, what: str) -> str:
 
 
 def passing(stage: Stage, found: Answer) -> bool:
-    """Whether the process failed and may be run again: its point is not to blame, it would get more time, or errors are to be retried."""
+    """Whether the process failed and may be run again: its point is not to blame, it would get more time, or errors are to be retried.
+
+    Among these is having run out of memory beside others on the GPU.
+    """
     failure = found.get("failure", {})
     broken = [failure, *found.get("faults", {}).values(), *found.get("afterwards", {}).values()]
-    if stage.retry_errors and any(one.get("status") == "error" for one in broken):
+    if stage.retry_errors and (failure.get("others") or any(one.get("status") == "error" for one in broken)):
         return True
     skipped = failure.get("status") == "skipped"
     if "limit_s" in failure:
@@ -233,9 +236,14 @@ def process(stage: Stage, point: Point, number: int, left: float) -> Process:
 
 
 def keep(stage: Stage, ended: Process, found: Answer, place: Place) -> str:
-    """Write what a process answered, and the point's rows; what there is to say of it."""
+    """Write what a process answered, and the point's rows; what there is to say of it.
+
+    What it measured before stays where it was only run again (--retry-errors) and failed.
+    """
     point, found = ended.point, of_session(stage, within_budget(stage, found))
     tell_once(stage, found.get("not_forked", ""))
+    if "failure" in found and stands(stage, point, ended.number):
+        return f"run again, and failed: {found['failure']['note']}; what was measured before stays"
     for name, content in found.get("files", {}).items():
         write_whole(ended.files[name], content)
     failure = found.get("failure", {})
@@ -247,8 +255,14 @@ def keep(stage: Stage, ended: Process, found: Answer, place: Place) -> str:
     asked = {**stage.asked(ended.number), DEVICE: stage.device, **({WEIGHTS: stage.weights} if stage.weights else {})}
     stage.folder.write_process(point.id, ended.number, asked, {name: one for name, one in found.items() if name in RAW})
     given = answers(stage, point)
-    stage.folder.write_point(point.id, "measured", rows.of_processes(point, stage.key_of(given[1]), given))
+    stage.folder.write_point(point.id, "measured", rows.unsettled(point, stage.key_of(given[1]), given))
     return failure.get("note") or rows.fault_words(found.get("faults", {}))
+
+
+def stands(stage: Stage, point: Point, number: int) -> bool:
+    """Whether there is an answer of that process with times, from what would answer now."""
+    found = answer(stage, point, number)
+    return found is not None and bool(found.get("samples")) and not otherwise(stage, point, found)
 
 
 def of_session(stage: Stage, found: Answer) -> Answer:
@@ -297,7 +311,7 @@ def refused(stage: Stage, point: Point, left: float, place: Place) -> tuple[str,
 
 
 def once(stage: Stage) -> str:
-    """Why a point was timed in one process alone, or what to ask for so that it is in more."""
+    """Why a point was timed in too few processes, or what to ask for so that it is in more."""
     if stage.settings.repeats < 2:
         return f"{stage.setting('repeats')}: 2 or more"
     return stage.used_up if stage.left_s <= 0 else "none of its other processes gave a time on the same device with the same versions"

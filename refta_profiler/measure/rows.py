@@ -17,8 +17,11 @@ from refta_profiler.statistics import OWN_CODE, Noise
 from refta_profiler.units import format_seconds
 
 FAILED_METRICS = ("peak_allocated_bytes", "step_seconds")
-NO_TURNS = "timed after others of its setting, never in turn with them: differences of times are not judged (in a new run they are)"
-ONE_PROCESS = "timed in one process, which gives no noise floor: differences of times are not judged"
+NOT_JUDGED = "differences of times are not judged"
+NO_TURNS = f"timed after others of its setting, never in turn with them: {NOT_JUDGED} (in a new run they are)"
+ONE_PROCESS = f"timed in one process, which gives no noise floor: {NOT_JUDGED}"
+FEW_SIDE_BY_SIDE = "processes, too few of them side by side with others' for a noise floor"
+NOT_SETTLED = f"the run has not measured to its end, so that no noise floor is known and {NOT_JUDGED}; `run --resume` goes on with it"
 
 
 def of_processes(point: Point, key: str, processes: Mapping[int, dict[str, Any]]) -> list[Row]:
@@ -42,6 +45,13 @@ def of_processes(point: Point, key: str, processes: Mapping[int, dict[str, Any]]
     return made + [_row(point, key, metric, **found) for metric, found in first.get("afterwards", {}).items()]
 
 
+def unsettled(point: Point, key: str, processes: Mapping[int, dict[str, Any]]) -> list[Row]:
+    """The same rows while others are still measured: of a time nothing is known of its noise, which the row in its place says."""
+    made = of_processes(point, key, processes)
+    timed = any(row.metric == "step_seconds" and row.value is not None for row in made)
+    return [*made, _row(point, key, "noise_fraction", None, status="skipped", note=NOT_SETTLED)] if timed else made
+
+
 def marks_rows(point: Point, key: str, first: Mapping[str, Any]) -> list[Row]:
     """What the marks between a timed step's phases cost, and whether that is more than chance; none of a process without bare steps."""
     pairs = min(len(first["samples"]), len(first.get("bare", [])))
@@ -60,7 +70,8 @@ def fault_rows(point: Point, key: str, faults: Mapping[str, dict[str, str]]) -> 
     """Rows without values for what instruments that failed would have said; none where all said something."""
     if not faults:
         return []
-    status = "error" if any(one["status"] == "error" for one in faults.values()) else "unsupported"
+    told = {one["status"] for one in faults.values()}
+    status = next(status for status in ("error", "oom", "unsupported") if status in told)
     made = [_row(point, key, "instruments_answered", None, status=status, note=fault_words(faults))]
     if timeline := faults.get("timeline"):
         note = fault_words({"timeline": timeline})
@@ -169,12 +180,13 @@ def average(loads: Sequence[Load]) -> Load:
 
 
 def noise_row(point: Point, key: str, found: Noise | None, rounds: int, once: str) -> Row:
-    """How much two measurements of this point would differ by chance, the A/A noise floor; `skipped` where it was timed in one process.
+    """How much two measurements of this point would differ by chance, the A/A noise floor; `skipped` where too few processes timed it.
 
-    once: why it was, if it was.
+    once: why they were few, if they were.
     """
     if found is None or rounds < 2:
-        return _row(point, key, "noise_fraction", None, status="skipped", note=f"{ONE_PROCESS} ({once})")
+        why = ONE_PROCESS if rounds < 2 else f"timed in {rounds} {FEW_SIDE_BY_SIDE}: {NOT_JUDGED}"
+        return _row(point, key, "noise_fraction", None, status="skipped", note=f"{why} ({once})")
     words = f"95%; from {rounds} interleaved processes a point, {found.degrees} degree{'s' * (found.degrees != 1)} of freedom"
     note = "; ".join(part for part in (words, found.words) if part)
     return _row(point, key, "noise_fraction", found.floor(rounds, rounds), note=note)

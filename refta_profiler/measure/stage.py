@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from refta_profiler import weight_identity
-from refta_profiler.measure import environment, rounds, rows, turns, versions
+from refta_profiler.measure import environment, isolate, rounds, rows, turns, versions
 from refta_profiler.measure.executors import LOCAL, Executor
 from refta_profiler.measure.executors.local import HERE, Local
 from refta_profiler.measure.rounds import Stage
@@ -43,6 +43,8 @@ def measure_all(
     stage = stage_of(scenario, folder, device, key, progress, executor, retry_errors=retry_errors)
     meet(stage, points)
     waiting = turns.waiting(stage, points, executor)
+    if waiting and (unused := isolate.unused_allocator(device)):
+        progress.say(unused)
     for words in rounds.begun_elsewhere(stage, points) if waiting else []:
         progress.say(words)
     progress.start("measure", len(waiting))
@@ -87,12 +89,17 @@ def at_hand(executor: Executor, device: str) -> dict[str, str]:
 
 
 def meet(stage: Stage, points: Sequence[Point]) -> None:
-    """The stage knows of stored answers the devices that they are from and what ran out of memory: a resumed run goes on as it began."""
+    """The stage knows of stored answers the devices that they are from and what ran out of memory: a resumed run goes on as it began.
+
+    What ran out of memory on another card says nothing of this one, nor does what is run again.
+    """
     stage.keys.update(stage.folder.environment().get("devices", {}))
     for point in points:
         if (found := rounds.answer(stage, point, 1)) is not None:
             stage.key_of(found)
-            rounds.count_oom(stage, point, found.get("failure", {}), found.get("where", {}).get("place", HERE.name))
+            device = rounds.device_of(found)
+            if device in (rounds.UNKNOWN, stage.at_hand.get("device", device)) and not rounds.passing(stage, found):
+                rounds.count_oom(stage, point, found.get("failure", {}), found.get("where", {}).get("place", HERE.name))
 
 
 def settle(stage: Stage, points: Sequence[Point]) -> None:

@@ -7,7 +7,6 @@ Passes: `time` is always made; `setup_memory` watches the set-up, `memory` bring
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import gc
 import json
@@ -22,9 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refta_profiler import models, orphans, own_code
-from refta_profiler.errors import STORAGE
+from refta_profiler.errors import STORAGE, is_of
 from refta_profiler.measure import environment, isolate
 from refta_profiler.measure.executors import EXECUTOR
+from refta_profiler.measure.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
     from refta_profiler.workload import Workload
 
 BARE_STEPS = 5  # timed as a whole, between marked ones, to show that the marks cost nothing
-# of errors that are not torch's OutOfMemoryError: its CPU allocator's, CUDA's, and of cuBLAS, cuDNN, cuSOLVER and cuSPARSE, which take
-# memory beside torch's allocator (cublas_api.h and its like)
-OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "_OUT_OF_MEMORY", "_STATUS_ALLOC_FAILED")
 
 Build = Callable[["Point", "torch.device | str"], Any]  # makes a point's model on a device
 
@@ -87,17 +84,8 @@ def describe_failure(error: BaseException, call: str | None = None) -> dict[str,
         "status": "error",
         "note": str(error) if isinstance(error, OwnCodeError) else own_code.told(error, call),
         "traceback": "".join(traceback.format_exception(error))[-isolate.TOLD :],
-        **({"by": EXECUTOR} if isinstance(error, OSError) and error.errno in STORAGE else {}),
+        **({"by": EXECUTOR} if is_of(error, STORAGE) else {}),
     }
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, the device's or the machine's, in the words of torch, of CUDA and its libraries or of the system."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
-        return True
-    return any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def measure(request: dict[str, Any], build: Build) -> dict[str, Any]:

@@ -4,8 +4,8 @@
 
 The device is calibrated, all scenarios are predicted side by side, and then measured one after the other. What fails is named and the
 others go on; what stood under OUT for a scenario stays until its new run is whole. Exit code 1 where something failed, or a scenario took
-longer than 8 minutes with start-up and prediction. On another card than the scenarios' own it is that card that is predicted, and its runs
-lie under OUT-<card>.
+longer than 8 minutes with start-up and prediction. On another card than the scenarios' own it is that card that is predicted, where
+devices.yaml has it, and its runs lie under OUT-<card>.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class Recording:
 
 def record(scenarios: Sequence[Path], out: Path, device: str, work: Path) -> list[Recording]:
     """All scenarios recorded; what failed is in each."""
-    card = card_at_hand(device)
-    target = [] if card in (OWN, "cpu") else ["--set", f"target={card}"]
+    card, known = card_at_hand(device)
+    target = ["--set", f"target={card}"] if known and card not in (OWN, "cpu") else []
     out = out if card in (OWN, "cpu") else out.with_name(f"{out.name}-{card}")
     subprocess.run([*PROFILER, "calibrate", "--device", device], cwd=ROOT, check=True)
     found = [Recording(path, work / path.stem) for path in scenarios]
@@ -107,12 +107,11 @@ def sessions(run: Path) -> list[dict[str, Any]]:
     return [one for one in told if one.get("ended")]
 
 
-def card_at_hand(device: str) -> str:
-    """The card's name in devices.yaml, or its own; asked in another process, so that this one holds no GPU memory."""
-    asked = f"from refta_profiler.devices import device_key; print(device_key({device!r}))"
-    return (
-        subprocess.run([sys.executable, "-c", asked], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip().replace(" ", "-")
-    )
+def card_at_hand(device: str) -> tuple[str, bool]:
+    """The card's name in devices.yaml, or its own, and which of the two; asked in another process, so that this one holds no GPU memory."""
+    asked = f"from refta_profiler import devices; key = devices.device_key({device!r}); print(key, key in devices.names(), sep='\\n')"
+    told = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
+    return told[0].strip().replace(" ", "-"), told[1] == "True"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

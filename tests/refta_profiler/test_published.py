@@ -121,7 +121,8 @@ def names(ran):
     return [Path(command[1]).name if command[1] != "-m" else command[3] for command in ran]
 
 
-def test_another_card_is_predicted_and_has_a_folder_of_its_own(commands, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("card", "known"), [("h200", True), ("nvidia-h100-nvl", False)])
+def test_another_card_is_predicted_and_has_a_folder_of_its_own(commands, monkeypatch, tmp_path, card, known):
     record = script("gpu/record.py")
 
     def predict(found, target):
@@ -129,12 +130,17 @@ def test_another_card_is_predicted_and_has_a_folder_of_its_own(commands, monkeyp
             predicted(record, one.folder)
             one.is_predicted = True
 
-    monkeypatch.setattr(record, "card_at_hand", lambda device: "h200")
+    monkeypatch.setattr(record, "card_at_hand", lambda device: (card, known))
     monkeypatch.setattr(record, "predict", predict)
     record.record([Path("x.yaml")], tmp_path / "gpu", "cuda", tmp_path / "work")
     ran, _ = commands
-    assert ["--set", "target=h200"] in [command[index : index + 2] for command in ran for index in range(len(command))]
-    assert any(str(tmp_path / "gpu-h200" / "x") in command for command in ran)
+    told = ["--set", f"target={card}"] in [command[index : index + 2] for command in ran for index in range(len(command))]
+    assert told == known
+    assert any(str(tmp_path / f"gpu-{card}" / "x") in command for command in ran)
+
+
+def test_the_card_at_hand_and_whether_devices_yaml_has_it():
+    assert script("gpu/record.py").card_at_hand("cpu") == ("cpu", True)
 
 
 def test_a_failed_point_does_not_keep_a_run_from_being_published(commands, tmp_path):

@@ -106,6 +106,29 @@ def test_a_run_from_before_there_were_steps_gets_them_on_resuming(scenario, fold
     assert len(folder.steps()) == 3
 
 
+def test_a_step_whose_variant_begins_with_another_batch_is_there_once(scenario, folder):
+    first, second = plan.points(scenario)[:2]
+    step = {"model": "m", "label": "lora", "seq": 8, "precision": "fp32", "checkpointing": False, "parallel": "", "target": "cpu"}
+    for one, rank in ((first, 1), (second, 2)):
+        folder.write_steps(one.id, [step | {"rank": rank}, step | {"target": "h100", "rank": rank}])
+    folder.write_steps("of-another-scenario", [step | {"label": "dropped"}])
+    assert len(folder.steps()) == 3  # before a plan says what counts
+    folder.order([second.id, first.id])
+    assert [(one["target"], one["rank"]) for one in folder.steps()] == [("cpu", 2), ("h100", 2)]
+    folder.order([first.id])
+    assert [one["rank"] for one in folder.steps()] == [1, 1]
+
+
+def test_a_row_without_a_field_names_its_file(scenario, folder):
+    point = plan.points(scenario)[0]
+    path = folder.write_point(point.id, "dryrun", [Row.of(point, "cpu", "dryrun", "peak_allocated_bytes", 1)])
+    content = json.loads(path.read_text())
+    del content["rows"][0]["unit"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(StorageError, match=r"is not the point file that its name says .*no unit.*; delete it and resume the run"):
+        folder.read(point.id, "dryrun")
+
+
 def test_a_variants_jobs_stay_together_its_step_last(scenario):
     points = plan.points(scenario)
     jobs = [(point, "h100", "dryrun") for point in points] + [(point, "h100", run.STEPS) for point in plan.variants(points)]

@@ -64,3 +64,9 @@ def test_a_report_lists_the_sessions_beside_the_environment():
     older = record.environment_section(Material([], environment={"device": "cpu: x", "commit": "aaa"}))
     assert older is not None
     assert len(older.blocks) == 1
+
+
+def test_the_users_own_code_is_told_beside_the_profilers():
+    assert sessions.code(FIRST | {"own_code": {"mine:lora": "1a2b3c4d"}}) == "commit aaa; mine:lora of sources 1a2b3c4d"
+    (session,) = sessions.begun({}, FIRST | {"own_code": {"mine:lora": "1a2b3c4d"}})
+    assert session["own_code"] == {"mine:lora": "1a2b3c4d"}

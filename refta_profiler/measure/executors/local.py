@@ -88,27 +88,31 @@ def run(process: Process, forks: Forks | None = None) -> Answer:
     They are looked for before and after: `gpu_others` says who was there, or why that is not known. forks: what forks the process where it
     can be.
     """
-    words = before(process) if process.device == "cuda" else ""
+    words, seen = before(process) if process.device == "cuda" else ("", False)
     found = spread_over_ranks(process) if process.point.parallel else one_process(process, forks)
-    return after(process, found, words) if process.device == "cuda" else found
+    return after(process, found, words, seen=seen) if process.device == "cuda" else found
 
 
-def before(process: Process) -> str:
-    """What there is to say of others on the GPU before the process begins."""
+def before(process: Process) -> tuple[str, bool]:
+    """What there is to say of others on the GPU before the process begins, and whether they were seen there."""
     what, words = gpu.settle(process.busy_gpu, count=process.ranks)
     if what == "refuse":
         raise HardwareError(words)
-    return words
+    return words, what == "note"
 
 
-def after(process: Process, found: Answer, words: str) -> Answer:
-    """The answer with what was said before, and who has come to the GPU since; a HardwareError where the scenario refuses that."""
+def after(process: Process, found: Answer, words: str, *, seen: bool) -> Answer:
+    """The answer with what was said before, and who has come to the GPU since; a HardwareError where the scenario refuses that.
+
+    A failure says `others` where any were seen, before or after: it may be theirs.
+    """
     came = gpu.came(count=process.ranks)
     if came and process.busy_gpu == "refuse":
         raise HardwareError(f"{came} after a process of {process.point.label} had measured there: what it measured is not kept")
     told = "; ".join(dict.fromkeys(one for one in (words, f"{came} afterwards" if came and came != words else "") if one))
-    if came and "failure" in found:
-        found = {**found, "failure": {**found["failure"], "note": f"{found['failure']['note']}; {came}"}}
+    if (seen or came) and "failure" in found:
+        note = "; ".join(dict.fromkeys((found["failure"]["note"], came or words)))
+        found = {**found, "failure": {**found["failure"], "note": note, "others": True}}
     return {**found, "gpu_others": told} if told else found
 
 

@@ -5,11 +5,13 @@ import struct
 import pytest
 import torch
 from real_steps import tiny
+from safetensors import SafetensorError
 from worker_answers import answer
 
 from refta.errors import SettingError
 from refta_profiler import workload
-from refta_profiler.measure import afterwards, rows
+from refta_profiler.measure import afterwards, rows, worker
+from refta_profiler.measure.executors import EXECUTOR
 
 
 def built(label: str) -> workload.Workload:
@@ -56,6 +58,7 @@ def test_without_an_adapter_there_is_no_file_and_nothing_to_merge(label):
     [
         (SettingError("lora: this layer cannot be merged\nfor a long reason"), "unsupported", "lora: this layer cannot be merged"),
         (RuntimeError("broke\nfor a long reason"), "error", "RuntimeError: broke"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "oom", "OutOfMemoryError: CUDA out of memory"),
     ],
 )
 def test_what_was_not_merged_is_a_row_with_its_reason(monkeypatch, error, status, note):
@@ -68,3 +71,15 @@ def test_what_was_not_merged_is_a_row_with_its_reason(monkeypatch, error, status
         row for row in rows.of_processes(tiny("vit-tiny", "lora"), "cpu", {1: answer(afterwards=found)}) if row.metric == "merge_seconds"
     ]
     assert (row.value, row.status, row.note) == (None, status, note)
+
+
+def test_a_full_disk_is_nobodys_fault_in_safetensors_words_too(monkeypatch):
+    def full(work):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(afterwards, "file_bytes", full)
+    with pytest.raises(SafetensorError):
+        afterwards.measure(built("lora"))
+    told = worker.describe_failure(SafetensorError("I/O error: No space left on device (os error 28)"))
+    assert told["by"] == EXECUTOR
+    assert "by" not in worker.describe_failure(SafetensorError("I/O error: no such thing (os error 2)"))

@@ -163,7 +163,7 @@ def test_without_the_library_or_a_driver_nothing_is_known_and_the_reason_is_said
     assert reason in gpu.driver()
     assert ("nvidia-ml-py is not installed" in gpu.driver()) == (without is no_package)
     assert gpu.came() == ""
-    for setting, wanted in (("warn", "note"), ("wait", "refuse"), ("refuse", "refuse")):
+    for setting, wanted in (("warn", "unknown"), ("wait", "refuse"), ("refuse", "refuse")):
         what, words = gpu.settle(setting, sleep=lambda seconds: pytest.fail("waited for nothing"))
         assert what == wanted
         assert words.startswith("whether others use the GPU is not known: ")
@@ -221,4 +221,9 @@ def test_one_who_comes_while_that_is_refused_ends_the_run(monkeypatch):
 
 def test_out_of_memory_beside_others_says_so(monkeypatch):
     found = on_a_gpu(monkeypatch, [["process 7 (3 MiB)"]] * 3, failure("oom", "CUDA out of memory"))
-    assert found["failure"] == {"status": "oom", "note": "CUDA out of memory; the GPU is used by process 7 (3 MiB)"}
+    told = {"status": "oom", "note": "CUDA out of memory; the GPU is used by process 7 (3 MiB)", "others": True}
+    assert found["failure"] == told
+    left = on_a_gpu(monkeypatch, [["process 7 (3 MiB)"], []], failure("oom", "CUDA out of memory"))  # as ours ended
+    assert left["failure"] == told
+    alone = on_a_gpu(monkeypatch, [[], []], failure("oom", "CUDA out of memory"))
+    assert alone["failure"] == {"status": "oom", "note": "CUDA out of memory"}

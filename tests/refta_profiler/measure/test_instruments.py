@@ -10,7 +10,7 @@ from real_steps import tiny
 
 from refta_profiler import models, workload
 from refta_profiler.errors import ProfilerError
-from refta_profiler.measure import instruments, memory
+from refta_profiler.measure import instruments, memory, rows
 
 
 def test_all_of_them_on_one_point(tmp_path):
@@ -47,6 +47,19 @@ def test_one_that_fails_says_why_and_the_others_go_on(monkeypatch):
     found = instruments.details(work, functools.partial(workload.training_step, work), names=["timeline", "saved"])
     assert found == {"timeline": {"reason": "RuntimeError: no such counter", "status": "error"}, "saved": 1}
     assert instruments.faults(found) == {"timeline": {"status": "error", "note": "RuntimeError: no such counter"}}
+
+
+def test_memory_that_runs_out_under_an_instrument_is_no_error(monkeypatch):
+    def large(work, step, files):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setitem(instruments.INSTRUMENTS, "timeline", large)
+    faults = instruments.faults(instruments.details(None, None, names=["timeline"]))
+    assert faults["timeline"]["status"] == "oom"
+    point = tiny("roberta-tiny", "head")
+    assert {row.status for row in rows.fault_rows(point, "cpu", faults)} == {"oom"}
+    both = {**faults, "saved": {"status": "error", "note": "x"}}
+    assert next(row.status for row in rows.fault_rows(point, "cpu", both) if row.metric == "instruments_answered") == "error"
 
 
 def test_what_this_torch_has_not_is_unsupported(monkeypatch):

@@ -159,6 +159,20 @@ def test_the_allocator_that_is_asked_for_is_set_in_the_measuring_process_alone(m
     assert "PYTORCH_ALLOC_CONF" not in os.environ
 
 
+def test_a_shells_own_setting_of_the_allocator_reaches_no_measuring_process(monkeypatch):
+    """A point's `default` would otherwise be measured under it, and set beside predictions for the default."""
+    for name in isolate.ALLOCATOR:
+        monkeypatch.setenv(name, "max_split_size_mb:64")
+    assert not set(isolate.ALLOCATOR) & set(isolate.environment(POINT))
+    assert isolate.unused_allocator("cuda").endswith(
+        "of this shell is not used in measuring: the scenario's `allocator` says how it is set"
+    )
+    assert isolate.unused_allocator("cpu") == ""
+    for name in isolate.ALLOCATOR:
+        monkeypatch.delenv(name)
+    assert isolate.unused_allocator("cuda") == ""
+
+
 def test_the_threads_that_are_asked_for_are_the_processes_and_each_ranks(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")  # a cluster sets it by what a task has in all
     ranks = replace(POINT, parallel="ddp:2")

@@ -3,6 +3,7 @@
 import functools
 import gzip
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -89,3 +90,20 @@ def test_a_name_that_is_not_packed_is_refused(work, tmp_path):
 
 def test_hooks_are_gone_afterwards(work, taken):
     assert not any(module._forward_pre_hooks for module in work.model.modules())
+
+
+@pytest.mark.parametrize(
+    ("free", "error", "words"), [(2**20, OSError, "No space left"), (2**30, RuntimeError, "the profiler wrote no whole trace")]
+)
+@pytest.mark.parametrize("content", [None, "", '{"traceEvents": [{"ph": "X"'])
+def test_a_trace_that_was_cut_short_is_none(monkeypatch, tmp_path, content, free, error, words):
+    """What writes it only logs that it could not."""
+
+    def cut(path):
+        if content is not None:
+            Path(path).write_text(content)
+
+    monkeypatch.setattr(kernels.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(error, match=words):
+        kernels.write_trace(SimpleNamespace(export_chrome_trace=cut), tmp_path / "t.json.gz")
+    assert list(tmp_path.iterdir()) == []

@@ -1,7 +1,10 @@
 """A training loop that is not ours: its peak to the byte however it drops gradients, its numbers unchanged, its end whatever it is."""
 
 import contextlib
+import copy
 import gc
+import importlib.metadata
+import pickle
 import subprocess
 import sys
 import threading
@@ -250,16 +253,11 @@ def test_running_out_of_memory_is_a_row():
     assert {row.metric: row.status for row in p.rows}["peak_allocated_bytes"] == "oom"
 
 
-@pytest.mark.parametrize(
-    ("steps", "there"), [(0, set()), (1, set()), (4, {"time"}), (8, {"time", "memory"}), (9, {"time", "memory", "flops"})]
-)
+@pytest.mark.parametrize(("steps", "there"), [(1, set()), (4, {"time"}), (8, {"time", "memory"}), (9, {"time", "memory", "flops"})])
 def test_a_loop_that_ends_too_early_says_what_is_missing(steps, there):
     loop = Loop()
     with refta_profiler.profile(loop.model, loop.optimizer, label="mine") as p:
         loop.run(steps)
-    if not steps:
-        assert p.rows == [] and str(p) == "mine: nothing was measured yet"
-        return
     rows = {row.metric: row for row in p.rows}
     for kind, metric in {"time": "step_seconds", "memory": "peak_allocated_bytes", "flops": "step_flops"}.items():
         row = rows[metric]
@@ -274,6 +272,90 @@ def test_another_model_than_the_loops():
     with refta_profiler.profile(loop.model, other.optimizer, label="mine") as p:
         loop.run()
     assert "is it this model and this optimizer" in next(row.note for row in p.rows if row.metric == "peak_allocated_bytes")
+
+
+@pytest.mark.parametrize(
+    ("way", "steps", "words"),
+    [
+        ("called", 0, "the loop ended before its model ran with gradients"),
+        ("forward", 9, "9 optimizer steps, none after a forward of this model with gradients"),
+        ("another", 1, "1 optimizer step, none after a forward of this model"),
+    ],
+)
+def test_a_loop_of_which_nothing_was_seen_says_so(tmp_path, way, steps, words):
+    loop, other = Loop(), Loop()
+    model = other.model if way == "another" else loop.model
+    with pytest.warns(UserWarning, match=words):
+        with refta_profiler.profile(model, loop.optimizer, label="mine", folder=tmp_path / "mine") as p:
+            assert str(p) == "mine: nothing was measured yet"
+            for step in range(steps):
+                call = loop.model.forward if way == "forward" else loop.model
+                call(loop.data[0][step % 4]).sum().backward()
+                loop.optimizer.step()
+    assert p.rows == [] and words in str(p) and not (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, copy.copy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deep", "shallow", "file"]
+)
+def test_a_copy_of_the_model_is_no_part_of_the_loop(copied):
+    """A best model that is kept, an average, a teacher: it runs as the model would, then and afterwards, and no step counts it."""
+    loop = Loop()
+    inputs = loop.data[0][0]
+    with refta_profiler.profile(loop.model, loop.optimizer, label="mine", warmup=1, steps=1) as p:
+        loop.run(1)
+        other = copied(loop.model)
+        for _ in range(3):
+            loop.optimizer.zero_grad()
+            other(torch.cat([inputs] * 4))
+            loop.model(inputs).sum().backward()
+            other(inputs)
+            loop.optimizer.step()
+    assert known(p) == {"ok"} and p.rows[0].batch == len(inputs) and ", 2 forwards" not in p.rows[0].model
+    assert torch.equal(copy.deepcopy(other).eval()(inputs), other.eval()(inputs))
+
+
+def test_memory_that_ran_out_is_told_at_the_size_that_it_ran_out_at(tmp_path):
+    model, shapes = Lengths(), [(2, 4)] * 4 + [(8, 16)]
+    optimizer = torch.optim.SGD(model.parameters())
+    with pytest.raises(torch.OutOfMemoryError):
+        with refta_profiler.profile(model, optimizer, label="mine", warmup=1, steps=5) as p:
+            for batch, seq in shapes:
+                loss = model(input_ids=torch.zeros(batch, seq, dtype=torch.long))
+                if seq == 16:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                loss.backward()
+                optimizer.step()
+    row = next(row for row in p.rows if row.metric == "peak_allocated_bytes")
+    assert (row.status, row.batch, row.seq) == ("oom", 8, 16)
+    assert row.note.startswith("the loop ended in step 5, in a forward of 8 examples of 16 tokens: OutOfMemoryError")
+    timed = next(row for row in p.rows if row.metric == "step_seconds")
+    assert "its forwards had 2 examples, 4 tokens, and the row names the forward that memory ran out in" in timed.note
+
+
+class Lengths(torch.nn.Module):
+    """A model that is fed tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Embedding(8, 3)
+
+    def forward(self, input_ids):
+        return self.weight(input_ids).sum()
+
+
+def test_what_another_optimizer_trains_is_said():
+    loop = Loop()
+    first, second = loop.model[0], loop.model[3]
+    loop.optimizer, other = (torch.optim.SGD(one.parameters(), lr=0.01) for one in (first, second))
+    with refta_profiler.profile(loop.model, loop.optimizer, label="mine", warmup=1, steps=1) as p:
+        for _ in range(4):
+            loop.run(1)
+            other.step()
+    notes = {row.metric: row.note for row in p.rows}
+    words = f"{sum(one.numel() for one in second.parameters())} numbers of the model that require gradients are not this optimizer's"
+    assert {metric for metric, note in notes.items() if words in note} >= {"step_seconds", "optimizer_seconds", "peak_allocated_bytes"}
+    assert words not in notes["static_bytes"] and words not in notes["trainable_parameters"]
 
 
 def test_one_at_a_time():
@@ -474,6 +556,21 @@ def test_a_model_of_peft():
             optimizer.zero_grad()
     row = p.rows[0]
     assert (row.model, row.method, row.rank, row.batch, row.seq) == (type(plain).__name__, "lora", 3, 2, 8)
+
+
+def test_a_label_stands_for_the_last_loop_that_had_it(tmp_path):
+    """LoRA at another rank under the same label is another point; the report would mix the two."""
+    for rank in (4, 8):
+        p = padded([8] * 4, folder=tmp_path / "mine", label="lora", warmup=1, steps=1, method="lora", rank=rank)
+    p = padded([8] * 4, folder=tmp_path / "mine", label="other", warmup=1, steps=1)
+    run = RunFolder.open(tmp_path / "mine")
+    assert list(dict.fromkeys((row.label, row.rank) for row in run.rows())) == [("lora", 8), ("other", p.rows[0].rank)]
+    told = run.environment()
+    assert [one["label"] for one in told["sessions"]] == ["lora", "lora", "other"]
+    for one in told["sessions"]:
+        assert one["started"] <= one["ended"] and one["versions"]["torch"] == importlib.metadata.version("torch")
+        assert one["did"] == {"profiled loop": 1} and one["wall_seconds"] >= 0
+    assert "1 profiled loop" in write_report(run, ("md",))[0].read_text()
 
 
 def test_labels_of_one_folder_are_compared(tmp_path):

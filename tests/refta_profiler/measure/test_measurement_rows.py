@@ -171,3 +171,5 @@ def test_the_noise_floor_or_why_there_is_none():
     for none in (rows.noise_row(POINT, "cpu", Noise(0.01, 10), 1, "why"), rows.noise_row(POINT, "cpu", None, 2, "why")):
         assert (none.value, none.status) == (None, "skipped")
         assert none.note.endswith("differences of times are not judged (why)")
+    assert rows.noise_row(POINT, "cpu", None, 2, "why").note.startswith("timed in 2 processes, too few of them side by side")
+    assert rows.noise_row(POINT, "cpu", None, 1, "why").note.startswith("timed in one process")

@@ -9,7 +9,7 @@ from fake_executor import Fake
 from worker_answers import answer, failure
 
 from refta_profiler import plan
-from refta_profiler.measure import isolate, rounds, stage
+from refta_profiler.measure import isolate, rounds, rows, stage
 from refta_profiler.measure.executors import EXECUTOR
 from refta_profiler.measure.executors.local import Local
 from refta_profiler.measure.forks import Forks
@@ -203,6 +203,7 @@ def test_what_was_interrupted_and_resumed_took_turns_as_far_as_it_did(on, folder
         ({"afterwards": {"merge_seconds": {"value": None, "status": "unsupported", "note": "x"}}}, False, False),
         ({"failure": {"status": "error", "note": "x"}}, False, True),
         ({"failure": {"status": "oom", "note": "x"}}, False, False),
+        ({"failure": {"status": "oom", "note": "x; the GPU is used by process 7", "others": True}}, False, True),
         ({"failure": {"status": "skipped", "note": "the budget was used up", "late": True, "limit_s": 140.0}}, True, True),
         ({"failure": {"status": "skipped", "note": "the budget was used up", "late": True, "limit_s": 149.9}}, False, False),
         ({"failure": {"status": "skipped", "note": "no node"}}, True, True),
@@ -214,3 +215,73 @@ def test_what_was_interrupted_and_resumed_took_turns_as_far_as_it_did(on, folder
 def test_which_processes_are_run_again(scenario, folder, found, plainly, with_errors):
     for retry, expected in ((False, plainly), (True, with_errors)):
         assert rounds.passing(rounds.Stage(scenario.measure, folder, "cpu", "cpu", None, retry), found) is expected
+
+
+def test_a_run_that_was_stopped_judges_no_times_until_it_is_gone_on_with(on, folder):
+    on(HERE, stop_after=3)
+    assert set(noise_of(folder).values()) == {("skipped", rows.NOT_SETTLED)}
+    on(HERE)
+    assert {status for status, _ in noise_of(folder).values()} == {"ok"}
+
+
+def test_a_measurement_is_not_lost_to_another_try_that_fails(on, folder, scenario, monkeypatch):
+    """Merging failed; measured again for that, the point runs out of time."""
+    on(HERE)
+    point = plan.points(scenario)[1]
+    kept = folder.process(point.id, 1)
+    merging = {"afterwards": {"merge_seconds": {"value": None, "status": "error", "note": "x"}}}
+    folder.write_process(point.id, 1, kept["asked"], kept["answer"] | merging)
+    monkeypatch.setattr(isolate, "measure", lambda *_, **__: failure("error", "took longer than 5 s"))
+    told = Told()
+    told.done = lambda point, note="": told.said.append(note)
+    stage.measure_all(scenario, plan.points(scenario), folder, "cpu", "cpu", told, Local(), retry_errors=True)
+    assert told.said == ["run again, and failed: took longer than 5 s; what was measured before stays"]
+    assert folder.process(point.id, 1)["answer"] == kept["answer"] | merging
+    assert {row.status for row in folder.read(point.id, "measured") if row.metric in ("step_seconds", "noise_fraction")} == {"ok"}
+
+
+SMALL_CARD, LARGE_CARD = ({**HERE, "device": f"cuda: NVIDIA {name}"} for name in ("L4", "H100"))
+
+
+@pytest.fixture
+def sweep(monkeypatch, scenario, folder):
+    """Measure on that card, on which only some batches run; those that were tried."""
+    first = plan.points(scenario)[0]
+    points = [replace(first, batch=batch, id=f"{first.id}-{batch}") for batch in (1, 16, 32, 64)]
+
+    def run(where, fits, **more):
+        tried = []
+
+        def respond(point, kind, **_):
+            tried.append(point.batch)
+            found = {"failure": {"status": "oom", "note": "out of memory", **more}} if not fits(point.batch) else answer()
+            return {**found, "where": where}
+
+        monkeypatch.setattr(isolate, "measure", respond)
+        monkeypatch.setattr(stage.environment, "where", lambda kind: where)
+        retry = not more and where == SMALL_CARD
+        stage.measure_all(scenario, points, folder, "cuda", "h100", Told(), Local(), retry_errors=retry)
+        return sorted(set(tried))
+
+    return run
+
+
+def test_what_ran_out_of_memory_on_one_card_does_not_end_the_sweep_on_another(sweep):
+    assert sweep(SMALL_CARD, lambda batch: batch < 16) == [1, 16, 32]
+    assert 64 in sweep(LARGE_CARD, lambda batch: True)
+
+
+def test_what_ran_out_of_memory_beside_others_is_tried_again_with_the_errors(sweep):
+    assert sweep(SMALL_CARD, lambda batch: batch < 16, others=True) == [1, 16, 32]
+    assert sweep(SMALL_CARD, lambda batch: True) == [16, 32, 64]
+
+
+def test_processes_that_were_asked_for_other_steps_are_no_part_of_a_point(folder, scenario):
+    """The scenario asks for two processes where there were three, and for more steps."""
+    point = plan.points(scenario)[0]
+    for number in (1, 2, 3):
+        asked = {"warmup": 0, "steps": 1, "passes": ["time"], "instruments": []}
+        folder.write_process(point.id, number, asked, answer((9.0,)))
+    for number, passes in ((1, ["time", "memory"]), (2, ["time"])):
+        folder.write_process(point.id, number, {"warmup": 2, "steps": 10, "passes": passes, "instruments": []}, answer((1.0,) * 10))
+    assert sorted(folder.processes(point.id)) == [1, 2]

@@ -13,6 +13,7 @@ import refta_profiler
 from refta_profiler import models
 from refta_profiler.errors import ScenarioError
 from refta_profiler.measure import window
+from refta_profiler.run_folder import RunFolder
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate", reason="the Trainer needs the accelerate library")
@@ -203,3 +204,33 @@ def test_a_folder_that_cannot_be_written_does_not_end_the_training(tmp_path):
     ):
         callback.on_train_end(None, None, None)
     assert callback.rows[0].value
+
+
+@pytest.mark.parametrize(("smaller", "status"), [(True, "oom"), (False, "error")])
+def test_a_training_that_is_begun_anew_had_broken_off(tmp_path, smaller, status):
+    """As a Trainer does that finds its batch size itself: memory ran out, and it begins again with half of it."""
+    callback = refta_profiler.TrainerCallback(label="mine", folder=tmp_path / "mine", warmup=1, steps=1)
+    arguments = SimpleNamespace(n_gpu=1, auto_find_batch_size=smaller)
+    for batch in (8, 4):
+        model = torch.nn.Linear(4, 2)
+        optimizer = torch.optim.SGD(model.parameters())
+        callback.on_train_begin(arguments, None, None, model=model, optimizer=optimizer)
+        loss = model(torch.ones(batch, 4)).sum()
+    del loss
+    callback.on_train_end(arguments, None, None)
+    rows = RunFolder.open(tmp_path / "mine").rows()
+    (first,) = [row for row in rows if (row.batch, row.metric) == (8, "peak_allocated_bytes")]
+    assert first.status == status
+    assert "the training was begun anew before it had ended" in first.note
+
+
+def test_what_cannot_be_written_of_a_training_that_broke_off_does_not_end_the_next(tmp_path):
+    callback = refta_profiler.TrainerCallback(label="mine", folder=tmp_path / "mine", warmup=1, steps=1)
+    model = torch.nn.Linear(4, 2)
+    given = {"model": model, "optimizer": torch.optim.SGD(model.parameters())}
+    arguments = SimpleNamespace(n_gpu=1, auto_find_batch_size=True)
+    callback.on_train_begin(arguments, None, None, **given)
+    model(torch.ones(3, 4)).sum().backward()
+    (tmp_path / "mine").write_text("a file by now")
+    with pytest.warns(UserWarning, match="what was measured before could not be written either"), pytest.raises(ScenarioError):
+        callback.on_train_begin(arguments, None, None, **given)  # which is refused for the same folder

@@ -116,6 +116,21 @@ def test_a_set_up_is_repaid_by_shorter_steps(setup_seconds, step_seconds, expect
     assert as_dicts(table)[0]["repaid after steps"] == expected
 
 
+@pytest.mark.parametrize("batches", [(8, 32), (32, 8)])
+def test_a_method_that_stops_at_a_smaller_batch_is_held_against_the_reference_there(batches):
+    """LoRA ran at both batches, in whatever order the scenario has them."""
+
+    def timed(setup_seconds, step_seconds, **same):
+        measured = {"setup_seconds": setup_seconds, "step_seconds": step_seconds}
+        return [*(row(name, value, **same) for name, value in measured.items()), row("noise_fraction", 0.01, unit="1", **same)]
+
+    lora = [one for batch in batches for one in timed(1.0, 0.1 * batch, batch=batch, label="lora", method="lora")]
+    (table,) = tables(setup.setup_section(Material([*timed(3.0, 0.6, batch=8), *lora])))
+    ours, theirs = as_dicts(table)
+    assert (ours["batch"], ours["reference"], ours["repaid after steps"]) == ("8", "lora", "10")
+    assert theirs["batch"] == "32"
+
+
 def test_a_set_up_is_not_said_to_be_repaid_by_times_that_are_not_judged():
     def timed(setup_seconds, label):
         same = {"label": label, "method": label}
