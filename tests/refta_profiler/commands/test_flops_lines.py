@@ -24,6 +24,7 @@ def test_of_two_lines_in_the_batch(one, other, expected):
     assert flops_lines.fewer({"one": one, "other": other}) == expected
 
 
+@pytest.mark.slow
 def test_the_forward_that_checkpointing_repeats_moves_the_crossing(monkeypatch):
     """Held against dry runs on both sides of where they cross: what checkpointing does twice moves it."""
     monkeypatch.setattr(peak_lines, "FIRST_TRIED", (1, 48))
@@ -43,4 +44,4 @@ def test_the_forward_that_checkpointing_repeats_moves_the_crossing(monkeypatch):
 
 
 def at(batch, question):
-    return check.command("roberta-tiny", batch, quick=True, **question).content
+    return check.command("roberta-tiny", batch, quick=True, **question).data
