@@ -56,6 +56,7 @@ def did(session: Session) -> str:
     if "did" not in session:
         return "it was stopped before its end"
     parts = [f"{count} {name}" for name, count in session["did"].items() if count]
+    parts += [f"labelled {session['label']}"] if "label" in session else []
     return ", ".join(parts) or "nothing was left to do but the report"
 
 

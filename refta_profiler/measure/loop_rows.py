@@ -30,6 +30,7 @@ NO_PHASES = (
 )
 NO_NOISE = "a loop is timed in one process, which gives no noise floor: differences of times are not judged"
 LOADING = "from the forward to the optimizer's step; loading data and evaluating are not in it"
+OF_THE_OPTIMIZER = ("step_seconds", "optimizer_seconds", "peak_allocated_bytes", "step_flops")  # what another one's step would be part of
 OTHERS = 0.01  # of the live bytes: from here on it is said how much is neither the model's nor the optimizer's nor the batch
 FORMATS = {"B": format_bytes, "FLOP": format_flops, "s": format_seconds, "count": format_count}
 
@@ -125,7 +126,7 @@ def note_of(one: profile, metric: str, what: Subject) -> str:
         parts.append(f"median of {counted(len(found.samples), 'step')}, {LOADING}")
         parts += [words for words in [complaint(average([Load(**one) for one in found.loads]))] if words]
         parts += [words for words in [throttling(one.gpu)] if words]
-    parts += [words for words in [left_out_words(one)] if words and (kind_of(metric) and metric != "static_bytes")]
+    parts += [words for words in [left_out_words(one)] if words and metric in OF_THE_OPTIMIZER]
     if metric in ("static_bytes", "peak_allocated_bytes") and found.other_bytes > OTHERS * found.values["static_bytes"]:
         parts.append(f"{format_bytes(found.other_bytes)} of it are other tensors of the process that were alive when the step began")
     parts += feeding_words(one, metric, what)
