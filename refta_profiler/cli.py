@@ -80,7 +80,7 @@ def run(
     scenario: ScenarioArgument,
     out: Annotated[Path | None, typer.Option(help="where the run's folder goes (default reports/NAME)")] = None,
     resume: Annotated[Path | None, typer.Option(help="a run folder to go on with; finished points are not run again")] = None,
-    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="with --resume: what failed is tried again")] = False,
+    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="with --resume: what failed is tried again too")] = False,
     only: Annotated[str | None, typer.Option(help="predict or measure")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda: what to measure on")] = "auto",
     formats: Annotated[str, typer.Option("--format", help="report formats, e.g. html,md,latex")] = "html",

@@ -142,7 +142,7 @@ class RunFolder:
         read = {int(number): self.process(point_id, int(number)) for number in sorted(numbers) if number.isdigit()}
         found = {number: content for number, content in read.items() if content}
         first = found.get(1)
-        alike = {number for number, one in found.items() if first is None or steps_asked(one) == steps_asked(first)}
+        alike = {number for number, one in found.items() if first is None or same_steps(one, first)}
         return {number: one["answer"] for number, one in found.items() if number in alike}
 
     def write_details(self, point_id: str, details: dict[str, Any]) -> Path:
@@ -259,9 +259,10 @@ class RunFolder:
         return list(found.values())
 
 
-def steps_asked(content: Mapping[str, Any]) -> dict[str, Any]:
-    """What a process was asked, but for what it was to look at beside the steps: that is the first one's."""
-    return {name: one for name, one in content["asked"].items() if name not in ("passes", "instruments")}
+def same_steps(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two processes were asked for the same steps, in all that both say: the first alone is to look at more than its time."""
+    mine, theirs = one["asked"], other["asked"]
+    return all(mine[name] == theirs[name] for name in mine.keys() & theirs.keys() - {"passes", "instruments"})
 
 
 def _lock(file: IO[str], patience_s: float) -> None:

@@ -141,7 +141,7 @@ class Scenario(Settings):
     attention: Literal["sdpa", "eager"] = "sdpa"
     """transformers' attention implementation."""
     allocator: Literal["default", "expandable_segments"] = "default"
-    """Of a GPU, as PYTORCH_ALLOC_CONF sets it."""
+    """Of a GPU, as PYTORCH_ALLOC_CONF sets it; measuring processes do without what the shell says there."""
     accumulate: Count = 1
     """Forward and backward passes of a step, whose gradients are summed."""
     clip: Annotated[float, Field(gt=0)] | None = None

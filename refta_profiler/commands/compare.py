@@ -38,7 +38,7 @@ from refta_profiler.run_folder import RunFolder
 from refta_profiler.units import format_bytes, format_seconds
 
 SHOWN = 12  # of the largest differences
-ONE_PROCESS = "points were timed in one process, so that no noise is known and none is told apart"
+NO_NOISE = "points have no noise floor, as those timed in one process or of a run that was stopped: none is told apart"
 
 
 def command(
@@ -100,7 +100,7 @@ def time_lines(times: Repeats | None) -> list[str]:
     counts = {word: sum(one.outcome == word for one in times.points) for word in ("same", "slower", "faster", "unknown")}
     if counts["unknown"]:
         advice = "measure.repeats: 2 or more; on a CPU measure.on_cpu.repeats"
-        return [f"Measured times: {ONE_PROCESS} ({advice})."]
+        return [f"Measured times: {NO_NOISE} ({advice})."]
     floors = [one.floor_fraction or 0.0 for one in times.points]
     widths = percent(min(floors)) if percent(min(floors)) == percent(max(floors)) else f"{percent(min(floors))} to {percent(max(floors))}"
     words = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
@@ -117,7 +117,7 @@ def time_lines(times: Repeats | None) -> list[str]:
 
 def unjudged_lines(before: Sequence[Row], after: Sequence[Row]) -> list[str]:
     """That measured times are not judged, of runs that kept no processes: a loop of one's own is timed in the one that it is."""
-    return [f"Measured times: {ONE_PROCESS}."] if not_judged(before, after) else []
+    return [f"Measured times: {NO_NOISE}."] if not_judged(before, after) else []
 
 
 def lost_lines(lost: Sequence[Lost]) -> list[str]:

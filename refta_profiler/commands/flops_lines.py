@@ -5,6 +5,7 @@ Of one order they are a constant (weights that are rebuilt) and a multiple of th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,19 +22,19 @@ class Fewer:
 
 
 def fewer(known: Mapping[str, Mapping[int, int]]) -> Fewer | None:
-    """Of two labels, each with its step FLOPs by batch; None where one is not a line: of 10 + 2·b and 4·b the second, up to batch 5."""
+    """Of two labels, each with its step FLOPs by batch; None where one is not a line: of 10 + 2·b and 4·b the second, up to batch 4."""
     (first, one), (second, other) = ((label, line(values)) for label, values in known.items())
     if one is None or other is None:
         return None
     if one == other:
         return Fewer(None, None)
     meet = one.crossover(other)
-    if meet is not None and meet < 1:
-        meet, at = None, Fraction(1)
+    if meet is not None and meet <= 1:
+        meet, at = None, Fraction(2)
     else:
         at = Fraction(1) if meet is None else meet / 2
     lower = one.constant + one.per_token * at < other.constant + other.per_token * at
-    return Fewer(first if lower else second, None if meet is None else int(meet))
+    return Fewer(first if lower else second, None if meet is None else math.ceil(meet) - 1)
 
 
 def line(values: Mapping[int, int]) -> Line | None:

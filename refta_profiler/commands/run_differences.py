@@ -164,7 +164,7 @@ def judged(before: Mapping[tuple, Row], after: Mapping[tuple, Row], place: tuple
 
 
 def not_judged(first: Sequence[Row], second: Sequence[Row]) -> bool:
-    """Whether some measured step time that both runs have is not judged, for it was timed in one process."""
+    """Whether some measured step time that both runs have is not judged, for want of a noise floor."""
     before, after = ({row.cell: row for row in rows} for rows in (first, second))
     return any(is_time(row) and place in after and not judged(before, after, place) for place, row in before.items())
 

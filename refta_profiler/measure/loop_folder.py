@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from refta_profiler.measure.loop import profile
 
 HEAD = "# Measured within a training loop by refta_profiler.profile: that loop, not this file, is what can be run again.\n"
+MEASURED = ("step_seconds", "peak_allocated_bytes")  # a loop without either broke off: what its label stood for stays
 PATIENCE_S = 30.0  # for another loop that ends at the same time and writes its rows, which takes moments
 
 
@@ -36,7 +37,7 @@ def _is_free(path: Path) -> bool:
 
 
 def write(one: profile, path: Path) -> RunFolder:
-    """The run folder with these rows in it beside those of other labels; what is profiled again under a label and setting replaces that.
+    """The run folder with these rows in it beside those of other labels; what is measured again under a label and setting replaces that.
 
     Another process that writes there is waited for; a ScenarioError where it holds the folder for longer than half a minute.
     """
@@ -51,8 +52,9 @@ def write(one: profile, path: Path) -> RunFolder:
         check(path)  # another process may have begun there since
         if not (path / "scenario.yaml").exists():
             write_whole(path / "scenario.yaml", HEAD + write_yaml({"name": path.resolve().name, "target": one.rows[0].target}))
-        others = [planned for planned in folder.planned() if not gives_way(folder, planned, one.rows[0])]
-        folder.order(list(dict.fromkeys([*others, point])))
+        rivals = [planned for planned in folder.planned() if is_rival(folder, planned, one.rows[0])]
+        if not rivals or any(row.value is not None for row in one.rows if row.metric in MEASURED):
+            folder.order(list(dict.fromkeys([*(planned for planned in folder.planned() if planned not in rivals), point])))
         told = sessions.ended(sessions.begun(folder.environment(), found), {"profiled loop": 1})
         told[-1]["label"] = one.label
         folder.session = len(told)
@@ -63,8 +65,8 @@ def write(one: profile, path: Path) -> RunFolder:
     return folder
 
 
-def gives_way(folder: RunFolder, planned: str, row: Row) -> bool:
-    """Whether that point was another loop under the row's label and setting, as with another rank: a label stands for the last one."""
+def is_rival(folder: RunFolder, planned: str, row: Row) -> bool:
+    """Whether that point was another loop under the row's label and setting, as with another rank: a label stands for one."""
     there = folder.read(planned, "measured")
     return planned != row.point and bool(there) and (there[0].label, setting_of(there[0])) == (row.label, setting_of(row))
 

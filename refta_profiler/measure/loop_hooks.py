@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
 from collections.abc import Callable
@@ -38,10 +39,6 @@ def _kind() -> type:
             return nothing
 
         def __reduce__(self) -> tuple[Any, ...]:
-            return _as_written, ()
+            return getattr, (contextlib.nullcontext(), "__exit__")  # takes anything and gives None, wherever the file is read
 
     return Hook
-
-
-def _as_written() -> Callable[..., None]:
-    return nothing

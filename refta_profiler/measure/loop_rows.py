@@ -67,12 +67,14 @@ def wanted(values: dict[str, Any]) -> list[str]:
 
 
 def describe(one: profile) -> Subject:
-    """What the loop trains; batch and sequence of the largest forward of all measured steps, and of the one that memory ran out in.
+    """What the loop trains; batch and sequence of the largest forward of all measured steps.
 
+    Where memory ran out before any was measured they are those of the step that it ran out in.
     Of accumulated steps the model's name says how many forwards make one: they are another setting than steps of one.
     """
     steps = steps_of(one, None)
-    forwards, (batch, seq) = loop_shapes.usual_forwards(steps), loop_shapes.largest([*steps, one.broken])
+    steps = steps if measured_steps(one) or not one.broken else [one.broken]
+    forwards, (batch, seq) = loop_shapes.usual_forwards(steps), loop_shapes.largest(steps)
     method, order, rank = subject.method_of(one.model)
     return Subject(
         model=subject.model_name(one.model) + (f", {forwards} forwards a step" if forwards > 1 else ""),
@@ -92,7 +94,12 @@ def steps_of(one: profile, kind: str | None) -> list[list[Shape]]:
     found = one.found.steps_of
     if kind is not None:
         return found.get(kind, [])
-    return [step for kind in METRICS for step in found.get(kind, [])] or found.get(None) or [one.found.shapes]
+    return measured_steps(one) or found.get(None) or [one.found.shapes]
+
+
+def measured_steps(one: profile) -> list[list[Shape]]:
+    """The forwards of every step that something was measured in."""
+    return [step for kind in METRICS for step in one.found.steps_of.get(kind, [])]
 
 
 def kind_of(metric: str) -> str | None:
@@ -159,8 +166,7 @@ def feeding_words(one: profile, metric: str, what: Subject) -> list[str]:
     if kind is None and metric != "tokens":
         return []
     steps = steps_of(one, kind)
-    named = "the forward that memory ran out in" if one.broken and (what.batch, what.seq) in one.broken else loop_shapes.LARGEST
-    sizes = loop_shapes.sizes_words(steps, (what.batch, what.seq), named)
+    sizes = loop_shapes.sizes_words(steps, (what.batch, what.seq))
     return [words for words in (loop_shapes.forwards_words(steps), sizes) if words]
 
 
@@ -173,7 +179,7 @@ def missing(one: profile, metric: str, error: BaseException | None) -> dict[str,
         return {"status": "unsupported", "note": NO_PHASES}
     if error is not None:
         failure = describe_failure(error)
-        place = f", in a forward of {loop_shapes.words(one.broken[-1])}" if one.broken else ""
+        place = f", which had a forward of {loop_shapes.words(loop_shapes.largest([one.broken]))}" if one.broken else ""
         return {"status": failure["status"], "note": f"the loop ended in step {one.done + 1}{place}: {failure['note']}"}
     needed, needs = one.warmup + one.steps + 2, one.first_step_of(kind)
     short = f"the loop ended after {one.done} optimizer step{'s' * (one.done != 1)}, and {WORDS[kind]} measured in step {needs}"

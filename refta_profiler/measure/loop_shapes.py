@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 Shape = tuple[int, int | None]  # examples of a forward, tokens of one
 Step = Sequence[Shape]
 
-LARGEST = "the largest of all measured steps"
-
 
 def largest(steps: Sequence[Step]) -> Shape:
     """The forward of most examples times tokens: of (8, 12), (2, 96) and (8, 24) it is (8, 24); of as many, that of more examples."""
@@ -35,14 +33,14 @@ def words(shape: Shape) -> str:
     return examples if seq is None else f"{examples} of {seq} tokens"
 
 
-def sizes_words(steps: Iterable[Step], named: Shape, what: str = LARGEST) -> str:
+def sizes_words(steps: Iterable[Step], named: Shape) -> str:
     """'its forwards had 8 examples, 12 to 96 tokens, and the row names the largest of all measured steps'; '' where all are as named."""
     shapes = {shape for step in steps for shape in step}
     if shapes <= {named}:
         return ""
     examples, tokens = {batch for batch, _ in shapes}, {seq for _, seq in shapes if seq is not None}
     parts = [f"{_range(examples)} examples", *([f"{_range(tokens)} tokens"] if tokens else [])]
-    return f"its forwards had {', '.join(parts)}, and the row names {what}"
+    return f"its forwards had {', '.join(parts)}, and the row names the largest of all measured steps"
 
 
 def _range(numbers: set[int]) -> str:

@@ -289,8 +289,8 @@ def tell_once(stage: Stage, words: str) -> None:
 
 
 def count_oom(stage: Stage, point: Point, failure: Answer, place: str) -> None:
-    """The stage knows that the point ran out of memory at that place, if it did."""
-    if failure.get("status") == "oom":
+    """The stage knows that the point ran out of memory at that place, if it did and nobody else was there."""
+    if failure.get("status") == "oom" and not failure.get("others"):
         stage.ooms.setdefault((point.variant, place), []).append(point.batch)
 
 

@@ -29,10 +29,13 @@ class TrainerCallback(Asked, transformers.TrainerCallback):
     """
 
     profiled: profile | None = field(init=False, default=None)
+    _examples: int | None = field(init=False, default=None)  # of a batch, in the training that is under way
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Hooks on the Trainer's model and optimizer; of a training that is begun anew before it has ended, the rows say so."""
-        self._begun_anew(args)
+        examples = getattr(state, "train_batch_size", None)
+        self._begun_anew(examples)
+        self._examples = examples
         if args.n_gpu > 1:
             loop_start.refuse_data_parallel(args.n_gpu, f"TrainerCallback(label={self.label!r})")
         asked = {name: getattr(self, name) for name in Asked.__dataclass_fields__}
@@ -45,11 +48,11 @@ class TrainerCallback(Asked, transformers.TrainerCallback):
         except ScenarioError as fault:
             warnings.warn(f"TrainerCallback(label={self.label!r}): {fault}; its `rows` hold what was measured", stacklevel=2)
 
-    def _begun_anew(self, args: Any) -> None:
-        """What was under way has broken off. A Trainer that finds its batch size itself does so where memory has run out, and goes on."""
+    def _begun_anew(self, examples: int | None) -> None:
+        """What was under way has broken off. A Trainer that goes on with a smaller batch has run out of memory (auto_find_batch_size)."""
         what = "the training was begun anew before it had ended"
-        smaller = getattr(args, "auto_find_batch_size", False)
-        error = MemoryError(f"{what}, as auto_find_batch_size does where memory runs out") if smaller else RuntimeError(what)
+        smaller = examples is not None and self._examples is not None and examples < self._examples
+        error = MemoryError(f"{what}, with {examples} examples instead of {self._examples}") if smaller else RuntimeError(what)
         self.stop(error)
         for note in getattr(error, "__notes__", []):  # the training that begins is not to end by what could not be written
             warnings.warn(f"TrainerCallback(label={self.label!r}): {note}", stacklevel=3)

@@ -54,7 +54,7 @@ def setup_table(material: Material, target: str) -> Table:
     caption = f"What is paid once, on {target}: at most {seconds} (`{slowest.label}`). A set-up is repaid where it is longer than the "
     caption += "reference's and each step is shorter by more than the noise."
     if any(other and not judged(one, other) for one, other in pairs):
-        caption += " A dash: a step was timed in one process, so that no noise is known and its time is not judged."
+        caption += " A dash: a step's time has no noise floor, and is not judged."
     return Table(f"setup-{material.measured_targets.index(target)}", caption, columns, rows)
 
 

@@ -196,10 +196,16 @@ def whose(members: Sequence[Candidate]) -> str:
     """What the figure's bars are drawn with: 95% intervals; percentiles, and why, where one is not known or too wide to be drawn."""
     found = {member.label: interval(member) for member in members}
     if all_narrow(members):
-        return "its 95% interval" + (" within one process" if any(member.lacks_noise for member in members) else "")
+        return "its 95% interval" + (" within one process" if any(map(is_of_one_process, members)) else "")
     wide = [label for label, ends in found.items() if ends and ends[1] > WIDE * ends[0]]
     why = f"the 95% interval of `{wide[0]}`, over few processes, ends at more than {WIDE} times where it begins" if wide else ""
     return "the 10th to 90th percentile of its steps" + (f" ({why}, which is too wide to be drawn)" if why else "")
+
+
+def is_of_one_process(member: Candidate) -> bool:
+    """Whether its interval is that of one process's steps, as its row says."""
+    low = member.rows.get(("measured", "step_seconds_low"))
+    return member.lacks_noise and low is not None and low.note.startswith("within one process")
 
 
 def all_narrow(members: Sequence[Candidate]) -> bool:
@@ -258,8 +264,8 @@ def noise_words(members: Sequence[Candidate]) -> list[str]:
             width = f"{format_percent(least)} (`{quiet}`) to {format_percent(most)} (`{noisy}`)"
         words.append(f"By chance alone two measurements of one method differ by {width}: less than that is no difference.")
     if alone:
-        whom = "These times are" if len(alone) == len({member.label for member in members}) else f"That of {listing(alone)} is"
-        words.append(f"{whom} of one process each, which gives no noise floor: no difference of them is judged.")
+        whom = "These times have" if len(alone) == len({member.label for member in members}) else f"That of {listing(alone)} has"
+        words.append(f"{whom} no noise floor (why is under *Points without a number*): no difference of them is judged.")
     return words
 
 

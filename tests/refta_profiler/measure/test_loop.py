@@ -315,22 +315,25 @@ def test_a_copy_of_the_model_is_no_part_of_the_loop(copied):
     assert torch.equal(copy.deepcopy(other).eval()(inputs), other.eval()(inputs))
 
 
-def test_memory_that_ran_out_is_told_at_the_size_that_it_ran_out_at(tmp_path):
-    model, shapes = Lengths(), [(2, 4)] * 4 + [(8, 16)]
+@pytest.mark.parametrize(("before", "size"), [(1, (8, 16)), (4, (2, 4))], ids=["as it warmed up", "after timed steps"])
+def test_memory_that_ran_out_is_told_at_the_size_that_it_ran_out_at(before, size):
+    """What was measured keeps its own size, which the one that ran out is none of."""
+    model, shapes = Lengths(), [(2, 4)] * before + [(8, 16)]
     optimizer = torch.optim.SGD(model.parameters())
     with pytest.raises(torch.OutOfMemoryError):
-        with refta_profiler.profile(model, optimizer, label="mine", warmup=1, steps=5) as p:
+        with refta_profiler.profile(model, optimizer, label="mine", warmup=2, steps=5) as p:
             for batch, seq in shapes:
                 loss = model(input_ids=torch.zeros(batch, seq, dtype=torch.long))
+                loss.backward()
                 if seq == 16:
                     raise torch.OutOfMemoryError("CUDA out of memory")
-                loss.backward()
                 optimizer.step()
     row = next(row for row in p.rows if row.metric == "peak_allocated_bytes")
-    assert (row.status, row.batch, row.seq) == ("oom", 8, 16)
-    assert row.note.startswith("the loop ended in step 5, in a forward of 8 examples of 16 tokens: OutOfMemoryError")
+    assert (row.status, row.batch, row.seq) == ("oom", *size)
+    words = f"the loop ended in step {before + 1}, which had a forward of 8 examples of 16 tokens: OutOfMemoryError"
+    assert row.note.startswith(words)
     timed = next(row for row in p.rows if row.metric == "step_seconds")
-    assert "its forwards had 2 examples, 4 tokens, and the row names the forward that memory ran out in" in timed.note
+    assert (timed.status == "ok") == (before > 2)
 
 
 class Lengths(torch.nn.Module):
@@ -566,11 +569,14 @@ def test_a_label_stands_for_the_last_loop_that_had_it(tmp_path):
     """LoRA at another rank under the same label is another point; the report would mix the two."""
     for rank in (4, 8):
         p = padded([8] * 4, folder=tmp_path / "mine", label="lora", warmup=1, steps=1, method="lora", rank=rank)
+    padded(
+        [8], folder=tmp_path / "mine", label="lora", warmup=1, steps=1, method="lora", rank=16
+    )  # broken off at once, it replaces nothing
     p = padded([8] * 4, folder=tmp_path / "mine", label="other", warmup=1, steps=1)
     run = RunFolder.open(tmp_path / "mine")
     assert list(dict.fromkeys((row.label, row.rank) for row in run.rows())) == [("lora", 8), ("other", p.rows[0].rank)]
     told = run.environment()
-    assert [one["label"] for one in told["sessions"]] == ["lora", "lora", "other"]
+    assert [one["label"] for one in told["sessions"]] == ["lora", "lora", "lora", "other"]
     for one in told["sessions"]:
         assert one["started"] <= one["ended"] and one["versions"]["torch"] == importlib.metadata.version("torch")
         assert one["did"] == {"profiled loop": 1} and one["wall_seconds"] >= 0

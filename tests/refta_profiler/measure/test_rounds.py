@@ -272,7 +272,7 @@ def test_what_ran_out_of_memory_on_one_card_does_not_end_the_sweep_on_another(sw
 
 
 def test_what_ran_out_of_memory_beside_others_is_tried_again_with_the_errors(sweep):
-    assert sweep(SMALL_CARD, lambda batch: batch < 16, others=True) == [1, 16, 32]
+    assert sweep(SMALL_CARD, lambda batch: batch < 16, others=True) == [1, 16, 32, 64]  # and ends no sweep
     assert sweep(SMALL_CARD, lambda batch: True) == [16, 32, 64]
 
 
@@ -282,6 +282,7 @@ def test_processes_that_were_asked_for_other_steps_are_no_part_of_a_point(folder
     for number in (1, 2, 3):
         asked = {"warmup": 0, "steps": 1, "passes": ["time"], "instruments": []}
         folder.write_process(point.id, number, asked, answer((9.0,)))
-    for number, passes in ((1, ["time", "memory"]), (2, ["time"])):
-        folder.write_process(point.id, number, {"warmup": 2, "steps": 10, "passes": passes, "instruments": []}, answer((1.0,) * 10))
+    for number, passes, more in ((1, ["time", "memory"], {}), (2, ["time"], {"device": "cpu"})):  # told since
+        asked = {"warmup": 2, "steps": 10, "passes": passes, "instruments": [], **more}
+        folder.write_process(point.id, number, asked, answer((1.0,) * 10))
     assert sorted(folder.processes(point.id)) == [1, 2]

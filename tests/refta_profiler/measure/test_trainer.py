@@ -210,11 +210,12 @@ def test_a_folder_that_cannot_be_written_does_not_end_the_training(tmp_path):
 def test_a_training_that_is_begun_anew_had_broken_off(tmp_path, smaller, status):
     """As a Trainer does that finds its batch size itself: memory ran out, and it begins again with half of it."""
     callback = refta_profiler.TrainerCallback(label="mine", folder=tmp_path / "mine", warmup=1, steps=1)
-    arguments = SimpleNamespace(n_gpu=1, auto_find_batch_size=smaller)
+    arguments = SimpleNamespace(n_gpu=1)
     for batch in (8, 4):
+        state = SimpleNamespace(train_batch_size=batch if smaller else 8)
         model = torch.nn.Linear(4, 2)
         optimizer = torch.optim.SGD(model.parameters())
-        callback.on_train_begin(arguments, None, None, model=model, optimizer=optimizer)
+        callback.on_train_begin(arguments, state, None, model=model, optimizer=optimizer)
         loss = model(torch.ones(batch, 4)).sum()
     del loss
     callback.on_train_end(arguments, None, None)
@@ -228,7 +229,7 @@ def test_what_cannot_be_written_of_a_training_that_broke_off_does_not_end_the_ne
     callback = refta_profiler.TrainerCallback(label="mine", folder=tmp_path / "mine", warmup=1, steps=1)
     model = torch.nn.Linear(4, 2)
     given = {"model": model, "optimizer": torch.optim.SGD(model.parameters())}
-    arguments = SimpleNamespace(n_gpu=1, auto_find_batch_size=True)
+    arguments = SimpleNamespace(n_gpu=1)
     callback.on_train_begin(arguments, None, None, **given)
     model(torch.ones(3, 4)).sum().backward()
     (tmp_path / "mine").write_text("a file by now")

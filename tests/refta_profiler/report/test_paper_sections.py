@@ -140,7 +140,7 @@ def test_a_set_up_is_not_said_to_be_repaid_by_times_that_are_not_judged():
     for setup_seconds in (0.5, 3.0):  # less than LoRA's, and more
         (table,) = tables(setup.setup_section(Material([*timed(setup_seconds, "refta"), *timed(1.0, "lora")])))
         assert as_dicts(table)[0]["repaid after steps"] == "–"
-        assert table.caption.endswith("A dash: a step was timed in one process, so that no noise is known and its time is not judged.")
+        assert table.caption.endswith("A dash: a step's time has no noise floor, and is not judged.")
 
 
 def time_rows(label, *, noise, low=None, high=None, note=""):
@@ -187,7 +187,7 @@ def test_times_of_one_process_are_said_not_to_be_judged():
     within = {"low": 0.95, "high": 1.05, "note": "within one process"}
     caption, _ = drawn(time_rows("a", noise=None, **within), time_rows("b", noise=None, **within))
     assert "with its 95% interval within one process. " in caption
-    assert caption.endswith("These times are of one process each, which gives no noise floor: no difference of them is judged.")
+    assert caption.endswith("These times have no noise floor (why is under *Points without a number*): no difference of them is judged.")
 
 
 def test_a_thousand_adapters_take_a_thousand_times_the_bytes(material):
