@@ -238,7 +238,7 @@ class RunFolder:
     def has_steps(self, point_id: str) -> bool:
         """Whether the step of the variant that this point is the first of was written, with all that is written of one now."""
         path = self.path / "steps" / f"{point_id}.json"
-        return path.exists() and all("reason" in entry or "biased_workspace_bytes" in entry for entry in read_json(path))
+        return path.exists() and all("reason" in entry or "scratch" in entry for entry in read_json(path))
 
     def write_steps(self, point_id: str, entries: Sequence[dict[str, Any]]) -> Path:
         """steps/<first point of a variant>.json: its step as data that a page replays at any batch."""

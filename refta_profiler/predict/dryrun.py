@@ -27,6 +27,7 @@ from refta_profiler.predict.operands import CpuStorages
 from refta_profiler.predict.releases import release
 from refta_profiler.predict.replay import Memory, PlainMemory, replay
 from refta_profiler.predict.roofline import Estimate, RateMissingError, estimate
+from refta_profiler.predict.row_sums import SCRATCH, with_scratch
 from refta_profiler.predict.storage import FULLY, Block, LiveStorages, MetaStorages, Operation, Stream
 from refta_profiler.predict.trace import Sweep, Trace, steps
 from refta_profiler.workload import Workload
@@ -141,6 +142,7 @@ def _follow(
         replaced=replaced[0],
         products=(live.first_products.get("forward", 0), live.first_products.get("backward", 0)),
         biased=tuple(live.first_biased[phase] for phase in ("forward", "backward") if phase in live.first_biased),
+        row_sums=tuple(live.row_sums),
         flops_by_phase=live.flops_by_phase,
         operations=_of_later_steps(live),
         trainable_parameters=sum(one.numel() for one in work.model.parameters() if one.requires_grad),
@@ -280,7 +282,7 @@ def _summary(trace: Trace, device: devices.Device, *, allocator: str = "default"
     make_memory: Callable[[], Memory] = PlainMemory
     if device.kind == "cuda":
         make_memory = ALLOCATORS[allocator]
-        trace = on_device(trace)
+        trace = with_scratch(on_device(trace), device)
         workspaces = [(place, cublas_workspace_bytes(device.compute_capability)) for place in workspace_places(trace.products)]
         workspaces += [(place, release().biased_workspace_bytes) for place in trace.biased if release().biased_workspace_bytes]
     stream, boundary = steps(trace)
@@ -342,7 +344,7 @@ def on_device(trace: Trace) -> Trace:
     once its first matrix product has its result, the backward's once its own has.
     """
     blocks = trace.stream.blocks
-    places = (*trace.products, *trace.biased, trace.replaced)
+    places = (*trace.products, *trace.biased, trace.replaced, *(one.place for one in trace.row_sums))
     host = {block.number for block in blocks if block.shape == (RNG_STATE,) or (block.operation == NUMBER and block.phase == "optimizer")}
     events: list[tuple[int, int]] = []
     before = [0] * len(places)
@@ -351,9 +353,14 @@ def on_device(trace: Trace) -> Trace:
             events.append(event)
             before = [old + (index < place) for old, place in zip(before, places, strict=True)]
     stream, held = Stream(blocks, events), tuple(number for number in trace.held if number not in host)
-    return replace(trace, stream=stream, products=(before[0], before[1]), biased=tuple(before[2:-1]), held=held, replaced=before[-1])
+    after = 2 + len(trace.biased)
+    biased, replaced = tuple(before[2:after]), before[after]
+    sums = tuple(replace(one, place=place) for one, place in zip(trace.row_sums, before[after + 1 :], strict=True))
+    return replace(trace, stream=stream, products=(before[0], before[1]), biased=biased, held=held, replaced=replaced, row_sums=sums)
 
 
 def _category(block: Block, rebuilt: set[tuple[int, ...]]) -> str:
+    if block.operation == SCRATCH:
+        return "workspace"
     known = "gradients" if block.is_gradient else "weights" if block.is_weight else ""
     return known or category_of(block.shape, (block.phase, block.died_phase), rebuilt, is_held=block.is_held)

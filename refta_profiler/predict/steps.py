@@ -16,6 +16,7 @@ from refta_profiler.predict import closed_form, slice_ranks
 from refta_profiler.predict.dryrun import on_device, sweep
 from refta_profiler.predict.kernels import cublas_workspace_bytes, workspace_places
 from refta_profiler.predict.releases import release
+from refta_profiler.predict.row_sums import threads_of
 from refta_profiler.predict.storage import FULLY
 from refta_profiler.predict.trace import NotAffineError, Sweep, Trace
 from refta_profiler.waves import PART, TILES
@@ -87,6 +88,7 @@ def _of(point: Point, found: Sweep) -> dict[str, Any]:
         "memory": point.allocator if device.kind == "cuda" else "plain",
         "workspace_bytes": cublas_workspace_bytes(device.compute_capability) if device.kind == "cuda" else 0,
         "biased_workspace_bytes": release().biased_workspace_bytes if device.kind == "cuda" else 0,
+        "scratch": threads_of(device) if device.kind == "cuda" else None,
         "rates": _rates(known) if known else None,
         "first": _step(first, first, cuda=device.kind == "cuda"),
         "following": _step(low, high, cuda=device.kind == "cuda"),
@@ -115,8 +117,10 @@ def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
     sizes: lines. initial: which size n each block has that is there before, or −1 − n of one that goes when the method is put on. events:
     a number n from 0 on allocates a block of sizes[n], −k frees the k-th youngest of the live ones; what is not freed outlives the step.
     products: how many events there were when the first matrix products of forward and backward had their results, where workspaces are
-    taken; biased: when the first with a bias had. operations: [phase, dtype, FLOPs, bytes, how many of it, the shape of a matrix product's
-    result or 0, what its kernel reaches], without the last two, or the last, where they say nothing.
+    taken; biased: when the first with a bias had. row_sums: sums over rows, for which a GPU takes scratch (row_sums.py): [how many events
+    there were when it had its result, numbers for an output, outputs, bytes of a number, outputs that are read together]. operations:
+    [phase, dtype, FLOPs, bytes, how many of it, the shape of a matrix product's result or 0, what its kernel reaches], without the last
+    two, or the last, where they say nothing.
     """
     if cuda:
         low, high = on_device(low), on_device(high)
@@ -145,6 +149,11 @@ def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
         for one, other in zip(low.operations, high.operations, strict=True)
         if one.phase in PHASES
     )
+    sums = [
+        [one.place, *(_line(low.batch, a, high.batch, b) for a, b in pairs), one.itemsize, one.vector]
+        for one, other in zip(low.row_sums, high.row_sums, strict=True)
+        for pairs in [((one.inputs, other.inputs), (one.outputs, other.outputs))]
+    ]
     flops = _line(low.batch, sum(low.flops_by_phase.values()), high.batch, sum(high.flops_by_phase.values()))
     return {
         "sizes": [list(one) for one in sizes],
@@ -152,6 +161,7 @@ def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
         "events": events,
         "products": list(workspace_places(low.products)),
         "biased": list(low.biased),
+        "row_sums": sums if cuda else [],
         "step_flops": list(flops),
         "operations": [_operation(key, count) for key, count in operations.items()],
     }

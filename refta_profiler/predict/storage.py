@@ -13,6 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from refta_profiler import collectives, flops
+from refta_profiler.predict.row_sums import SUMS, RowSum, row_sum
 
 ATEN = torch.ops.aten
 PRODUCTS = (ATEN.mm.default, ATEN.addmm.default, ATEN.bmm.default, ATEN.baddbmm.default)  # a GPU runs them tile by tile of their results
@@ -94,6 +95,7 @@ class LiveStorages(TorchDispatchMode):
         self.operations: list[Operation] = []
         self.branches = 0  # on the numbers of a tensor, all taken as true
         self.first_products: dict[str, int] = {}  # by phase: how many events there were when its first matrix product had its result
+        self.row_sums: list[RowSum] = []
         self.first_biased: dict[str, int] = {}  # and when the first that adds a bias had its
         self.own_mode: Any = None  # the fake mode whose tensors are followed; None: all are
         self.sent = collectives.Sent()
@@ -142,6 +144,8 @@ class LiveStorages(TorchDispatchMode):
             self._see(tensor, str(func))
         if work:  # a product asks for its handle, and with it for a workspace, when its result has been allocated
             self.first_products.setdefault(self.phase, len(self.stream.events))
+        if func in SUMS and self.follows and (found := row_sum(args, len(self.stream.events), self.phase)):
+            self.row_sums.append(found)
         if adds_bias(func, args):
             self.first_biased.setdefault(self.phase, len(self.stream.events))
         return out

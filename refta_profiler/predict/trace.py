@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from refta.shapes import StackShape
+from refta_profiler.predict.row_sums import RowSum
 from refta_profiler.predict.storage import Operation, Stream
 
 
@@ -20,7 +21,8 @@ class Trace:
     initial: (category, bytes) of what is live before; without a category, of what went when the method was put on. persistent: numbers of
     the blocks that outlive the step (the optimizer's state). held: numbers of the kept outputs' blocks, which go when the next step's first
     forward has returned: before event `replaced` of a step. products: how many events there were when the first matrix product of the
-    forward and of the backward had its result; biased: the first that adds a bias, of the phases that have one. operations: all that ran.
+    forward and of the backward had its result; biased: the first that adds a bias, of the phases that have one. row_sums: what takes
+    scratch on a GPU. operations: all that ran.
     """
 
     batch: int
@@ -36,6 +38,7 @@ class Trace:
     rebuilt: set[tuple[int, ...]]
     sent_bytes: int = 0  # that the rank sends to others (collectives.py); 0 for one process
     biased: tuple[int, ...] = ()
+    row_sums: tuple[RowSum, ...] = ()
     held: tuple[int, ...] = ()
     replaced: int = 0
     branches: int = 0  # on the numbers of a tensor, all taken as true
@@ -50,7 +53,8 @@ class Trace:
         operations = tuple((one.phase, one.name, one.dtype, len(one.product)) for one in self.operations)
         initial = tuple(name for name, _ in self.initial)
         kept = self.held, self.replaced
-        return blocks, tuple(self.stream.events), initial, tuple(self.flops_by_phase), self.products, self.biased, kept, operations
+        sums = tuple((one.place, one.phase, one.itemsize) for one in self.row_sums)
+        return blocks, tuple(self.stream.events), initial, tuple(self.flops_by_phase), self.products, self.biased, kept, operations, sums
 
 
 class NotAffineError(Exception):
@@ -85,8 +89,12 @@ def between(first: Trace, second: Trace, batch: int) -> Trace:
         )
         for one, other in zip(first.operations, second.operations, strict=True)
     ]
+    sums = tuple(
+        replace(one, inputs=line(one.inputs, other.inputs), outputs=line(one.outputs, other.outputs))
+        for one, other in zip(first.row_sums, second.row_sums, strict=True)
+    )
     stream = Stream(blocks, first.stream.events)
-    return replace(first, batch=batch, initial=initial, stream=stream, flops_by_phase=flops, operations=operations)
+    return replace(first, batch=batch, initial=initial, stream=stream, flops_by_phase=flops, operations=operations, row_sums=sums)
 
 
 def same_sizes(one: Trace, other: Trace) -> bool:
@@ -98,6 +106,7 @@ def same_sizes(one: Trace, other: Trace) -> bool:
         and one.flops_by_phase == other.flops_by_phase
         and [operation.sizes for operation in one.operations] == [operation.sizes for operation in other.operations]
         and one.sent_bytes == other.sent_bytes
+        and one.row_sums == other.row_sums
     )
 
 

@@ -16,7 +16,7 @@ from refta_profiler.verdict_words import CONCLUSIONS, QUANTITIES
 
 KEY = "at-my-batch"
 LAST = 1024  # the largest batch that is offered, as `check` tries none beyond it
-STEP = ("trainable_parameters", "memory", "workspace_bytes", "biased_workspace_bytes", "rates", "first", "following")
+STEP = ("trainable_parameters", "memory", "workspace_bytes", "biased_workspace_bytes", "scratch", "rates", "first", "following")
 NAMED = (
     "label",
     "method",

@@ -145,7 +145,7 @@ const replay = (() => {
   function peaks(variant, step, batch) {
     const memory = new MEMORIES[variant.memory]();
     const sizes = step.sizes.map(([constant, each]) => constant + each * batch);
-    const gone = [];
+    const gone = [], sums = scratch(variant.scratch, step.row_sums ?? [], batch);
     for (const size of step.initial) {
       const block = memory.allocate(sizes[size < 0 ? -1 - size : size]);
       if (size < 0) gone.push(block);
@@ -155,18 +155,50 @@ const replay = (() => {
     const firstPass = pass(memory, sizes, step.events, null, (index) => {
       for (const [places, bytes] of [[step.biased, variant.biased_workspace_bytes], [step.products, variant.workspace_bytes]])
         if (bytes) for (const place of places ?? []) if (place === index) memory.allocate(bytes);
-    });
+    }, sums);
     let peak = memory.allocated;
-    pass(memory, sizes, step.events, firstPass, () => { peak = Math.max(peak, memory.allocated); });
+    pass(memory, sizes, step.events, firstPass, () => { peak = Math.max(peak, memory.allocated); }, sums);
     return { allocated: Math.max(peak, memory.allocated), reserved: memory.peakReserved };
   }
 
+  // By place: what each of the sums over rows takes and frees at once, as row_sums.py has it.
+  function scratch(threads, sums, batch) {
+    const found = new Map();
+    for (const [place, inputs, outputs, itemsize, vector] of threads ? sums : []) {
+      const [added, wanted] = [inputs, outputs].map(([constant, slope]) => constant + slope * batch);
+      const taken = partialSums(threads, added, wanted, itemsize, vector);
+      if (taken) found.set(place, [...(found.get(place) ?? []), taken]);
+    }
+    return found;
+  }
+
+  function partialSums([multiprocessors, resident], inputs, outputs, itemsize, vector) {
+    while (inputs * outputs * itemsize > 2 ** 31 - 1) inputs = Math.ceil(inputs / 2);
+    const most = 512 / vector, power = (size) => 2 ** Math.floor(Math.log2(Math.max(size, 1)));
+    const across = Math.min(power(Math.floor(outputs / vector)), most), along = Math.min(power(inputs), most);
+    const height = Math.min(along, Math.floor(most / Math.min(across, 32))), width = Math.min(across, Math.floor(most / height));
+    if (inputs < Math.min(height * 16, 256)) return null;
+    const each = Math.ceil(inputs / height), grid = Math.ceil(Math.floor(outputs / vector) / width);
+    const target = multiprocessors * Math.floor(resident / (width * height));
+    if (each < 256 || grid > target) return null;
+    const blocks = Math.max(Math.min(Math.ceil(target / grid), Math.ceil(each / 16)), Math.ceil(each / 256));
+    return blocks < 2 ? null : [(itemsize === 8 ? 8 : 4) * outputs * blocks * width * vector, 4 * grid];
+  }
+
   // One pass over the events. `lasting` says, by allocation, what outlived the first step and is there already.
-  function pass(memory, sizes, events, lasting, before) {
+  function pass(memory, sizes, events, lasting, before, sums) {
     const live = [], outlives = new Set();
     let count = 0;
+    function add(index) {
+      for (const taken of sums.get(index) ?? []) {
+        const blocks = taken.map((size) => memory.allocate(size));
+        before(-1);
+        for (const block of blocks.reverse()) memory.release(block);
+      }
+    }
     events.forEach((event, index) => {
       before(index);
+      add(index);
       if (event < 0) {
         const [{ block, skipped }] = live.splice(live.length + event, 1);
         if (!skipped) memory.release(block);
@@ -176,6 +208,7 @@ const replay = (() => {
         count += 1;
       }
     });
+    add(events.length);
     for (const { number } of live) outlives.add(number);
     return outlives;
   }

@@ -53,7 +53,8 @@ def held(point: Point, measured: dict[str, int]) -> None:
         assert found.peak_reserved_bytes == pytest.approx(measured["peak_reserved_bytes"], rel=RESERVED)
 
 
-ALLOCATED, RESERVED = 0.005, 0.02  # the worst are 0.50% (RoBERTa-B in bf16 with checkpointing, 2 MiB) and 1.9% (RoBERTa-B trained whole)
+ALLOCATED, RESERVED = 0.005, 0.0065  # the worst are 0.50% (RoBERTa-B in bf16 with checkpointing, 2 MiB) and 0.64% (ViT-H in amp-bf16)
+HOST_TABLE = 310_784  # BEiT's indices of relative positions, 197² of 8 bytes, which are made on the host and are predicted on the GPU
 
 
 @pytest.mark.parametrize(("point", "measured"), [pytest.param(*one, id=one[0].id) for one in few(POINTS)])
@@ -85,21 +86,19 @@ def test_what_is_allocated_is_exact_and_what_for(point, measured):
 
 
 @pytest.mark.parametrize(
-    ("method", "precision", "off"),
-    [
-        ("full", "fp32", -0.019),
-        pytest.param("full", "amp-bf16", -0.0426, marks=pytest.mark.slow),
-        pytest.param("lora", "amp-bf16", 0.0013, marks=pytest.mark.slow),
-    ],
+    ("method", "precision"),
+    [("full", "fp32"), ("full", "amp-bf16"), pytest.param("lora", "amp-bf16", marks=pytest.mark.slow)],
 )
-def test_a_model_whose_biases_of_attention_are_trained_is_as_far_off_as_is_said(method, precision, off, tmp_path):
+def test_a_model_whose_biases_of_attention_are_trained_is_exact_but_for_a_table_on_the_host(method, precision, tmp_path):
     settings = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 768, "num_labels": 10}
     BeitConfig(**settings, use_relative_position_bias=True, architectures=["BeitForImageClassification"]).save_pretrained(tmp_path)
     rows = [json.loads(line) for line in PEAKS.with_name("beit.jsonl").read_text(encoding="utf-8").splitlines()]
     (row,) = [one for one in rows if (one["point"]["method"], one["point"]["precision"]) == (method, precision)]
     found = predicted(replace(Point.from_json(json.dumps(row["point"])), model=str(tmp_path)))
-    wrong = found.peak_allocated_bytes / row["measured"]["peak_allocated_bytes"] - 1
-    assert min(off, 0) <= wrong <= max(off, 0)
+    measured = row["measured"]
+    predictions = {"peak_allocated_bytes": found.peak_allocated_bytes, "static_bytes": found.static_bytes}
+    predictions |= {f"{phase}_peak_bytes": size for phase, size in found.peak_by_phase.items()}
+    assert {name: size - measured[name] for name, size in predictions.items()} == dict.fromkeys(predictions, HOST_TABLE)
 
 
 def waited_for(point):
@@ -137,7 +136,7 @@ def test_differences_of_reserved_bytes_are_surer_than_verdicts_need():
     """A verdict tells apart from 1% on, and from twice the error of a predicted difference on (design.md)."""
     alike = {}
     for point, measured in POINTS:
-        if "peak_reserved_bytes" in measured and point.method != "full":  # of which some blocks are not predicted: 60 MiB
+        if "peak_reserved_bytes" in measured and point.method != "full":  # of which some blocks are not predicted: 20 MiB
             setting = replace(point, id="", label="", method="", settings={}, rank=None, order=None, targets=[])
             alike.setdefault(setting.to_json(), []).append((predicted(point).peak_reserved_bytes, measured["peak_reserved_bytes"]))
     errors = [

@@ -191,8 +191,18 @@ def made_up(random, memory):
     ]
     step = {"sizes": sizes, "initial": [0, -2, 1, 2, -4, 3], "events": events, "products": [5, 90], "biased": [5], "step_flops": [1, 2]}
     step["operations"] = operations
+    step["row_sums"] = [
+        [
+            place,
+            [random.choice([0, 197]), random.choice([197, 2048])],
+            [random.choice([768, 3072, 50]), 0],
+            *random.choice([(4, 4), (2, 2), (8, 1)]),
+        ]
+        for place in sorted([5, len(events), *random.sample(range(len(events)), 20)])
+    ]
     workspace = 0 if memory == "plain" else 2**23 + 512
     variant = {"memory": memory, "workspace_bytes": workspace, "biased_workspace_bytes": workspace and 2**20}
+    variant["scratch"] = None if memory == "plain" else random.choice([(132, 2048), (40, 1024)])
     return {**variant, "rates": steps._rates(RATES), "first": step, "following": step}
 
 
