@@ -22,7 +22,7 @@ def of(x, dims):
 @pytest.mark.parametrize(
     ("rows", "columns", "dtype", "expected"),
     [
-        # 48 fours of outputs over 32 threads, 4 rows of threads: 1576 numbers each, by 16 are 99 blocks, on 2 × 1056 of which they may spread
+        # 48 fours of outputs over 32 threads and 4 rows of them: 1576 numbers each, which at 16 a thread are 99 blocks
         (6304, 192, torch.float32, (4 * 192 * 99 * 32 * 4, 8)),  # the counters in a block of 512: the 9,732,608 bytes of an H100
         (6304, 768, torch.bfloat16, (4 * 768 * 99 * 32 * 4, 24)),  # added up in float32
         (2048, 768, torch.float32, (4 * 768 * 32 * 32 * 4, 24)),
