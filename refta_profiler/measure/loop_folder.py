@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from refta_profiler.measure.loop import profile
 
 HEAD = "# Measured within a training loop by refta_profiler.profile: that loop, not this file, is what can be run again.\n"
-MEASURED = ("step_seconds", "peak_allocated_bytes")  # a loop without either broke off: what its label stood for stays
+MEASURED = ("step_seconds", "peak_allocated_bytes")  # a loop without either broke off: where its label stood for one that has, that stays
 PATIENCE_S = 30.0  # for another loop that ends at the same time and writes its rows, which takes moments
 
 
@@ -53,16 +54,23 @@ def write(one: profile, path: Path) -> RunFolder:
         if not (path / "scenario.yaml").exists():
             write_whole(path / "scenario.yaml", HEAD + write_yaml({"name": path.resolve().name, "target": one.rows[0].target}))
         rivals = [planned for planned in folder.planned() if is_rival(folder, planned, one.rows[0])]
-        if not rivals or any(row.value is not None for row in one.rows if row.metric in MEASURED):
+        counts = is_measured(one.rows) or not any(is_measured(folder.read(other, "measured")) for other in {point, *rivals})
+        if counts:
             folder.order(list(dict.fromkeys([*(planned for planned in folder.planned() if planned not in rivals), point])))
         told = sessions.ended(sessions.begun(folder.environment(), found), {"profiled loop": 1})
         told[-1]["label"] = one.label
         folder.session = len(told)
         folder.write_environment({**found, **{name: told[-1][name] for name in sessions.ENDED}, sessions.KEY: told})
-        folder.write_details(point, details(one) | {"environment": found})
-        folder.write_point(point, "measured", one.rows)
+        if counts:
+            folder.write_details(point, details(one) | {"environment": found})
+            folder.write_point(point, "measured", one.rows)
         folder.write_table()
     return folder
+
+
+def is_measured(rows: Sequence[Row]) -> bool:
+    """Whether a loop came so far that something of a step was measured."""
+    return any(row.value is not None for row in rows if row.metric in MEASURED)
 
 
 def is_rival(folder: RunFolder, planned: str, row: Row) -> bool:

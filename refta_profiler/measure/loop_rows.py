@@ -73,8 +73,8 @@ def describe(one: profile) -> Subject:
     Of accumulated steps the model's name says how many forwards make one: they are another setting than steps of one.
     """
     steps = steps_of(one, None)
-    steps = steps if measured_steps(one) or not one.broken else [one.broken]
-    forwards, (batch, seq) = loop_shapes.usual_forwards(steps), loop_shapes.largest(steps)
+    named = [one.broken] if one.broken and not measured_steps(one) else steps
+    forwards, (batch, seq) = loop_shapes.usual_forwards(steps), loop_shapes.largest(named)
     method, order, rank = subject.method_of(one.model)
     return Subject(
         model=subject.model_name(one.model) + (f", {forwards} forwards a step" if forwards > 1 else ""),

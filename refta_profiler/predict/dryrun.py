@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import warnings
 import weakref
@@ -142,7 +143,7 @@ def _follow(
         replaced=replaced[0],
         products=(live.first_products.get("forward", 0), live.first_products.get("backward", 0)),
         biased=tuple(live.first_biased[phase] for phase in ("forward", "backward") if phase in live.first_biased),
-        row_sums=tuple(live.row_sums),
+        row_sums=tuple(live.row_sums) if cuda else (),
         flops_by_phase=live.flops_by_phase,
         operations=_of_later_steps(live),
         trainable_parameters=sum(one.numel() for one in work.model.parameters() if one.requires_grad),
@@ -346,12 +347,9 @@ def on_device(trace: Trace) -> Trace:
     blocks = trace.stream.blocks
     places = (*trace.products, *trace.biased, trace.replaced, *(one.place for one in trace.row_sums))
     host = {block.number for block in blocks if block.shape == (RNG_STATE,) or (block.operation == NUMBER and block.phase == "optimizer")}
-    events: list[tuple[int, int]] = []
-    before = [0] * len(places)
-    for index, event in enumerate(trace.stream.events):
-        if event[0] not in host:
-            events.append(event)
-            before = [old + (index < place) for old, place in zip(before, places, strict=True)]
+    events = [event for event in trace.stream.events if event[0] not in host]
+    stay = list(itertools.accumulate((event[0] not in host for event in trace.stream.events), initial=0))
+    before = [stay[place] for place in places]
     stream, held = Stream(blocks, events), tuple(number for number in trace.held if number not in host)
     after = 2 + len(trace.biased)
     biased, replaced = tuple(before[2:after]), before[after]

@@ -45,7 +45,7 @@ class RowSum:
     def scratch(self, multiprocessors: int, resident: int) -> tuple[int, ...]:
         """(bytes of the partial sums, of the counters) on a GPU of so many multiprocessors with so many threads each; () for none."""
         inputs = self.inputs
-        while inputs * self.outputs * self.itemsize > LARGEST:
+        while (inputs * self.outputs - 1) * self.itemsize + 1 > LARGEST:
             inputs = -(-inputs // 2)
         outputs, most = self.outputs // self.vector, THREADS // self.vector
         across, along = (min(_power(size), most) for size in (outputs, inputs))
@@ -75,7 +75,9 @@ def row_sum(args: Sequence[Any], place: int, phase: str) -> RowSum | None:
     over = {dim % max(x.dim(), 1) for dim in dims} if dims else set(range(x.dim()))
     axes = [(stride, size, dim in over) for dim, (size, stride) in enumerate(zip(x.shape, x.stride(), strict=True)) if size != 1]
     summed, kept = ([(stride, size) for stride, size, mine in axes if mine is which] for which in (True, False))
-    if not summed or not kept or min(summed) < min(kept) or x.numel() == 0:
+    if not summed or not kept or x.numel() == 0:
+        return None
+    if min(stride for stride, _ in summed) < min(stride for stride, _ in kept):
         return None
     inputs, outputs = (math.prod(size for _, size in some) for some in (summed, kept))
     return RowSum(place, phase, inputs, outputs, x.element_size(), _vector(x, _joined(summed), _joined(kept)))

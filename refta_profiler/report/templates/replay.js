@@ -173,7 +173,7 @@ const replay = (() => {
   }
 
   function partialSums([multiprocessors, resident], inputs, outputs, itemsize, vector) {
-    while (inputs * outputs * itemsize > 2 ** 31 - 1) inputs = Math.ceil(inputs / 2);
+    while ((inputs * outputs - 1) * itemsize + 1 > 2 ** 31 - 1) inputs = Math.ceil(inputs / 2);
     const most = 512 / vector, power = (size) => 2 ** Math.floor(Math.log2(Math.max(size, 1)));
     const across = Math.min(power(Math.floor(outputs / vector)), most), along = Math.min(power(inputs), most);
     const height = Math.min(along, Math.floor(most / Math.min(across, 32))), width = Math.min(across, Math.floor(most / height));

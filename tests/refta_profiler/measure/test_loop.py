@@ -347,6 +347,20 @@ class Lengths(torch.nn.Module):
         return self.weight(input_ids).sum()
 
 
+def test_a_loop_that_accumulates_and_runs_out_as_it_warms_up_is_still_one_that_accumulates():
+    model = Lengths()
+    optimizer = torch.optim.SGD(model.parameters())
+    with pytest.raises(torch.OutOfMemoryError):
+        with refta_profiler.profile(model, optimizer, label="mine") as p:
+            for step in range(2):
+                for _ in range(4):
+                    model(input_ids=torch.zeros(2, 4 + step, dtype=torch.long)).backward()
+                    if step:
+                        raise torch.OutOfMemoryError("CUDA out of memory")
+                optimizer.step()
+    assert (p.rows[0].model, p.rows[0].batch, p.rows[0].seq) == ("Lengths, 4 forwards a step", 2, 5)
+
+
 def test_what_another_optimizer_trains_is_said():
     loop = Loop()
     first, second = loop.model[0], loop.model[3]
@@ -569,14 +583,14 @@ def test_a_label_stands_for_the_last_loop_that_had_it(tmp_path):
     """LoRA at another rank under the same label is another point; the report would mix the two."""
     for rank in (4, 8):
         p = padded([8] * 4, folder=tmp_path / "mine", label="lora", warmup=1, steps=1, method="lora", rank=rank)
-    padded(
-        [8], folder=tmp_path / "mine", label="lora", warmup=1, steps=1, method="lora", rank=16
-    )  # broken off at once, it replaces nothing
+    for rank in (16, 8):  # broken off at once, they replace nothing
+        padded([8], folder=tmp_path / "mine", label="lora", warmup=1, steps=1, method="lora", rank=rank)
     p = padded([8] * 4, folder=tmp_path / "mine", label="other", warmup=1, steps=1)
     run = RunFolder.open(tmp_path / "mine")
     assert list(dict.fromkeys((row.label, row.rank) for row in run.rows())) == [("lora", 8), ("other", p.rows[0].rank)]
     told = run.environment()
-    assert [one["label"] for one in told["sessions"]] == ["lora", "lora", "lora", "other"]
+    assert [one["label"] for one in told["sessions"]] == ["lora"] * 4 + ["other"]
+    assert {row.status for row in run.rows() if row.metric in ("step_seconds", "peak_allocated_bytes")} == {"ok"}
     for one in told["sessions"]:
         assert one["started"] <= one["ended"] and one["versions"]["torch"] == importlib.metadata.version("torch")
         assert one["did"] == {"profiled loop": 1} and one["wall_seconds"] >= 0

@@ -51,12 +51,16 @@ def test_axes_that_lie_in_each_other_are_one():
 def test_sums_along_rows_and_over_everything_take_next_to_nothing():
     x = torch.empty(6304, 192, device="meta")
     assert of(x, [1]) is None and of(x, None) is None and of(x, []) is None and of(x.t(), [0]) is None
+    assert None not in [of(torch.empty(1, device="meta").expand(batch, 3), [0]) for batch in (2, 4)]  # which lies neither way
     assert of(torch.empty(1, 192, device="meta"), [0]) is None and of(torch.empty(0, 192, device="meta"), [0]) is None
 
 
 def test_what_is_too_large_for_32_bits_is_cut_in_two():
     large = RowSum(0, "backward", 1_500_000, 768, 4, 4)
     assert large.scratch(*H100) == RowSum(0, "backward", 375_000, 768, 4, 4).scratch(*H100)
+    just = RowSum(0, "backward", 131_072, 4096, 4, 4)  # 2³¹ bytes, the last of which begins at one that 32 bits can count
+    assert just.scratch(*H100) == (4 * 4096 * 128 * 32 * 4, 128)
+    assert replace(just, inputs=131_073).scratch(*H100) == replace(just, inputs=65_537).scratch(*H100) == (4 * 4096 * 66 * 32 * 4, 128)
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ def made_up(random, memory):
     step["row_sums"] = [
         [
             place,
-            [random.choice([0, 197]), random.choice([197, 2048])],
+            [random.choice([0, 197]), random.choice([197, 2048, 2**20])],
             [random.choice([768, 3072, 50]), 0],
             *random.choice([(4, 4), (2, 2), (8, 1)]),
         ]
