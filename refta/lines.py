@@ -25,6 +25,12 @@ class Line:
     def __mul__(self, factor: int) -> Line:
         return Line(self.constant * factor, self.per_token * factor)
 
+    def starts_below(self, other: Line) -> bool:
+        """Whether it is the lower up to where two lines meet, or throughout where they never do; Line(0, 2) is below Line(10, 1)."""
+        tokens = self.crossover(other)
+        at = Fraction(1) if tokens is None else tokens / 2
+        return self.constant + self.per_token * at < other.constant + other.per_token * at
+
     def crossover(self, other: Line) -> Fraction | None:
         """The token count above zero where two lines meet, or None; Line(0, 2) and Line(10, 1) meet at 10."""
         slope = self.per_token - other.per_token

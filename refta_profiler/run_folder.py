@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from refta_profiler.errors import ProfilerError, ScenarioError, StorageError
 from refta_profiler.results import SOURCES, Row, from_csv, to_csv
+from refta_profiler.statistics import same
 from refta_profiler.whole_files import made, read_json, write_whole, writing
 
 VERSION = 1
@@ -141,9 +142,8 @@ class RunFolder:
         numbers = (path.name.removeprefix(f"{stem}.").removesuffix(".json") for path in (self.path / "processes").glob(f"{stem}.*.json"))
         read = {int(number): self.process(point_id, int(number)) for number in sorted(numbers) if number.isdigit()}
         found = {number: content for number, content in read.items() if content}
-        first = found.get(1)
-        alike = {number for number, one in found.items() if first is None or same_steps(one, first)}
-        return {number: one["answer"] for number, one in found.items() if number in alike}
+        wanted = steps_asked(found[1]) if 1 in found else {}
+        return {number: one["answer"] for number, one in found.items() if same(wanted, steps_asked(one))}
 
     def write_details(self, point_id: str, details: dict[str, Any]) -> Path:
         """details/<point>.json: raw samples, operators and tracebacks of a measured point, which the table has no place for."""
@@ -259,10 +259,9 @@ class RunFolder:
         return list(found.values())
 
 
-def same_steps(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two processes were asked for the same steps, in all that both say: the first alone is to look at more than its time."""
-    mine, theirs = one["asked"], other["asked"]
-    return all(mine[name] == theirs[name] for name in mine.keys() & theirs.keys() - {"passes", "instruments"})
+def steps_asked(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a process was asked, but for what the first alone looks at beside the time."""
+    return {name: one for name, one in content["asked"].items() if name not in ("passes", "instruments")}
 
 
 def _lock(file: IO[str], patience_s: float) -> None:

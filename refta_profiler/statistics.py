@@ -211,8 +211,8 @@ def make(answer: Mapping[str, Any]) -> dict[str, str]:
     return {name: one for name, one in told.items() if one and name != OWN_CODE}
 
 
-def same(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether two makes are the same in all that both say."""
+def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two makes, or what two processes were asked, are the same in all that both say."""
     return all(one[name] == other[name] for name in one.keys() & other.keys())
 
 

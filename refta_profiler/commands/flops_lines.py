@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 
 from refta.lines import Line
 
@@ -28,13 +27,12 @@ def fewer(known: Mapping[str, Mapping[int, int]]) -> Fewer | None:
         return None
     if one == other:
         return Fewer(None, None)
-    meet = one.crossover(other)
-    if meet is not None and meet <= 1:
-        meet, at = None, Fraction(2)
-    else:
-        at = Fraction(1) if meet is None else meet / 2
-    lower = one.constant + one.per_token * at < other.constant + other.per_token * at
-    return Fewer(first if lower else second, None if meet is None else math.ceil(meet) - 1)
+    meet, lower = one.crossover(other), first if one.starts_below(other) else second
+    if meet is None:
+        return Fewer(lower, None)
+    if meet <= 1:
+        return Fewer(first if lower == second else second, None)
+    return Fewer(lower, math.ceil(meet) - 1)
 
 
 def line(values: Mapping[int, int]) -> Line | None:

@@ -200,11 +200,8 @@ def crossovers(table: OrderTable, scope: Scope, quantity: str) -> list[Crossover
         one, other = (LINES[quantity](scope.costs[order]) for order in (first, second))
         if one == other:
             continue
-        tokens = one.crossover(other)
-        at = Fraction(1) if tokens is None else tokens / 2
-        lower = one.constant + one.per_token * at < other.constant + other.per_token * at
-        pair = (first, second) if lower else (second, first)
-        found.append(Crossover(quantity, scope, *pair, tokens))
+        pair = (first, second) if one.starts_below(other) else (second, first)
+        found.append(Crossover(quantity, scope, *pair, one.crossover(other)))
     return found
 
 

@@ -9,7 +9,7 @@ from refta_profiler.devices import device_key
 from refta_profiler.measure import gpu, loop_shapes, subject, timing
 from refta_profiler.measure.load import Load, complaint
 from refta_profiler.measure.loop_shapes import Shape
-from refta_profiler.measure.rows import average, counted, interval_notes, throttled
+from refta_profiler.measure.rows import average, counted, interval_notes, throttled_words
 from refta_profiler.measure.subject import Subject
 from refta_profiler.measure.worker import describe_failure
 from refta_profiler.results import Row
@@ -132,7 +132,7 @@ def note_of(one: profile, metric: str, what: Subject) -> str:
     if metric == "step_seconds":
         parts.append(f"median of {counted(len(found.samples), 'step')}, {LOADING}")
         parts += [words for words in [complaint(average([Load(**one) for one in found.loads]))] if words]
-        parts += [words for words in [throttling(one.gpu)] if words]
+        parts += [words for words in [throttled_words(gpu.over(one.gpu[0], one.gpu[-1]) if one.gpu else None)] if words]
     parts += [words for words in [left_out_words(one)] if words and metric in OF_THE_OPTIMIZER]
     if metric in ("static_bytes", "peak_allocated_bytes") and found.other_bytes > OTHERS * found.values["static_bytes"]:
         parts.append(f"{format_bytes(found.other_bytes)} of it are other tensors of the process that were alive when the step began")
@@ -141,13 +141,6 @@ def note_of(one: profile, metric: str, what: Subject) -> str:
     if world > 1 and metric != "trainable_parameters":
         parts.append(f"it is rank {rank}'s alone, of {world}")
     return "; ".join(parts)
-
-
-def throttling(conditions: Sequence[dict[str, Any]]) -> str:
-    """That the GPU held its clocks down, of its conditions before and after; '' where it did not, or nothing is known."""
-    found = gpu.over(conditions[0], conditions[-1]) if conditions else None
-    reasons = throttled({"gpu": found})
-    return f"the GPU slowed itself: {', '.join(reasons)}" if reasons else ""
 
 
 def left_out_words(one: profile) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from refta_profiler.measure.rows import counted
+
 Shape = tuple[int, int | None]  # examples of a forward, tokens of one
 Step = Sequence[Shape]
 
@@ -29,7 +31,7 @@ def forwards_words(steps: Iterable[Step]) -> str:
 def words(shape: Shape) -> str:
     """'8 examples of 96 tokens', '8 examples'."""
     batch, seq = shape
-    examples = f"{batch} example{'s' * (batch != 1)}"
+    examples = counted(batch, "example")
     return examples if seq is None else f"{examples} of {seq} tokens"
 
 

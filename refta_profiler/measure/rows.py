@@ -115,7 +115,7 @@ def time_note(processes: Mapping[int, dict[str, Any]]) -> str:
     parts += [f"process {number} failed: {one['failure']['note']}" for number, one in processes.items() if "failure" in one]
     of_steps = [Load(**load) for one in timed for load in one["loads"]]
     parts += [words for words in [complaint(average([load for one in timed for load in loads_of(one)])) or bursts(of_steps)] if words]
-    parts += list(dict.fromkeys(f"the GPU slowed itself: {', '.join(reasons)}" for one in timed if (reasons := throttled(one))))
+    parts += list(dict.fromkeys(words for one in timed if (words := throttled_words(one.get("gpu")))))
     parts += list(dict.fromkeys(one["gpu_others"] for one in timed if one.get("gpu_others")))
     parts += [words for words in [unlike_starts(processes)] if words]
     parts += [f"run at a low priority (nice {nice})" for nice in [max(one.get("where", {}).get("nice", 0) for one in timed)] if nice > 0]
@@ -159,6 +159,12 @@ def throttled(answer: dict[str, Any]) -> list[str]:
     found = answer.get("gpu") or {}
     between = [f"{words} for {format_seconds(seconds)}" for words, seconds in found.get("throttled_s", {}).items()]
     return [*(found.get("throttle_reasons") or []), *between]
+
+
+def throttled_words(conditions: dict[str, Any] | None) -> str:
+    """The same as a note has it; '' where they were not held down."""
+    reasons = throttled({"gpu": conditions})
+    return f"the GPU slowed itself: {', '.join(reasons)}" if reasons else ""
 
 
 def loads_of(answer: Mapping[str, Any]) -> list[Load]:

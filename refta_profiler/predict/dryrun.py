@@ -28,9 +28,9 @@ from refta_profiler.predict.operands import CpuStorages
 from refta_profiler.predict.releases import release
 from refta_profiler.predict.replay import Memory, PlainMemory, replay
 from refta_profiler.predict.roofline import Estimate, RateMissingError, estimate
-from refta_profiler.predict.row_sums import SCRATCH, with_scratch
+from refta_profiler.predict.row_sums import SCRATCH
 from refta_profiler.predict.storage import FULLY, Block, LiveStorages, MetaStorages, Operation, Stream
-from refta_profiler.predict.trace import Sweep, Trace, steps
+from refta_profiler.predict.trace import Sweep, Trace, steps, with_scratch
 from refta_profiler.workload import Workload
 
 RNG_STATE = 5056  # bytes of torch's CPU generator state, which checkpointing keeps per block
@@ -345,16 +345,11 @@ def on_device(trace: Trace) -> Trace:
     once its first matrix product has its result, the backward's once its own has.
     """
     blocks = trace.stream.blocks
-    places = (*trace.products, *trace.biased, trace.replaced, *(one.place for one in trace.row_sums))
     host = {block.number for block in blocks if block.shape == (RNG_STATE,) or (block.operation == NUMBER and block.phase == "optimizer")}
     events = [event for event in trace.stream.events if event[0] not in host]
     stay = list(itertools.accumulate((event[0] not in host for event in trace.stream.events), initial=0))
-    before = [stay[place] for place in places]
     stream, held = Stream(blocks, events), tuple(number for number in trace.held if number not in host)
-    after = 2 + len(trace.biased)
-    biased, replaced = tuple(before[2:after]), before[after]
-    sums = tuple(replace(one, place=place) for one, place in zip(trace.row_sums, before[after + 1 :], strict=True))
-    return replace(trace, stream=stream, products=(before[0], before[1]), biased=biased, held=held, replaced=replaced, row_sums=sums)
+    return replace(trace.moved(stream, stay.__getitem__), held=held)
 
 
 def _category(block: Block, rebuilt: set[tuple[int, ...]]) -> str:

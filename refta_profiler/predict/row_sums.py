@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 if TYPE_CHECKING:
     from refta_profiler.devices import Device
-    from refta_profiler.predict.trace import Trace
 
 ATEN = torch.ops.aten
 SUMS = frozenset({ATEN.sum.dim_IntList, ATEN.mean.dim})
@@ -107,43 +106,3 @@ def threads_of(device: Device) -> tuple[int, int] | None:
     if device.multiprocessors is None or device.compute_capability is None:
         return None
     return device.multiprocessors, RESIDENT.get(device.compute_capability, 2048)
-
-
-def with_scratch(trace: Trace, device: Device) -> Trace:
-    """The trace with the blocks that its sums over rows take and free at once; as it is where the GPU's multiprocessors are not known."""
-    from refta_profiler.predict.storage import Block, Stream
-
-    threads = threads_of(device)
-    taken = [(one, sizes) for one in trace.row_sums if threads and (sizes := one.scratch(*threads))]
-    if not taken:
-        return trace
-    blocks, inserted = list(trace.stream.blocks), []
-    for one, sizes in taken:
-        numbers = range(len(blocks), len(blocks) + len(sizes))
-        blocks += [
-            Block(number, size, one.phase, SCRATCH, (size,), one.place, one.place, one.phase)
-            for number, size in zip(numbers, sizes, strict=True)
-        ]
-        inserted += [(one.place, [*((number, 1) for number in numbers), *((number, -1) for number in reversed(numbers))])]
-    return inserted_into(trace, Stream(blocks, trace.stream.events), inserted)
-
-
-def inserted_into(trace: Trace, stream: Any, inserted: Sequence[tuple[int, list[tuple[int, int]]]]) -> Trace:
-    """The trace with these events before those of their places, and with its own places where they are then."""
-    events: list[tuple[int, int]] = []
-    start = 0
-    for place, more in inserted:
-        events += [*stream.events[start:place], *more]
-        start = place
-    events += stream.events[start:]
-
-    def moved(place: int) -> int:
-        return place + sum(len(more) for before, more in inserted if before < place)
-
-    return replace(
-        trace,
-        stream=replace(stream, events=events),
-        products=(moved(trace.products[0]), moved(trace.products[1])),
-        biased=tuple(moved(place) for place in trace.biased),
-        replaced=moved(trace.replaced),
-    )

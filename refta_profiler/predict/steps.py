@@ -88,7 +88,7 @@ def _of(point: Point, found: Sweep) -> dict[str, Any]:
         "memory": point.allocator if device.kind == "cuda" else "plain",
         "workspace_bytes": cublas_workspace_bytes(device.compute_capability) if device.kind == "cuda" else 0,
         "biased_workspace_bytes": release().biased_workspace_bytes if device.kind == "cuda" else 0,
-        "scratch": threads_of(device) if device.kind == "cuda" else None,
+        "scratch": threads_of(device),
         "rates": _rates(known) if known else None,
         "first": _step(first, first, cuda=device.kind == "cuda"),
         "following": _step(low, high, cuda=device.kind == "cuda"),
@@ -150,9 +150,14 @@ def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
         if one.phase in PHASES
     )
     sums = [
-        [one.place, *(_line(low.batch, a, high.batch, b) for a, b in pairs), one.itemsize, one.vector]
+        [
+            one.place,
+            _line(low.batch, one.inputs, high.batch, other.inputs),
+            _line(low.batch, one.outputs, high.batch, other.outputs),
+            one.itemsize,
+            one.vector,
+        ]
         for one, other in zip(low.row_sums, high.row_sums, strict=True)
-        for pairs in [((one.inputs, other.inputs), (one.outputs, other.outputs))]
     ]
     flops = _line(low.batch, sum(low.flops_by_phase.values()), high.batch, sum(high.flops_by_phase.values()))
     return {
@@ -161,7 +166,7 @@ def _step(low: Trace, high: Trace, *, cuda: bool) -> dict[str, Any]:
         "events": events,
         "products": list(workspace_places(low.products)),
         "biased": list(low.biased),
-        "row_sums": sums if cuda else [],
+        "row_sums": sums,
         "step_flops": list(flops),
         "operations": [_operation(key, count) for key, count in operations.items()],
     }

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from refta.shapes import StackShape
-from refta_profiler.predict.row_sums import RowSum
-from refta_profiler.predict.storage import Operation, Stream
+from refta_profiler.devices import Device
+from refta_profiler.predict.row_sums import SCRATCH, RowSum, threads_of
+from refta_profiler.predict.storage import Block, Operation, Stream
 
 
 @dataclass
@@ -55,6 +56,18 @@ class Trace:
         kept = self.held, self.replaced
         sums = tuple((one.place, one.phase, one.itemsize) for one in self.row_sums)
         return blocks, tuple(self.stream.events), initial, tuple(self.flops_by_phase), self.products, self.biased, kept, operations, sums
+
+    def moved(self, stream: Stream, place: Callable[[int], int]) -> Trace:
+        """The trace with another stream, in which what was at a place is where `place` says."""
+        products, sums = self.products, self.row_sums
+        return replace(
+            self,
+            stream=stream,
+            products=(place(products[0]), place(products[1])),
+            biased=tuple(map(place, self.biased)),
+            row_sums=tuple(replace(one, place=place(one.place)) for one in sums),
+            replaced=place(self.replaced),
+        )
 
 
 class NotAffineError(Exception):
@@ -143,6 +156,24 @@ class Sweep:
             return same_sizes(between(bases[0], bases[1], found.batch), found)
         except NotAffineError:
             return False
+
+
+def with_scratch(trace: Trace, device: Device) -> Trace:
+    """The trace with the blocks that its sums over rows take and free at once; as it is where the GPU's multiprocessors are not known."""
+    threads = threads_of(device)
+    taken = [(one, sizes) for one in trace.row_sums if threads and (sizes := one.scratch(*threads))]
+    if not taken:
+        return trace
+    blocks, events, start = list(trace.stream.blocks), [], 0
+    for one, sizes in taken:
+        numbers = range(len(blocks), len(blocks) + len(sizes))
+        named = zip(numbers, sizes, strict=True)
+        blocks += [Block(number, size, one.phase, SCRATCH, (size,), one.place, one.place, one.phase) for number, size in named]
+        events += trace.stream.events[start : one.place]
+        events += [*((number, 1) for number in numbers), *((number, -1) for number in reversed(numbers))]
+        start = one.place
+    events += trace.stream.events[start:]
+    return trace.moved(Stream(blocks, events), lambda place: place + sum(2 * len(sizes) for one, sizes in taken if one.place < place))
 
 
 STEPS = 4  # that are replayed where a step finds another's outputs: the blocks of two steps take turns, and have settled by then

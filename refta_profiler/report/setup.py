@@ -28,11 +28,16 @@ def setup_section(material: Material) -> Section | None:
 def timed(material: Material, target: str) -> list[Candidate]:
     """What has a measured set-up there, at the largest batch of each label."""
     found: dict[tuple, Candidate] = {}
-    for one in material.candidates(target):
+    for one in set_up(material, target):
         key = one.label, replace(one.setting, batch=0)
-        if one.value("setup_seconds", "measured") is not None and (key not in found or one.setting.batch > found[key].setting.batch):
+        if key not in found or one.setting.batch > found[key].setting.batch:
             found[key] = one
     return list(found.values())
+
+
+def set_up(material: Material, target: str) -> list[Candidate]:
+    """What has a measured set-up there."""
+    return [one for one in material.candidates(target) if one.value("setup_seconds", "measured") is not None]
 
 
 def measured_merge(material: Material) -> bool:
@@ -46,8 +51,7 @@ def setup_table(material: Material, target: str) -> Table:
     columns = [Column("method"), Column("setting"), Column("batch", "", "batch", True), Column("set-up", "", "setup_seconds", True)]
     columns += [Column("peak of set-up", "MiB", "setup_peak_bytes", True), Column("step", "", "step_seconds", True)]
     columns += [Column("reference"), Column("repaid after steps", "", "repaid_steps", True), Column("merging", "", "merge_seconds", True)]
-    others = [one for one in material.candidates(target) if one.value("setup_seconds", "measured") is not None]
-    pairs = [(one, reference(one, others)) for one in members]
+    pairs = [(one, reference(one, set_up(material, target))) for one in members]
     rows = [setup_row(material, one, other) for one, other in pairs]
     slowest = max(members, key=lambda one: one.value("setup_seconds", "measured") or 0.0)
     seconds = seconds_cell(slowest.value("setup_seconds", "measured")).text

@@ -192,7 +192,7 @@ const replay = (() => {
     function add(index) {
       for (const taken of sums.get(index) ?? []) {
         const blocks = taken.map((size) => memory.allocate(size));
-        before(-1);
+        before(-1);  // nothing is taken there; the second pass looks at what is live
         for (const block of blocks.reverse()) memory.release(block);
       }
     }

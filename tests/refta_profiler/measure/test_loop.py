@@ -318,13 +318,12 @@ def test_a_copy_of_the_model_is_no_part_of_the_loop(copied):
 @pytest.mark.parametrize(("before", "size"), [(1, (8, 16)), (4, (2, 4))], ids=["as it warmed up", "after timed steps"])
 def test_memory_that_ran_out_is_told_at_the_size_that_it_ran_out_at(before, size):
     """What was measured keeps its own size, which the one that ran out is none of."""
-    model, shapes = Lengths(), [(2, 4)] * before + [(8, 16)]
+    model, shapes = Padded(), [(2, 4)] * before + [(8, 16)]
     optimizer = torch.optim.SGD(model.parameters())
     with pytest.raises(torch.OutOfMemoryError):
         with refta_profiler.profile(model, optimizer, label="mine", warmup=2, steps=5) as p:
             for batch, seq in shapes:
-                loss = model(input_ids=torch.zeros(batch, seq, dtype=torch.long))
-                loss.backward()
+                model(input_ids=torch.zeros(batch, seq, dtype=torch.long)).sum().backward()
                 if seq == 16:
                     raise torch.OutOfMemoryError("CUDA out of memory")
                 optimizer.step()
@@ -336,29 +335,18 @@ def test_memory_that_ran_out_is_told_at_the_size_that_it_ran_out_at(before, size
     assert (timed.status == "ok") == (before > 2)
 
 
-class Lengths(torch.nn.Module):
-    """A model that is fed tokens."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Embedding(8, 3)
-
-    def forward(self, input_ids):
-        return self.weight(input_ids).sum()
-
-
 def test_a_loop_that_accumulates_and_runs_out_as_it_warms_up_is_still_one_that_accumulates():
-    model = Lengths()
+    model = Padded()
     optimizer = torch.optim.SGD(model.parameters())
     with pytest.raises(torch.OutOfMemoryError):
         with refta_profiler.profile(model, optimizer, label="mine") as p:
             for step in range(2):
                 for _ in range(4):
-                    model(input_ids=torch.zeros(2, 4 + step, dtype=torch.long)).backward()
+                    model(input_ids=torch.zeros(2, 4 + step, dtype=torch.long)).sum().backward()
                     if step:
                         raise torch.OutOfMemoryError("CUDA out of memory")
                 optimizer.step()
-    assert (p.rows[0].model, p.rows[0].batch, p.rows[0].seq) == ("Lengths, 4 forwards a step", 2, 5)
+    assert (p.rows[0].model, p.rows[0].batch, p.rows[0].seq) == ("Padded, 4 forwards a step", 2, 5)
 
 
 def test_what_another_optimizer_trains_is_said():

@@ -10,7 +10,7 @@ from transformers import ViTConfig
 from refta_profiler import devices
 from refta_profiler.predict import dryrun, row_sums
 from refta_profiler.predict.row_sums import RowSum
-from refta_profiler.predict.trace import between
+from refta_profiler.predict.trace import between, with_scratch
 
 H100 = (132, 2048)
 
@@ -83,7 +83,7 @@ def test_a_step_takes_them_and_frees_them_at_once(trained_whole):
     traces = {batch: dryrun.follow(replace(trained_whole, batch=batch), "h100") for batch in (2, 3, 16)}
     plain = dryrun.on_device(traces[16])
     assert between(traces[2], traces[3], 16).row_sums == traces[16].row_sums
-    found = row_sums.with_scratch(plain, devices.get("h100"))
+    found = with_scratch(plain, devices.get("h100"))
     more = found.stream.blocks[len(plain.stream.blocks) :]
     sums = [sizes for one in plain.row_sums if (sizes := one.scratch(*H100))]
     assert [block.nbytes for block in more] == [size for sizes in sums for size in sizes] and len(sums) == 6
@@ -96,7 +96,7 @@ def test_a_step_takes_them_and_frees_them_at_once(trained_whole):
     for before, after in zip((*plain.products, *plain.biased), (*found.products, *found.biased), strict=True):
         kept = [event for event in found.stream.events[:after] if event[0] < len(plain.stream.blocks)]
         assert kept == plain.stream.events[:before]
-    assert row_sums.with_scratch(traces[16], devices.get("cpu")) is traces[16]
+    assert with_scratch(traces[16], devices.get("cpu")) is traces[16]
 
 
 def test_they_count_as_workspace(trained_whole):
